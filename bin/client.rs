@@ -1,0 +1,48 @@
+//! `rollcall-client`: proves who it is and says that it is here.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use argh::FromArgs;
+use rollcall::{cli, client};
+
+/// Says "I am here" over mutual TLS, once or again and again.
+#[derive(FromArgs)]
+struct Args {
+    /// client certificate, PEM, with its chain (default certs/client.crt)
+    #[argh(option, default = "PathBuf::from(\"certs/client.crt\")")]
+    cert: PathBuf,
+    /// private key of the certificate, PEM (default certs/client.key)
+    #[argh(option, default = "PathBuf::from(\"certs/client.key\")")]
+    key: PathBuf,
+    /// certificate of the CA that signed the server's, PEM (default certs/ca.crt)
+    #[argh(option, default = "PathBuf::from(\"certs/ca.crt\")")]
+    ca: PathBuf,
+    /// https://HOST[:PORT] of the server (ROLLCALL_URL, default https://localhost:$ROLLCALL_HTTPS_PORT)
+    #[argh(option)]
+    url: Option<String>,
+    /// keep the connection and say it again after this long, such as 30s, until stopped
+    #[argh(option)]
+    every: Option<humantime::Duration>,
+    /// how long one attempt may take (default 10s)
+    #[argh(option, default = "std::time::Duration::from_secs(10).into()")]
+    timeout: humantime::Duration,
+    /// attempts before an unreachable server is given up on, without --every (default 3)
+    #[argh(option, default = "3")]
+    attempts: u32,
+}
+
+fn main() -> ExitCode {
+    const PROGRAM: &str = "rollcall-client";
+    let Args { cert, key, ca, url, every, timeout, attempts } = cli::arguments(PROGRAM);
+    let options = client::Options {
+        cert,
+        key,
+        ca,
+        url,
+        every: every.map(Into::into),
+        timeout: timeout.into(),
+        attempts,
+    };
+    cli::finish(PROGRAM, client::run(&options))
+}

@@ -1,0 +1,31 @@
+//! `rollcall-server`: the clerk behind nginx.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use argh::FromArgs;
+use rollcall::{cli, server};
+
+/// Records who was seen and announces it. Runs behind nginx, which checks the certificates. The
+/// database is DATABASE_URL; the log's detail is ROLLCALL_LOG (error, warn, info, debug).
+#[derive(FromArgs)]
+struct Args {
+    /// where to listen: HOST:PORT or unix:PATH (ROLLCALL_LISTEN, default 127.0.0.1:8000)
+    #[argh(option)]
+    listen: Option<server::Address>,
+    /// destinations IPV4:PORT, separated by commas (ROLLCALL_BROADCAST, default 255.255.255.255:6667)
+    #[argh(option)]
+    broadcast: Option<String>,
+    /// file with the secret that nginx presents (default $ROLLCALL_STATE/proxy-credential)
+    #[argh(option)]
+    proxy_credential: Option<PathBuf>,
+    /// how long the database may take (ROLLCALL_DEADLINE, default 2s)
+    #[argh(option)]
+    deadline: Option<humantime::Duration>,
+}
+
+fn main() -> ExitCode {
+    const PROGRAM: &str = "rollcall-server";
+    let Args { listen, broadcast, proxy_credential, deadline } = cli::arguments(PROGRAM);
+    cli::finish(PROGRAM, server::run(server::Options { listen, broadcast, proxy_credential, deadline }))
+}

@@ -1,0 +1,82 @@
+# Every recipe is a line here and a script in stack/ or a program in bin/. Settings: see README.md.
+
+set positional-arguments
+
+export PATH := env("PATH") + ":/usr/sbin"
+
+# list the recipes
+default:
+    @just --list --unsorted
+
+# install what is missing: nginx, PostgreSQL, curl, openssl, iproute2
+[group('run')]
+setup:
+    stack/setup
+
+# build the programs
+[group('run')]
+build:
+    cargo build --release --locked
+
+# start PostgreSQL, server and nginx, and wait until they answer
+[group('run')]
+up: build
+    stack/up
+
+# stop them; what was recorded stays
+[group('run')]
+down:
+    stack/down
+
+# what runs, and does it answer
+[group('run')]
+status:
+    stack/status
+
+# the last lines of every log: just logs [-f] [LINES]
+[group('run')]
+logs *args:
+    stack/logs "$@"
+
+# the walkthrough in one terminal, each step checked
+[group('run')]
+demo: build
+    stack/demo
+
+# prove who you are: just client [--every 30s] [--cert FILE --key FILE]
+[group('use')]
+client *args: build
+    @stack/run rollcall-client "$@"
+
+# print the stream: just listen [--json] [--count N]
+[group('use')]
+listen *args: build
+    @stack/run rollcall-listen "$@"
+
+# who is enrolled: just user add|list|disable|enable EMAIL…
+[group('use')]
+user *args: build
+    @stack/run rollcall-admin user "$@"
+
+# make a client certificate certs/EMAIL.crt and .key; `just user add EMAIL` enrols it
+[group('use')]
+cert email:
+    certs/ca client "$1"
+
+# format, lint and build the documentation
+[group('check')]
+lint:
+    cargo fmt --all --check
+    cargo clippy --locked --all-targets -- -D warnings
+    cargo clippy --locked --no-default-features --features listen -- -D warnings
+    cargo clippy --locked --no-default-features --features client -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+
+# all tests, on free ports and loopback
+[group('check')]
+test *args:
+    cargo test --locked "$@"
+
+# what .ci/run runs
+[group('check')]
+ci: lint test

@@ -1,0 +1,98 @@
+//! What the command lines share: arguments and environment in, one line of error and an exit code out.
+
+use std::error::Error;
+use std::fmt::Display;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+/// The exit codes, after sysexits.h where it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Failure = 1,
+    Usage = 2,
+    /// `EX_UNAVAILABLE`: unreachable after retries.
+    Unavailable = 69,
+    /// `EX_TEMPFAIL`: try later (429, 503).
+    TryLater = 75,
+    /// `EX_PROTOCOL`
+    Protocol = 76,
+    /// `EX_NOPERM`: refused (400, 401, 403).
+    Refused = 77,
+    /// `EX_CONFIG`: an unreadable key, a bad setting.
+    Config = 78,
+}
+
+/// An error that ends a program.
+pub trait Fatal: Error {
+    fn exit(&self) -> Exit;
+}
+
+/// Parses the arguments; on `--help`, `--version` or a mistake this prints what is due and exits.
+pub fn arguments<T: argh::FromArgs>(program: &str) -> T {
+    let arguments: Vec<String> =
+        std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if let ["--version" | "-V"] = arguments[..] {
+        println!("{program} {}", env!("CARGO_PKG_VERSION"));
+        std::process::exit(0);
+    }
+    T::from_args(&[program], &arguments).unwrap_or_else(|early| match early.status {
+        Ok(()) => {
+            println!("{}", early.output);
+            std::process::exit(0);
+        }
+        Err(()) => {
+            eprintln!("{program}: {}\nRun {program} --help for more.", early.output.trim_end());
+            std::process::exit(Exit::Usage as i32);
+        }
+    })
+}
+
+/// Ends `main`: a success is silent, an error is one line on stderr and its exit code.
+pub fn finish<E: Fatal>(program: &str, result: Result<(), E>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{program}: {error}");
+            ExitCode::from(error.exit() as u8)
+        }
+    }
+}
+
+/// A setting: the flag beats the environment, the environment beats the default.
+pub fn setting<T>(flag: Option<T>, variable: &'static str, default: &str) -> Result<T, SettingError>
+where
+    T: FromStr,
+    T::Err: Display,
+{
+    if let Some(value) = flag {
+        return Ok(value);
+    }
+    let text = match std::env::var(variable) {
+        Ok(text) if !text.is_empty() => text,
+        Ok(_) | Err(std::env::VarError::NotPresent) => default.to_owned(),
+        Err(error) => return Err(SettingError { variable, problem: error.to_string() }),
+    };
+    text.parse().map_err(|error: T::Err| SettingError { variable, problem: format!("{text:?}: {error}") })
+}
+
+/// A setting that the environment holds and that cannot be read.
+#[derive(Debug)]
+pub struct SettingError {
+    variable: &'static str,
+    problem: String,
+}
+
+impl Display for SettingError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the setting {} is {}", self.variable, self.problem)
+    }
+}
+
+impl Error for SettingError {}
+
+impl Fatal for SettingError {
+    fn exit(&self) -> Exit {
+        Exit::Config
+    }
+}

@@ -1,0 +1,335 @@
+//! The client: proves who it is over mutual TLS and says that it is here, once or every so often.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use async_std::channel::{self, Receiver};
+use async_std::future::timeout;
+use async_std::net::TcpStream;
+use async_std::task;
+use async_tls::TlsConnector;
+use async_tls::client::TlsStream;
+use http::Uri;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::cli::{Exit, Fatal, SettingError, setting};
+
+mod exchange;
+mod pair;
+
+use exchange::Answer;
+
+/// First wait before another attempt; it doubles up to [`MAX_BACKOFF`].
+const BACKOFF: Duration = Duration::from_millis(500);
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
+
+/// The settings of `rollcall-client`.
+pub struct Options {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    pub ca: PathBuf,
+    pub url: Option<String>,
+    /// Again and again with this interval; once if `None`.
+    pub every: Option<Duration>,
+    /// How long one attempt may take.
+    pub timeout: Duration,
+    /// How often an unreachable server is tried, without `every`.
+    pub attempts: u32,
+}
+
+/// Beats once, or until a signal ends it.
+pub fn run(options: &Options) -> Result<(), Error> {
+    let port: u16 = setting(None, "ROLLCALL_HTTPS_PORT", "443")?;
+    let url = setting(options.url.clone(), "ROLLCALL_URL", &format!("https://localhost:{port}"))?;
+    let mut client = Client {
+        target: Target::parse(&url)?,
+        tls: TlsConnector::from(pair::load(&options.cert, &options.key, &options.ca, SystemTime::now())?),
+        timeout: options.timeout,
+        kept: None,
+    };
+    match options.every {
+        None => task::block_on(client.once(options.attempts)),
+        Some(every) => {
+            let stop = stop_signal()?;
+            task::block_on(client.forever(every, &stop));
+            Ok(())
+        }
+    }
+}
+
+/// Where to: taken apart once, so that a mistake in the URL shows before anything is sent.
+struct Target {
+    host: String,
+    port: u16,
+    /// As the `Host` header has it.
+    authority: String,
+    path: String,
+}
+
+impl Target {
+    fn parse(url: &str) -> Result<Self, Error> {
+        let bad = |why| Error::Url { url: url.to_owned(), why };
+        let uri: Uri = url.parse().map_err(|_| bad("it is not a URL"))?;
+        if uri.scheme_str() != Some("https") {
+            return Err(bad("it does not start with https://"));
+        }
+        let authority = uri.authority().ok_or_else(|| bad("it names no host"))?;
+        if authority.as_str().contains('@') {
+            return Err(bad("it holds a user name; the certificate says who you are"));
+        }
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        let port = match authority.port() {
+            Some(port) => port.as_u16(),
+            None if authority.as_str().ends_with(authority.host()) => 443,
+            None => return Err(bad("its port is not a number up to 65535")),
+        };
+        let path = match uri.path() {
+            "" | "/" => "/api/client",
+            path => path,
+        };
+        Ok(Self { host, port, authority: authority.to_string(), path: path.to_owned() })
+    }
+}
+
+struct Client {
+    target: Target,
+    tls: TlsConnector,
+    timeout: Duration,
+    kept: Option<TlsStream<TcpStream>>,
+}
+
+impl Client {
+    async fn once(&mut self, attempts: u32) -> Result<(), Error> {
+        let mut backoff = BACKOFF;
+        for left in (0..attempts.max(1)).rev() {
+            match self.beat(false).await {
+                Ok(answer) => {
+                    println!("Success! ({} {})", answer.status, answer.reason);
+                    return Ok(());
+                }
+                Err(error) if left > 0 && error.exit() == Exit::Unavailable => {
+                    eprintln!("rollcall-client: {error}; trying again in {backoff:?}");
+                    task::sleep(backoff).await;
+                    backoff = (backoff * 2).min(MAX_BACKOFF);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    /// One heartbeat after another. No answer ends it: who is refused today may be enrolled tomorrow.
+    async fn forever(&mut self, every: Duration, stop: &Receiver<()>) {
+        let mut backoff = BACKOFF;
+        loop {
+            let wait = match self.beat(true).await {
+                Ok(answer) => {
+                    println!("Success! ({} {})", answer.status, answer.reason);
+                    backoff = BACKOFF;
+                    jittered(every)
+                }
+                Err(error) => {
+                    let asked = match &error {
+                        Error::Refused(answer) => Duration::from_secs(answer.retry_after.unwrap_or(0)),
+                        _ => Duration::ZERO,
+                    };
+                    let wait = match error.exit() {
+                        Exit::Unavailable | Exit::TryLater | Exit::Protocol => jittered(backoff.max(asked)),
+                        _ => jittered(every.max(asked)),
+                    };
+                    backoff = (backoff * 2).min(every.clamp(BACKOFF, MAX_BACKOFF));
+                    eprintln!("rollcall-client: {error}; trying again in {:.1} s", wait.as_secs_f32());
+                    wait
+                }
+            };
+            // A message is a signal; the end of the wait is the usual case.
+            if timeout(wait, stop.recv()).await.is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// One accepted heartbeat, or why not. A kept connection that turns out to be closed (nginx
+    /// reloaded, say) is replaced once, at once: the PATCH is idempotent.
+    async fn beat(&mut self, keep: bool) -> Result<Answer, Error> {
+        if let Some(kept) = self.kept.take() {
+            match self.exchange(kept, keep).await {
+                Err(Error::Exchange(exchange::Error::Closed | exchange::Error::Io(_))) => {}
+                other => return other,
+            }
+        }
+        let stream = match timeout(self.timeout, self.connect()).await {
+            Ok(stream) => stream?,
+            Err(_) => return Err(Error::Timeout { what: "connecting", after: self.timeout }),
+        };
+        self.exchange(stream, keep).await
+    }
+
+    async fn connect(&self) -> Result<TlsStream<TcpStream>, Error> {
+        let Target { host, port, .. } = &self.target;
+        let tcp = TcpStream::connect((host.as_str(), *port)).await.map_err(|error| Error::Connect {
+            host: host.clone(),
+            port: *port,
+            error,
+        })?;
+        tcp.set_nodelay(true).map_err(|error| Error::Connect { host: host.clone(), port: *port, error })?;
+        self.tls.connect(host, tcp).await.map_err(Error::Handshake)
+    }
+
+    async fn exchange(&mut self, mut stream: TlsStream<TcpStream>, keep: bool) -> Result<Answer, Error> {
+        let Target { authority, path, .. } = &self.target;
+        let answer = timeout(self.timeout, exchange::patch(&mut stream, authority, path, keep))
+            .await
+            .map_err(|_| Error::Timeout { what: "waiting for the answer", after: self.timeout })?
+            .map_err(Error::Exchange)?;
+        if keep && answer.reusable {
+            self.kept = Some(stream);
+        }
+        if answer.status == 204 { Ok(answer) } else { Err(Error::Refused(answer)) }
+    }
+}
+
+/// Up to a tenth more or less, so that a fleet that was started at once does not beat at once.
+fn jittered(wait: Duration) -> Duration {
+    wait.mul_f64(0.9 + 0.2 * fastrand::f64())
+}
+
+fn stop_signal() -> Result<Receiver<()>, Error> {
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(Error::Signals)?;
+    let (send, receive) = channel::bounded(1);
+    std::thread::spawn(move || {
+        for _ in signals.forever() {
+            let _ = send.try_send(());
+        }
+    });
+    Ok(receive)
+}
+
+#[derive(Debug)]
+pub enum Error {
+    Setting(SettingError),
+    Signals(io::Error),
+    Pair(pair::Error),
+    Url { url: String, why: &'static str },
+    Connect { host: String, port: u16, error: io::Error },
+    Handshake(io::Error),
+    Timeout { what: &'static str, after: Duration },
+    Exchange(exchange::Error),
+    Refused(Answer),
+}
+
+impl From<SettingError> for Error {
+    fn from(error: SettingError) -> Self {
+        Error::Setting(error)
+    }
+}
+
+impl From<pair::Error> for Error {
+    fn from(error: pair::Error) -> Self {
+        Error::Pair(error)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Setting(error) => write!(f, "{error}"),
+            Error::Signals(error) => write!(f, "cannot listen for signals: {error}"),
+            Error::Pair(error) => write!(f, "{error}"),
+            Error::Url { url, why } => {
+                write!(f, "{url:?} cannot be called: {why}; the form is https://HOST[:PORT]")
+            }
+            Error::Connect { host, port, error } => {
+                write!(f, "cannot reach {host} port {port}: {error}; is the server up (`just status`)?")
+            }
+            Error::Handshake(error) => {
+                write!(
+                    f,
+                    "no TLS with the server: {error}; is it ours, and does --ca hold the CA that signed it?"
+                )
+            }
+            Error::Timeout { what, after } => write!(f, "gave up {what} after {after:?}"),
+            Error::Exchange(error) => write!(f, "{error}"),
+            Error::Refused(answer) => {
+                let by = if answer.by.is_empty() { "the server" } else { &answer.by };
+                let word = if self.exit() == Exit::TryLater { "not now, says" } else { "refused by" };
+                write!(f, "{word} {by} ({} {})", answer.status, answer.reason)?;
+                if answer.detail.is_empty() { Ok(()) } else { write!(f, ": {}", answer.detail) }
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Setting(error) => Some(error),
+            Error::Pair(error) => Some(error),
+            Error::Exchange(error) => Some(error),
+            Error::Signals(error) | Error::Connect { error, .. } | Error::Handshake(error) => Some(error),
+            Error::Url { .. } | Error::Timeout { .. } | Error::Refused(_) => None,
+        }
+    }
+}
+
+impl Fatal for Error {
+    fn exit(&self) -> Exit {
+        match self {
+            Error::Signals(_) => Exit::Failure,
+            Error::Setting(_) | Error::Pair(_) | Error::Url { .. } => Exit::Config,
+            Error::Connect { .. } | Error::Timeout { .. } => Exit::Unavailable,
+            Error::Exchange(exchange::Error::Closed | exchange::Error::Io(_)) => Exit::Unavailable,
+            // rustls reports what the peer said or proved as invalid data; the rest is the network.
+            Error::Handshake(error) if error.kind() != io::ErrorKind::InvalidData => Exit::Unavailable,
+            Error::Handshake(_) | Error::Exchange(_) => Exit::Protocol,
+            Error::Refused(answer) => match answer.status {
+                400 | 401 | 403 => Exit::Refused,
+                429 | 502..=504 => Exit::TryLater,
+                _ => Exit::Protocol,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_taken_apart_once() {
+        for (url, host, port, authority, path) in [
+            ("https://localhost", "localhost", 443, "localhost", "/api/client"),
+            ("https://localhost:8443/", "localhost", 8443, "localhost:8443", "/api/client"),
+            ("https://[::1]:9", "::1", 9, "[::1]:9", "/api/client"),
+            ("https://127.0.0.1/elsewhere", "127.0.0.1", 443, "127.0.0.1", "/elsewhere"),
+        ] {
+            let target = Target::parse(url).unwrap();
+            assert_eq!((target.host.as_str(), target.port), (host, port));
+            assert_eq!((target.authority.as_str(), target.path.as_str()), (authority, path));
+        }
+    }
+
+    #[test]
+    fn a_bad_url_says_why() {
+        for (url, why) in [
+            ("", "it is not a URL"),
+            ("localhost", "it does not start with https://"),
+            ("http://localhost", "it does not start with https://"),
+            ("https://a@localhost", "it holds a user name; the certificate says who you are"),
+            ("https://localhost:99999", "its port is not a number up to 65535"),
+        ] {
+            let error = Target::parse(url).err().unwrap().to_string();
+            assert_eq!(error, format!("{url:?} cannot be called: {why}; the form is https://HOST[:PORT]"));
+        }
+    }
+
+    #[test]
+    fn jitter_stays_within_a_tenth() {
+        let waits: Vec<_> = (0..1000).map(|_| jittered(Duration::from_secs(10)).as_secs_f64()).collect();
+        assert!(waits.iter().all(|wait| (9.0..=11.0).contains(wait)));
+        assert!(waits.iter().any(|wait| *wait < 9.5) && waits.iter().any(|wait| *wait > 10.5));
+    }
+}

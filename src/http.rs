@@ -1,0 +1,289 @@
+//! The HTTP contract: what a request becomes, and which error is which status code.
+//!
+//! [`app`] is the router and needs no port; [`serve`] drives it over accepted connections.
+
+use std::convert::Infallible;
+use std::fmt::Display;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_h1::server::{Encoder, decode};
+use async_std::channel::{self, Receiver, Sender};
+use async_std::future::timeout;
+use async_std::io::{Read, Write};
+use async_std::net::{TcpListener, TcpStream};
+use async_std::os::unix::net::{UnixListener, UnixStream};
+use async_std::prelude::FutureExt;
+use async_std::task;
+use tide::http::Method;
+use tide::{Request, Response, StatusCode};
+
+use crate::broadcast::Broadcaster;
+use crate::identity::{Caller, Claims, Refusal, Trust};
+use crate::outage::Outage;
+use crate::status::Status;
+use crate::store::{self, Store};
+
+mod bounded;
+use bounded::Bounded;
+
+/// A request's head must be here this long after its connection was opened or became idle. nginx
+/// closes an idle connection after half of that, so the two never meet in the middle.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// Bytes of one request, head and body. nginx forwards far less.
+const MAX_REQUEST: usize = 16 * 1024;
+/// How long a shutdown waits for the requests that are being answered.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// What a request needs: who may ask, where it is recorded, who is told, and what time it is.
+pub struct State {
+    pub trust: Trust,
+    pub store: Store,
+    pub broadcaster: Broadcaster,
+    /// Nanoseconds since the Unix epoch.
+    pub clock: fn() -> u64,
+    database: Outage,
+}
+
+impl State {
+    pub fn new(trust: Trust, store: Store, broadcaster: Broadcaster, clock: fn() -> u64) -> Self {
+        Self { trust, store, broadcaster, clock, database: Outage::of("the database") }
+    }
+}
+
+pub type App = tide::Server<Arc<State>>;
+
+/// The router: every path and method, without a port.
+pub fn app(state: State) -> App {
+    let mut app = tide::with_state(Arc::new(state));
+    app.at("/api/client").all(|request| async { answer(client(request).await) });
+    app.at("/livez").get(|_| async { Ok(Response::new(StatusCode::NoContent)) });
+    app.at("/readyz").get(|request| async { answer(readyz(request).await) });
+    for everywhere_else in ["/", "/*"] {
+        app.at(everywhere_else).all(|request| async { answer(elsewhere(request).await) });
+    }
+    app
+}
+
+/// `PATCH /api/client`: prove, record, announce. In this order, and each only if the one before succeeded.
+async fn client(request: Request<Arc<State>>) -> Result<Response, Problem> {
+    let state = request.state();
+    let claims = claims(&request);
+    state.trust.admit(&claims)?;
+    if request.method() != Method::Patch {
+        return Err(Problem::new(StatusCode::MethodNotAllowed, "only PATCH is answered here")
+            .with_header("Allow", "PATCH"));
+    }
+    let caller = Caller::read(&claims)?;
+    let sighting =
+        Status { email: caller.email, last_seen_ns: (state.clock)(), ip: caller.ip, port: caller.port };
+    let committed = match state.store.record(sighting).await {
+        Ok(committed) => committed,
+        Err(error) => return Err(database_problem(state, error)),
+    };
+    state.database.worked();
+    state.broadcaster.send(&committed);
+    Ok(Response::new(StatusCode::NoContent))
+}
+
+/// Ready: the database answers and its schema is in place.
+async fn readyz(request: Request<Arc<State>>) -> Result<Response, Problem> {
+    let state = request.state();
+    match state.store.ready().await {
+        Ok(()) => Ok(Response::new(StatusCode::NoContent)),
+        Err(error) => Err(database_problem(state, error)),
+    }
+}
+
+async fn elsewhere(request: Request<Arc<State>>) -> Result<Response, Problem> {
+    request.state().trust.admit(&claims(&request))?;
+    Err(Problem::new(StatusCode::NotFound, "there is nothing here; the path is /api/client"))
+}
+
+/// Every value of every header that decides who is asking.
+fn claims(request: &Request<Arc<State>>) -> Claims<'_> {
+    let values = |name: &str| {
+        request
+            .header(name)
+            .map(|values| values.iter().map(|value| value.as_str()).collect())
+            .unwrap_or_default()
+    };
+    Claims {
+        proxy_credential: values("X-Proxy-Credential"),
+        subject_cn: values("X-Subject-CN"),
+        real_ip: values("X-Real-IP"),
+        real_port: values("X-Real-Port"),
+    }
+}
+
+/// Refusals are final and say why; whatever else the database did is a 503 that keeps its text in the log.
+fn database_problem(state: &State, error: store::Error) -> Problem {
+    match error {
+        store::Error::NotEnrolled(_) => Problem::new(
+            StatusCode::Forbidden,
+            "this email is not enrolled; ask whoever runs rollcall to add it",
+        ),
+        store::Error::Disabled(_) => Problem::new(
+            StatusCode::Forbidden,
+            "this email is enrolled and disabled; ask whoever runs rollcall to enable it",
+        ),
+        error => {
+            state.database.failed(&error);
+            Problem::new(
+                StatusCode::ServiceUnavailable,
+                "the database is unreachable or too slow; nothing was announced, try again",
+            )
+            .with_header("Retry-After", "2")
+        }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let status = match refusal {
+            Refusal::NotThroughProxy | Refusal::NoName => StatusCode::Unauthorized,
+            _ => StatusCode::BadRequest,
+        };
+        Problem::new(status, refusal.to_string())
+    }
+}
+
+/// An error body of RFC 9457. `by` is our extension: which of the two programs in the path refused.
+struct Problem {
+    status: StatusCode,
+    detail: String,
+    header: Option<(&'static str, &'static str)>,
+}
+
+impl Problem {
+    fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self { status, detail: detail.into(), header: None }
+    }
+
+    fn with_header(self, name: &'static str, value: &'static str) -> Self {
+        Self { header: Some((name, value)), ..self }
+    }
+}
+
+impl From<Problem> for Response {
+    fn from(problem: Problem) -> Self {
+        let body = serde_json::json!({
+            "type": "about:blank",
+            "title": problem.status.canonical_reason(),
+            "status": problem.status as u16,
+            "detail": problem.detail,
+            "by": "rollcall-server",
+        });
+        let mut response = Response::builder(problem.status)
+            .content_type("application/problem+json")
+            .body(body.to_string())
+            .build();
+        if let Some((name, value)) = problem.header {
+            response.insert_header(name, value);
+        }
+        response
+    }
+}
+
+fn answer(result: Result<Response, Problem>) -> tide::Result {
+    Ok(result.unwrap_or_else(|problem| {
+        log::info!("{}: {}", problem.status, problem.detail);
+        Response::from(problem)
+    }))
+}
+
+/// Where connections come from. Both kinds behave the same from the first byte on.
+pub trait Listener {
+    type Stream: Read + Write + Clone + Send + Sync + Unpin + 'static;
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+    async fn accept(&self) -> io::Result<TcpStream> {
+        let (stream, _) = TcpListener::accept(self).await?;
+        // An answer is one small write: waiting for more to fill the packet would only delay it.
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+    async fn accept(&self) -> io::Result<UnixStream> {
+        Ok(UnixListener::accept(self).await?.0)
+    }
+}
+
+/// Answers every connection until `shutdown` resolves; then stops accepting, lets the requests
+/// that are being answered finish, and returns.
+pub async fn serve<L: Listener>(listener: L, app: App, shutdown: impl Future<Output = ()> + Send) {
+    // Nothing is ever sent on these two. Dropping `stop` tells every connection to end, and
+    // `finished` closes once each has dropped its `working`.
+    let (stop, stopping) = channel::bounded::<Infallible>(1);
+    let (working, finished) = channel::bounded::<Infallible>(1);
+    let accepting = async {
+        let outage = Outage::of("accepting connections");
+        loop {
+            match listener.accept().await {
+                Ok(stream) => {
+                    outage.worked();
+                    task::spawn(converse(stream, app.clone(), stopping.clone(), working.clone()));
+                }
+                Err(error) => {
+                    outage.failed(&error);
+                    // Out of file descriptors, most likely: they come back as connections end.
+                    task::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    };
+    accepting.race(shutdown).await;
+    drop((listener, stop, working));
+    if timeout(GRACE, finished.recv()).await.is_err() {
+        log::warn!("some requests were still unanswered {GRACE:?} after the shutdown began");
+    }
+}
+
+/// One connection: requests one after another until it closes, misbehaves or the server stops.
+async fn converse<S>(stream: S, app: App, stopping: Receiver<Infallible>, _working: Sender<Infallible>)
+where
+    S: Read + Write + Clone + Send + Sync + Unpin + 'static,
+{
+    let mut stream = Bounded::new(stream);
+    loop {
+        stream.allow(MAX_REQUEST);
+        let head = async { timeout(HEAD_TIMEOUT, decode(stream.clone())).await.unwrap_or(Ok(None)) };
+        let stop = async {
+            let _ = stopping.recv().await;
+            Ok(None)
+        };
+        let (method, mut response, keep) = match stop.race(head).await {
+            Ok(None) => return,
+            Ok(Some((request, _body))) => {
+                let method = request.method();
+                // The body is never read. What is left of one would be taken for the next request.
+                let keep = request.is_empty() == Some(true) && !stopping.is_closed();
+                let response: tide::http::Response = app
+                    .respond(request)
+                    .await
+                    .unwrap_or_else(|error| tide::http::Response::new(error.status()));
+                (method, response, keep)
+            }
+            Err(error) => (Method::Get, malformed(&error), false),
+        };
+        if !keep {
+            response.insert_header("Connection", "close");
+        }
+        if async_std::io::copy(Encoder::new(response, method), &mut stream).await.is_err() || !keep {
+            return;
+        }
+    }
+}
+
+fn malformed(error: &dyn Display) -> tide::http::Response {
+    let problem = Problem::new(StatusCode::BadRequest, format!("not an HTTP/1.1 request: {error}"));
+    log::info!("{}: {}", problem.status, problem.detail);
+    Response::from(problem).into()
+}

@@ -1,0 +1,285 @@
+//! Header values in, a proven [`Caller`] out, or a typed refusal. Pure: no clock, no log, no I/O.
+//!
+//! nginx verified the certificate and wrote what it found into headers. This module decides whether
+//! the request came from nginx at all, and reads those headers with no tolerance: each exactly
+//! once, and each in its one form.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use subtle::ConstantTimeEq;
+
+use crate::status::{Email, EmailError};
+
+/// How the server knows that a request came through nginx and not from a neighbour on the host.
+pub enum Trust {
+    /// nginx presents this secret with each request.
+    Credential(Credential),
+    /// The server listens on a Unix socket in a folder that only nginx and the server may enter.
+    SocketFolder,
+}
+
+/// The secret that nginx shares with the server. It has no `Debug`, so that it cannot reach a log.
+pub struct Credential(String);
+
+impl Credential {
+    pub const MIN_LEN: usize = 32;
+
+    /// The content of the credential file; white space around it is not part of the secret.
+    pub fn new(text: &str) -> Result<Self, CredentialError> {
+        let secret = text.trim_ascii();
+        if secret.len() < Self::MIN_LEN {
+            return Err(CredentialError::TooShort { len: secret.len() });
+        }
+        if !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(CredentialError::NotPrintable);
+        }
+        Ok(Self(secret.to_owned()))
+    }
+
+    /// Takes as long for a wrong secret as for the right one.
+    fn matches(&self, presented: &str) -> bool {
+        self.0.as_bytes().ct_eq(presented.as_bytes()).into()
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum CredentialError {
+    TooShort { len: usize },
+    NotPrintable,
+}
+
+impl fmt::Display for CredentialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CredentialError::TooShort { len } => {
+                write!(f, "the secret has {len} bytes, at least {} are needed", Credential::MIN_LEN)
+            }
+            CredentialError::NotPrintable => {
+                f.write_str("the secret holds white space or characters outside printable ASCII")
+            }
+        }
+    }
+}
+
+impl std::error::Error for CredentialError {}
+
+/// What one request carried under the names that nginx writes: every value, in order.
+#[derive(Default)]
+pub struct Claims<'a> {
+    pub proxy_credential: Vec<&'a str>,
+    pub subject_cn: Vec<&'a str>,
+    pub real_ip: Vec<&'a str>,
+    pub real_port: Vec<&'a str>,
+}
+
+/// Somebody who proved who they are, and the address they did it from.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Caller {
+    pub email: Email,
+    pub ip: IpAddr,
+    pub port: u16,
+}
+
+impl Trust {
+    /// Did this request come through nginx?
+    pub fn admit(&self, claims: &Claims<'_>) -> Result<(), Refusal> {
+        match self {
+            Trust::SocketFolder => Ok(()),
+            Trust::Credential(credential) => match claims.proxy_credential.as_slice() {
+                [presented] if credential.matches(presented) => Ok(()),
+                _ => Err(Refusal::NotThroughProxy),
+            },
+        }
+    }
+}
+
+impl Caller {
+    /// Reads who the certificate named. Call it only for a request that [`Trust::admit`] let in.
+    pub fn read(claims: &Claims<'_>) -> Result<Self, Refusal> {
+        let subject_cn = match claims.subject_cn.as_slice() {
+            [] | [""] => return Err(Refusal::NoName),
+            values => exactly_one("X-Subject-CN", values)?,
+        };
+        let name = unescape(subject_cn).ok_or_else(|| Refusal::BadEscape(subject_cn.to_owned()))?;
+        let email = Email::new(&name).map_err(Refusal::NotAnEmail)?;
+        let ip = exactly_one("X-Real-IP", &claims.real_ip)?;
+        let ip = ip.parse().map_err(|_| Refusal::bad("X-Real-IP", ip))?;
+        let port = exactly_one("X-Real-Port", &claims.real_port)?;
+        let port = port.parse().map_err(|_| Refusal::bad("X-Real-Port", port))?;
+        Ok(Self { email, ip, port })
+    }
+}
+
+fn exactly_one<'a>(header: &'static str, values: &[&'a str]) -> Result<&'a str, Refusal> {
+    match values {
+        [value] => Ok(value),
+        _ => Err(Refusal::NotOnce { header, count: values.len() }),
+    }
+}
+
+/// Undoes the escapes of RFC 4514, section 2.4: nginx hands the CN on as it stands in the subject's
+/// string form, where `+` is `\+` and a byte outside ASCII is `\C3`. `None` if it is not that form.
+fn unescape(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        match byte {
+            b'\\' => match rest.next()? {
+                special @ (b' ' | b'"' | b'#' | b'+' | b',' | b';' | b'<' | b'=' | b'>' | b'\\') => {
+                    bytes.push(special);
+                }
+                high => {
+                    let digit = |byte: u8| char::from(byte).to_digit(16);
+                    bytes.push((digit(high)? * 16 + digit(rest.next()?)?) as u8);
+                }
+            },
+            // Unescaped, these would end the value: somebody else's text follows.
+            b'"' | b'+' | b',' | b';' | b'<' | b'>' | b'\0' => return None,
+            // A leading '#' is a hex dump of a value that is not a string.
+            b'#' if bytes.is_empty() => return None,
+            plain => bytes.push(plain),
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// Why a request is not anybody's.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refusal {
+    NotThroughProxy,
+    NoName,
+    NotOnce { header: &'static str, count: usize },
+    BadEscape(String),
+    NotAnEmail(EmailError),
+    BadValue { header: &'static str, value: String },
+}
+
+impl Refusal {
+    fn bad(header: &'static str, value: &str) -> Self {
+        Refusal::BadValue { header, value: value.to_owned() }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::NotThroughProxy => {
+                f.write_str("the request did not come through nginx: no proxy credential, or a wrong one")
+            }
+            Refusal::NoName => f.write_str("there is no X-Subject-CN"),
+            Refusal::NotOnce { header, count } => {
+                write!(f, "{header} must be there once, it was there {count} times")
+            }
+            Refusal::BadEscape(text) => {
+                write!(f, "X-Subject-CN is not an escaped RFC 4514 value: {text:?}")
+            }
+            Refusal::NotAnEmail(error) => write!(f, "the certificate's CN is {error}"),
+            Refusal::BadValue { header, value } => write!(f, "{header} is malformed: {value:?}"),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Refusal::NotAnEmail(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+    fn claims(subject_cn: &str) -> Claims<'_> {
+        Claims {
+            proxy_credential: vec![SECRET],
+            subject_cn: vec![subject_cn],
+            real_ip: vec!["192.0.2.10"],
+            real_port: vec!["41234"],
+        }
+    }
+
+    #[track_caller]
+    fn refused(claims: &Claims<'_>, message: &str) {
+        assert_eq!(Caller::read(claims).unwrap_err().to_string(), message);
+    }
+
+    #[test]
+    fn reads_the_escaped_name() {
+        for (cn, email) in [
+            ("valid_user@qt-test.com", "valid_user@qt-test.com"),
+            (r"a\+tag@example.com", "a+tag@example.com"),
+            (r"\61\2btag@Example.com", "a+tag@example.com"),
+            (r"a=b@example.com", "a=b@example.com"),
+            (r"\#a@example.com", "#a@example.com"),
+        ] {
+            let caller = Caller::read(&claims(cn)).unwrap();
+            assert_eq!(caller.email.as_str(), email);
+            assert_eq!((caller.ip, caller.port), ("192.0.2.10".parse().unwrap(), 41234));
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_not_one_escaped_email() {
+        refused(&claims(""), "there is no X-Subject-CN");
+        refused(&claims("a@b,O=x"), r#"X-Subject-CN is not an escaped RFC 4514 value: "a@b,O=x""#);
+        refused(&claims("a@b+CN=c@d"), r#"X-Subject-CN is not an escaped RFC 4514 value: "a@b+CN=c@d""#);
+        refused(&claims("#1303"), r##"X-Subject-CN is not an escaped RFC 4514 value: "#1303""##);
+        refused(&claims(r"a@b\"), r#"X-Subject-CN is not an escaped RFC 4514 value: "a@b\\""#);
+        refused(&claims(r"a@b\C"), r#"X-Subject-CN is not an escaped RFC 4514 value: "a@b\\C""#);
+        refused(&claims(r"a@b\zz"), r#"X-Subject-CN is not an escaped RFC 4514 value: "a@b\\zz""#);
+        refused(&claims(r"a@b\FF"), r#"X-Subject-CN is not an escaped RFC 4514 value: "a@b\\FF""#);
+        refused(
+            &claims(r"jos\C3\A9@x"),
+            "the certificate's CN is not an email address: \"jos\u{e9}@x\": non-ASCII character at byte 3",
+        );
+        refused(
+            &claims(r"a@b\00"),
+            r#"the certificate's CN is not an email address: "a@b\0": unexpected character '\0' in the domain at byte 3"#,
+        );
+    }
+
+    #[test]
+    fn every_header_must_be_there_exactly_once() {
+        let mut twice = claims("a@b");
+        twice.subject_cn.push("c@d");
+        refused(&twice, "X-Subject-CN must be there once, it was there 2 times");
+        refused(&Claims { subject_cn: vec![], ..claims("") }, "there is no X-Subject-CN");
+        refused(
+            &Claims { real_ip: vec![], ..claims("a@b") },
+            "X-Real-IP must be there once, it was there 0 times",
+        );
+        refused(&Claims { real_ip: vec!["::1%lo"], ..claims("a@b") }, r#"X-Real-IP is malformed: "::1%lo""#);
+        refused(
+            &Claims { real_port: vec!["65536"], ..claims("a@b") },
+            r#"X-Real-Port is malformed: "65536""#,
+        );
+    }
+
+    #[test]
+    fn only_the_one_secret_admits() {
+        let trust = Trust::Credential(Credential::new(&format!("{SECRET}\n")).unwrap());
+        let with = |values: Vec<&'static str>| Claims { proxy_credential: values, ..Claims::default() };
+        assert_eq!(trust.admit(&with(vec![SECRET])), Ok(()));
+        for values in [vec![], vec![""], vec![&SECRET[1..]], vec![SECRET, SECRET], vec!["x"]] {
+            assert_eq!(trust.admit(&with(values)), Err(Refusal::NotThroughProxy));
+        }
+        assert_eq!(Trust::SocketFolder.admit(&with(vec![])), Ok(()));
+    }
+
+    #[test]
+    fn a_weak_secret_is_no_secret() {
+        let error = |text: &str| Credential::new(text).err().unwrap().to_string();
+        assert_eq!(error(""), "the secret has 0 bytes, at least 32 are needed");
+        assert_eq!(error(&SECRET[1..]), "the secret has 31 bytes, at least 32 are needed");
+        assert_eq!(
+            error(&format!("{SECRET}\n{SECRET}")),
+            "the secret holds white space or characters outside printable ASCII"
+        );
+    }
+}

@@ -1,0 +1,45 @@
+//! Who is here, proven: a client certificate in, one row and one datagram out.
+//!
+//! The data goes one way: **request -> identity -> store -> broadcast -> wire**. nginx verifies the
+//! certificate and hands the name on; everything after that is in this library, one job per module.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`status`] | the record that travels through everything, and the checked `Email` |
+//! | [`identity`] | header values become a proven caller or a typed refusal |
+//! | [`store`] | the only SQL |
+//! | [`wire`] | the datagram's bytes |
+//! | [`broadcast`] | the UDP socket, opened once |
+//! | [`http`] | the HTTP contract: the router, and the loop that serves it |
+//! | [`server`] | puts the five above together |
+//! | [`listen`] | receives, decodes and prints datagrams |
+//! | [`client`] | proves who it is over mutual TLS, once or every so often |
+//! | [`admin`] | enrolment |
+//! | [`cli`], [`outage`] | what command lines share; failures logged when they start and end |
+//!
+//! The binaries in `bin/` turn arguments into one call of [`server::run`], [`client::run`],
+//! [`listen::run`] or [`admin::run`]. The features `server`, `client` and `listen` choose what is built.
+
+pub mod cli;
+pub mod status;
+pub mod wire;
+
+#[cfg(feature = "client")]
+pub mod client;
+#[cfg(feature = "listen")]
+pub mod listen;
+
+#[cfg(feature = "server")]
+pub mod admin;
+#[cfg(feature = "server")]
+pub mod broadcast;
+#[cfg(feature = "server")]
+pub mod http;
+#[cfg(feature = "server")]
+pub mod identity;
+#[cfg(feature = "server")]
+pub mod outage;
+#[cfg(feature = "server")]
+pub mod server;
+#[cfg(feature = "server")]
+pub mod store;

@@ -1,0 +1,297 @@
+//! Puts the server together: settings in, sockets opened, signals heard, the database waited for.
+
+use std::fmt;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::{Duration, SystemTime};
+
+use async_std::channel;
+use async_std::net::TcpListener;
+use async_std::os::unix::net::{UnixListener, UnixStream};
+use async_std::task;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::broadcast::{self, Broadcaster};
+use crate::cli::{Exit, Fatal, SettingError, setting};
+use crate::http::{self, State};
+use crate::identity::{Credential, CredentialError, Trust};
+use crate::store::{self, Store};
+
+/// Connections to PostgreSQL.
+const POOL: u32 = 16;
+/// How long to wait between two tries to reach a database that is not there yet.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// The settings of `rollcall-server`; what is `None` comes from the environment or its default.
+#[derive(Default)]
+pub struct Options {
+    pub listen: Option<Address>,
+    pub broadcast: Option<String>,
+    pub proxy_credential: Option<PathBuf>,
+    pub deadline: Option<humantime::Duration>,
+}
+
+/// `HOST:PORT`, or `unix:PATH`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    Tcp(String),
+    Unix(PathBuf),
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            Some("") => Err("there is no path after unix:".to_owned()),
+            Some(path) => Ok(Address::Unix(path.into())),
+            None if text.contains(':') => Ok(Address::Tcp(text.to_owned())),
+            None => Err("the form is HOST:PORT or unix:PATH".to_owned()),
+        }
+    }
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub fn run(options: Options) -> Result<(), Error> {
+    start_log();
+    let listen = setting(options.listen, "ROLLCALL_LISTEN", "127.0.0.1:8000")?;
+    let destinations = setting(options.broadcast, "ROLLCALL_BROADCAST", "255.255.255.255:6667")?;
+    let deadline = setting(options.deadline, "ROLLCALL_DEADLINE", "2s")?.into();
+    let url: String = setting(None, "DATABASE_URL", "")?;
+    if url.is_empty() {
+        return Err(Error::NoDatabase);
+    }
+    let broadcaster = Broadcaster::open(&destinations).map_err(Error::Broadcast)?;
+    let shutdown = shutdown_signal()?;
+    task::block_on(async {
+        let store = Store::open(&url, deadline, POOL).map_err(Error::Store)?;
+        let trust = match &listen {
+            Address::Unix(path) => {
+                check_folder(path)?;
+                Trust::SocketFolder
+            }
+            Address::Tcp(_) => {
+                let state: String = setting(None, "ROLLCALL_STATE", ".run")?;
+                let file = Path::new(&state).join("proxy-credential");
+                Trust::Credential(read_credential(&options.proxy_credential.unwrap_or(file))?)
+            }
+        };
+        let app = http::app(State::new(trust, store.clone(), broadcaster, now_ns));
+        let (fail, failed) = channel::bounded(1);
+        task::spawn(async move {
+            if let Err(error) = wait_for_database(&store).await {
+                let _ = fail.send(error).await;
+            }
+        });
+        let mut failure = None;
+        let stop = async {
+            let signal = async { shutdown.recv().await.map(|()| None).unwrap_or(None) };
+            // Once the database is there the sender is gone, and only a signal is left to wait for.
+            let broken = async {
+                match failed.recv().await {
+                    Ok(error) => Some(error),
+                    Err(_) => std::future::pending().await,
+                }
+            };
+            failure = async_std::prelude::FutureExt::race(signal, broken).await;
+            log::info!("stopping: finishing the requests that are being answered");
+        };
+        log::info!("rollcall-server {} listens on {listen}", env!("CARGO_PKG_VERSION"));
+        match &listen {
+            Address::Tcp(address) => {
+                let bound = TcpListener::bind(address).await;
+                http::serve(bound.map_err(|error| Error::Listen(listen, error))?, app, stop).await;
+            }
+            Address::Unix(path) => {
+                http::serve(bind_unix(path).await?, app, stop).await;
+                let _ = fs::remove_file(path);
+            }
+        }
+        failure.map_or(Ok(()), |error| Err(Error::Store(error)))
+    })
+}
+
+fn start_log() {
+    // sqlx repeats PostgreSQL's notices, such as "already exists, skipping", at info.
+    let filter = env_logger::Env::new().filter_or("ROLLCALL_LOG", "info,sqlx=warn");
+    env_logger::Builder::from_env(filter)
+        .format(|out, record| {
+            let time = humantime::format_rfc3339_millis(SystemTime::now());
+            writeln!(out, "{time} {:5} {}", record.level(), record.args())
+        })
+        .init();
+}
+
+fn now_ns() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Resolves at the first SIGTERM or SIGINT.
+fn shutdown_signal() -> Result<channel::Receiver<()>, Error> {
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(Error::Signals)?;
+    let (send, receive) = channel::bounded(1);
+    std::thread::spawn(move || {
+        for _ in signals.forever() {
+            let _ = send.try_send(());
+        }
+    });
+    Ok(receive)
+}
+
+/// Applies the migrations as soon as there is a database; meanwhile requests are answered with 503.
+async fn wait_for_database(store: &Store) -> Result<(), store::Error> {
+    let mut waiting = false;
+    loop {
+        match store.migrate().await {
+            Ok(()) => {
+                log::info!("the database is ready");
+                return Ok(());
+            }
+            Err(error) if error.is_transient() => {
+                if !waiting {
+                    log::warn!("waiting for the database: {error}");
+                    waiting = true;
+                }
+                task::sleep(RETRY).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The file must be the server's alone: whoever can read the secret can name anybody.
+fn read_credential(path: &Path) -> Result<Credential, Error> {
+    let unreadable = |error| Error::CredentialFile(path.to_owned(), error);
+    let mode = fs::metadata(path).map_err(unreadable)?.mode();
+    if mode & 0o077 != 0 {
+        return Err(Error::CredentialExposed(path.to_owned(), mode & 0o777));
+    }
+    let text = fs::read_to_string(path).map_err(unreadable)?;
+    Credential::new(&text).map_err(|error| Error::Credential(path.to_owned(), error))
+}
+
+/// On a Unix socket nobody shows a credential: only the folder keeps strangers out.
+fn check_folder(socket: &Path) -> Result<(), Error> {
+    let folder = match socket.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let mode = fs::metadata(folder).map_err(|error| Error::Folder(folder.to_owned(), error))?.mode();
+    if mode & 0o007 != 0 {
+        return Err(Error::FolderExposed(folder.to_owned(), mode & 0o777));
+    }
+    Ok(())
+}
+
+async fn bind_unix(path: &Path) -> Result<UnixListener, Error> {
+    let error = |error| Error::Listen(Address::Unix(path.to_owned()), error);
+    // A socket file outlives a server that was killed; it is stale if nobody answers on it.
+    if fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
+        if UnixStream::connect(path).await.is_ok() {
+            return Err(error(io::ErrorKind::AddrInUse.into()));
+        }
+        fs::remove_file(path).map_err(error)?;
+    }
+    let listener = UnixListener::bind(path).await.map_err(error)?;
+    // Connecting needs the right to write; who gets that far was decided by the folder.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666)).map_err(error)?;
+    Ok(listener)
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(address) => f.write_str(address),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub enum Error {
+    Setting(SettingError),
+    NoDatabase,
+    Broadcast(broadcast::Error),
+    Signals(io::Error),
+    Store(store::Error),
+    CredentialFile(PathBuf, io::Error),
+    CredentialExposed(PathBuf, u32),
+    Credential(PathBuf, CredentialError),
+    Folder(PathBuf, io::Error),
+    FolderExposed(PathBuf, u32),
+    Listen(Address, io::Error),
+}
+
+impl From<SettingError> for Error {
+    fn from(error: SettingError) -> Self {
+        Error::Setting(error)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Setting(error) => write!(f, "{error}"),
+            Error::NoDatabase => {
+                f.write_str("DATABASE_URL is not set (postgres://USER@HOST/DATABASE); `just up` sets it")
+            }
+            Error::Broadcast(error) => write!(f, "ROLLCALL_BROADCAST: {error}"),
+            Error::Signals(error) => write!(f, "cannot listen for signals: {error}"),
+            Error::Store(error) => write!(f, "{error}"),
+            Error::CredentialFile(path, error) => write!(
+                f,
+                "cannot read the proxy credential {}: {error}; `just up` creates it, nginx and the server share it",
+                path.display()
+            ),
+            Error::CredentialExposed(path, mode) => write!(
+                f,
+                "the proxy credential {} has mode {mode:04o}: others can read it; chmod 0600",
+                path.display()
+            ),
+            Error::Credential(path, error) => write!(f, "the proxy credential {}: {error}", path.display()),
+            Error::Folder(path, error) => {
+                write!(f, "the folder of the socket, {}: {error}", path.display())
+            }
+            Error::FolderExposed(path, mode) => write!(
+                f,
+                "the folder of the socket, {}, has mode {mode:04o}: everybody may enter and name anybody; chmod 0750",
+                path.display()
+            ),
+            Error::Listen(address, error) => {
+                write!(f, "cannot listen on {address}: {error}; ROLLCALL_LISTEN sets another address")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::NoDatabase | Error::CredentialExposed(..) | Error::FolderExposed(..) => None,
+            Error::Setting(error) => Some(error),
+            Error::Broadcast(error) => Some(error),
+            Error::Store(error) => Some(error),
+            Error::Credential(_, error) => Some(error),
+            Error::Signals(error)
+            | Error::CredentialFile(_, error)
+            | Error::Folder(_, error)
+            | Error::Listen(_, error) => Some(error),
+        }
+    }
+}
+
+impl Fatal for Error {
+    fn exit(&self) -> Exit {
+        match self {
+            Error::Signals(_) | Error::Listen(..) => Exit::Failure,
+            Error::Store(store::Error::Url(_)) => Exit::Config,
+            Error::Store(_) => Exit::Failure,
+            _ => Exit::Config,
+        }
+    }
+}

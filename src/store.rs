@@ -1,0 +1,246 @@
+//! The record: the only SQL of the program.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
+use sqlx::{Executor, Row};
+
+use crate::status::{Email, Status};
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./sql");
+
+/// A pool of connections to one database. Cloning it is cheap and shares the pool.
+#[derive(Clone)]
+pub struct Store {
+    pool: PgPool,
+    deadline: Duration,
+}
+
+/// One enrolled person or device, as `rollcall-admin user list` shows it.
+pub struct User {
+    pub email: String,
+    pub disabled: bool,
+    /// When and from where, if ever.
+    pub seen: Option<(u64, IpAddr, u16)>,
+}
+
+impl Store {
+    /// Checks the URL and connects to nothing yet; the first use does.
+    ///
+    /// `deadline` bounds the wait for a connection, and the server cancels a statement that takes longer.
+    pub fn open(url: &str, deadline: Duration, connections: u32) -> Result<Self, Error> {
+        let timeout = format!("{}ms", deadline.as_millis().max(1));
+        let options = PgConnectOptions::from_str(url)
+            .map_err(Error::Url)?
+            .application_name("rollcall")
+            .options([("statement_timeout", timeout)]);
+        let pool = PgPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(deadline)
+            // A dead connection shows at its first statement; asking before each one costs a round trip.
+            .test_before_acquire(false)
+            .connect_lazy_with(options);
+        Ok(Self { pool, deadline })
+    }
+
+    /// Brings the schema up to date. Does nothing, and needs no right to do it, when it already is.
+    pub async fn migrate(&self) -> Result<(), Error> {
+        MIGRATIONS.run(&self.pool).await.map_err(Error::from)
+    }
+
+    /// Records a sighting and returns the row as it was committed, or says why there is none.
+    ///
+    /// `last_seen_ns` never goes backwards, also when the clock does.
+    pub async fn record(&self, sighting: Status) -> Result<Status, Error> {
+        let last_seen_ns = i64::try_from(sighting.last_seen_ns).map_err(|_| Error::ClockPastRange)?;
+        let row = self
+            .within_deadline(
+                sqlx::query(
+                    "update users
+                        set last_seen_ns = greatest(last_seen_ns, $2), ip = $3::text::inet, port = $4
+                      where email = $1 and disabled_at is null
+                  returning last_seen_ns",
+                )
+                .bind(sighting.email.as_str())
+                .bind(last_seen_ns)
+                .bind(sighting.ip.to_string())
+                .bind(i32::from(sighting.port))
+                .fetch_optional(&self.pool),
+            )
+            .await?;
+        match row {
+            Some(row) => {
+                let last_seen_ns = row.try_get::<i64, _>(0)? as u64;
+                Ok(Status { last_seen_ns, ..sighting })
+            }
+            None => Err(self.why_not(sighting.email).await?),
+        }
+    }
+
+    /// Asked only after a refusal, so that the usual request costs one statement.
+    async fn why_not(&self, email: Email) -> Result<Error, Error> {
+        let enrolled = self
+            .within_deadline(
+                sqlx::query("select from users where email = $1")
+                    .bind(email.as_str())
+                    .fetch_optional(&self.pool),
+            )
+            .await?;
+        Ok(if enrolled.is_some() { Error::Disabled(email) } else { Error::NotEnrolled(email) })
+    }
+
+    /// Does the database answer?
+    pub async fn ready(&self) -> Result<(), Error> {
+        self.within_deadline(self.pool.execute("select from users limit 0")).await.map(|_| ())
+    }
+
+    /// Enrols; `false` if the row was there before, which stays as it was, disabled or not.
+    pub async fn enrol(&self, email: &Email) -> Result<bool, Error> {
+        let done = sqlx::query("insert into users (email) values ($1) on conflict do nothing")
+            .bind(email.as_str())
+            .execute(&self.pool)
+            .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Disables or enables; `false` if it already was.
+    pub async fn set_disabled(&self, email: &Email, disabled: bool) -> Result<bool, Error> {
+        let done = sqlx::query(
+            "update users set disabled_at = case when $2 then now() end
+              where email = $1 and (disabled_at is not null) <> $2",
+        )
+        .bind(email.as_str())
+        .bind(disabled)
+        .execute(&self.pool)
+        .await?;
+        if done.rows_affected() == 1 {
+            return Ok(true);
+        }
+        match self.why_not(email.clone()).await? {
+            Error::NotEnrolled(email) => Err(Error::NotEnrolled(email)),
+            _ => Ok(false),
+        }
+    }
+
+    /// Everybody, the most recently seen first.
+    pub async fn users(&self) -> Result<Vec<User>, Error> {
+        sqlx::query(
+            "select email, disabled_at is not null, last_seen_ns, host(ip), port
+               from users order by last_seen_ns desc nulls last, email",
+        )
+        .fetch_all(&self.pool)
+        .await?
+        .iter()
+        .map(User::from_row)
+        .collect()
+    }
+
+    /// A frozen database neither answers nor fails: only our own clock ends that wait.
+    async fn within_deadline<T>(
+        &self,
+        query: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, Error> {
+        match async_std::future::timeout(self.deadline, query).await {
+            Ok(answer) => answer.map_err(Error::from),
+            Err(_) => Err(Error::Deadline(self.deadline)),
+        }
+    }
+}
+
+impl User {
+    fn from_row(row: &PgRow) -> Result<Self, Error> {
+        let seen = match row.try_get::<Option<i64>, _>(2)? {
+            None => None,
+            Some(last_seen_ns) => {
+                let ip: String = row.try_get(3)?;
+                let ip = ip.parse().map_err(|_| Error::BadRow)?;
+                let port = u16::try_from(row.try_get::<i32, _>(4)?).map_err(|_| Error::BadRow)?;
+                Some((last_seen_ns as u64, ip, port))
+            }
+        };
+        Ok(Self { email: row.try_get(0)?, disabled: row.try_get(1)?, seen })
+    }
+}
+
+#[derive(Debug)]
+pub enum Error {
+    /// No row: nobody enrolled this address.
+    NotEnrolled(Email),
+    Disabled(Email),
+    Deadline(Duration),
+    ClockPastRange,
+    BadRow,
+    Url(sqlx::Error),
+    Migrate(sqlx::migrate::MigrateError),
+    Database(sqlx::Error),
+}
+
+impl Error {
+    /// Is it the database that is away, so that the same call may succeed later?
+    pub fn is_transient(&self) -> bool {
+        let error = match self {
+            Error::Deadline(_) => return true,
+            Error::Database(error) | Error::Migrate(sqlx::migrate::MigrateError::Execute(error)) => error,
+            _ => return false,
+        };
+        match error {
+            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
+            sqlx::Error::Database(error) => error.code().is_some_and(is_transient_sqlstate),
+            _ => false,
+        }
+    }
+}
+
+/// PostgreSQL, appendix A: connection exceptions (08), out of resources (53), operator
+/// intervention (57, starting up and cancelled by timeout among them), lock not available.
+fn is_transient_sqlstate(code: Cow<'_, str>) -> bool {
+    ["08", "53", "57"].iter().any(|class| code.starts_with(class)) || code == "55P03"
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        Error::Database(error)
+    }
+}
+
+impl From<sqlx::migrate::MigrateError> for Error {
+    fn from(error: sqlx::migrate::MigrateError) -> Self {
+        Error::Migrate(error)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::NotEnrolled(email) => {
+                write!(f, "{email} is not enrolled; `rollcall-admin user add {email}` enrols")
+            }
+            Error::Disabled(email) => {
+                write!(f, "{email} is disabled; `rollcall-admin user enable {email}` lifts that")
+            }
+            Error::Deadline(deadline) => write!(f, "the database did not answer within {deadline:?}"),
+            Error::ClockPastRange => f.write_str("the clock is past the year 2262, which the row cannot hold"),
+            Error::BadRow => f.write_str("a row of users holds what its constraints forbid"),
+            // The text of a URL error may repeat the URL, and that may hold a password.
+            Error::Url(_) => f.write_str(
+                "DATABASE_URL is malformed; its form is postgres://USER@HOST/DATABASE (PostgreSQL 14 or newer)",
+            ),
+            Error::Migrate(error) => write!(f, "cannot bring the schema up to date: {error}"),
+            Error::Database(error) => write!(f, "database: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Migrate(error) => Some(error),
+            Error::Database(error) => Some(error),
+            _ => None,
+        }
+    }
+}
