@@ -9,15 +9,15 @@ use rollcall::{cli, client};
 /// Says "I am here" over mutual TLS, once or again and again.
 #[derive(FromArgs)]
 struct Args {
-    /// client certificate, PEM, with its chain (default certs/client.crt)
-    #[argh(option, default = "PathBuf::from(\"certs/client.crt\")")]
-    cert: PathBuf,
-    /// private key of the certificate, PEM (default certs/client.key)
-    #[argh(option, default = "PathBuf::from(\"certs/client.key\")")]
-    key: PathBuf,
-    /// certificate of the CA that signed the server's, PEM (default certs/ca.crt)
-    #[argh(option, default = "PathBuf::from(\"certs/ca.crt\")")]
-    ca: PathBuf,
+    /// client certificate, PEM, with its chain (default $ROLLCALL_CERTS/client.crt)
+    #[argh(option)]
+    cert: Option<PathBuf>,
+    /// private key of the certificate, PEM (default $ROLLCALL_CERTS/client.key)
+    #[argh(option)]
+    key: Option<PathBuf>,
+    /// certificate of the CA that signed the server's, PEM (default $ROLLCALL_CERTS/ca.crt)
+    #[argh(option)]
+    ca: Option<PathBuf>,
     /// https://HOST[:PORT] of the server (ROLLCALL_URL, default https://localhost:$ROLLCALL_HTTPS_PORT)
     #[argh(option)]
     url: Option<String>,

@@ -152,7 +152,7 @@ impl std::error::Error for Error {
 impl Fatal for Error {
     fn exit(&self) -> Exit {
         match self {
-            Error::Setting(_) | Error::NoDatabase | Error::Store(store::Error::Url(_)) => Exit::Config,
+            Error::Setting(_) | Error::NoDatabase | Error::Store(store::Error::Url) => Exit::Config,
             Error::NoEmails | Error::Email(_) => Exit::Usage,
             Error::Store(error) if error.is_transient() => Exit::Unavailable,
             Error::Store(_) | Error::Output(_) => Exit::Failure,

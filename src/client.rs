@@ -28,9 +28,9 @@ const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
 /// The settings of `rollcall-client`.
 pub struct Options {
-    pub cert: PathBuf,
-    pub key: PathBuf,
-    pub ca: PathBuf,
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    pub ca: Option<PathBuf>,
     pub url: Option<String>,
     /// Again and again with this interval; once if `None`.
     pub every: Option<Duration>,
@@ -44,9 +44,12 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<(), Error> {
     let port: u16 = setting(None, "ROLLCALL_HTTPS_PORT", "443")?;
     let url = setting(options.url.clone(), "ROLLCALL_URL", &format!("https://localhost:{port}"))?;
+    let certs: PathBuf = setting(None, "ROLLCALL_CERTS", "certs")?;
+    let file = |option: &Option<PathBuf>, name| option.clone().unwrap_or_else(|| certs.join(name));
+    let (cert, key) = (file(&options.cert, "client.crt"), file(&options.key, "client.key"));
     let mut client = Client {
         target: Target::parse(&url)?,
-        tls: TlsConnector::from(pair::load(&options.cert, &options.key, &options.ca, SystemTime::now())?),
+        tls: TlsConnector::from(pair::load(&cert, &key, &file(&options.ca, "ca.crt"), SystemTime::now())?),
         timeout: options.timeout,
         kept: None,
     };

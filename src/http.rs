@@ -57,11 +57,11 @@ pub type App = tide::Server<Arc<State>>;
 /// The router: every path and method, without a port.
 pub fn app(state: State) -> App {
     let mut app = tide::with_state(Arc::new(state));
-    app.at("/api/client").all(|request| async { answer(client(request).await) });
+    app.at("/api/client").all(|request| answer(request, client));
     app.at("/livez").get(|_| async { Ok(Response::new(StatusCode::NoContent)) });
-    app.at("/readyz").get(|request| async { answer(readyz(request).await) });
+    app.at("/readyz").get(|request| answer(request, readyz));
     for everywhere_else in ["/", "/*"] {
-        app.at(everywhere_else).all(|request| async { answer(elsewhere(request).await) });
+        app.at(everywhere_else).all(|request| answer(request, elsewhere));
     }
     app
 }
@@ -186,9 +186,15 @@ impl From<Problem> for Response {
     }
 }
 
-fn answer(result: Result<Response, Problem>) -> tide::Result {
-    Ok(result.unwrap_or_else(|problem| {
-        log::info!("{}: {}", problem.status, problem.detail);
+/// A problem becomes its answer, and a line in the log with the id that nginx logged too.
+async fn answer<F>(request: Request<Arc<State>>, handler: fn(Request<Arc<State>>) -> F) -> tide::Result
+where
+    F: Future<Output = Result<Response, Problem>> + Send,
+{
+    let id = request.header("X-Request-Id").map(|id| id.as_str().to_owned());
+    Ok(handler(request).await.unwrap_or_else(|problem| {
+        let id = id.as_deref().unwrap_or("-").escape_debug();
+        log::info!("{} {}: {}", id, problem.status, problem.detail);
         Response::from(problem)
     }))
 }
@@ -264,7 +270,10 @@ where
             Ok(Some((request, _body))) => {
                 let method = request.method();
                 // The body is never read. What is left of one would be taken for the next request.
-                let keep = request.is_empty() == Some(true) && !stopping.is_closed();
+                let asked_to_close = request
+                    .header("Connection")
+                    .is_some_and(|value| value.as_str().eq_ignore_ascii_case("close"));
+                let keep = request.is_empty() == Some(true) && !asked_to_close;
                 let response: tide::http::Response = app
                     .respond(request)
                     .await
@@ -273,6 +282,8 @@ where
             }
             Err(error) => (Method::Get, malformed(&error), false),
         };
+        // Asked after the answer is ready: the server may have begun to stop meanwhile.
+        let keep = keep && !stopping.is_closed();
         if !keep {
             response.insert_header("Connection", "close");
         }

@@ -101,7 +101,7 @@ fn receive(
         };
         totals.received += 1;
         match wire::decode(&buffer[..len]) {
-            Ok((status, rest)) if rest.is_empty() => {
+            Ok((status, [])) => {
                 let written = match options.json {
                     true => print_json(out, source, &status),
                     false => print_block(out, source, &status),

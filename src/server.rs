@@ -100,14 +100,18 @@ pub fn run(options: Options) -> Result<(), Error> {
             failure = async_std::prelude::FutureExt::race(signal, broken).await;
             log::info!("stopping: finishing the requests that are being answered");
         };
-        log::info!("rollcall-server {} listens on {listen}", env!("CARGO_PKG_VERSION"));
+        let listens = || log::info!("rollcall-server {} listens on {listen}", env!("CARGO_PKG_VERSION"));
         match &listen {
             Address::Tcp(address) => {
                 let bound = TcpListener::bind(address).await;
-                http::serve(bound.map_err(|error| Error::Listen(listen, error))?, app, stop).await;
+                let listener = bound.map_err(|error| Error::Listen(listen.clone(), error))?;
+                listens();
+                http::serve(listener, app, stop).await;
             }
             Address::Unix(path) => {
-                http::serve(bind_unix(path).await?, app, stop).await;
+                let listener = bind_unix(path).await?;
+                listens();
+                http::serve(listener, app, stop).await;
                 let _ = fs::remove_file(path);
             }
         }
@@ -116,8 +120,8 @@ pub fn run(options: Options) -> Result<(), Error> {
 }
 
 fn start_log() {
-    // sqlx repeats PostgreSQL's notices, such as "already exists, skipping", at info.
-    let filter = env_logger::Env::new().filter_or("ROLLCALL_LOG", "info,sqlx=warn");
+    // What sqlx says below an error repeats what we say, once for each connection of the pool.
+    let filter = env_logger::Env::new().filter_or("ROLLCALL_LOG", "info,sqlx=error");
     env_logger::Builder::from_env(filter)
         .format(|out, record| {
             let time = humantime::format_rfc3339_millis(SystemTime::now());
@@ -289,7 +293,7 @@ impl Fatal for Error {
     fn exit(&self) -> Exit {
         match self {
             Error::Signals(_) | Error::Listen(..) => Exit::Failure,
-            Error::Store(store::Error::Url(_)) => Exit::Config,
+            Error::Store(store::Error::Url) => Exit::Config,
             Error::Store(_) => Exit::Failure,
             _ => Exit::Config,
         }

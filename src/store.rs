@@ -34,8 +34,11 @@ impl Store {
     /// `deadline` bounds the wait for a connection, and the server cancels a statement that takes longer.
     pub fn open(url: &str, deadline: Duration, connections: u32) -> Result<Self, Error> {
         let timeout = format!("{}ms", deadline.as_millis().max(1));
+        if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+            return Err(Error::Url);
+        }
         let options = PgConnectOptions::from_str(url)
-            .map_err(Error::Url)?
+            .map_err(|_| Error::Url)?
             .application_name("rollcall")
             .options([("statement_timeout", timeout)]);
         let pool = PgPoolOptions::new()
@@ -47,7 +50,7 @@ impl Store {
         Ok(Self { pool, deadline })
     }
 
-    /// Brings the schema up to date. Does nothing, and needs no right to do it, when it already is.
+    /// Brings the schema up to date; does nothing when it already is.
     pub async fn migrate(&self) -> Result<(), Error> {
         MIGRATIONS.run(&self.pool).await.map_err(Error::from)
     }
@@ -174,7 +177,7 @@ pub enum Error {
     Deadline(Duration),
     ClockPastRange,
     BadRow,
-    Url(sqlx::Error),
+    Url,
     Migrate(sqlx::migrate::MigrateError),
     Database(sqlx::Error),
 }
@@ -225,8 +228,8 @@ impl fmt::Display for Error {
             Error::Deadline(deadline) => write!(f, "the database did not answer within {deadline:?}"),
             Error::ClockPastRange => f.write_str("the clock is past the year 2262, which the row cannot hold"),
             Error::BadRow => f.write_str("a row of users holds what its constraints forbid"),
-            // The text of a URL error may repeat the URL, and that may hold a password.
-            Error::Url(_) => f.write_str(
+            // Without the URL or the reason: either may hold the password.
+            Error::Url => f.write_str(
                 "DATABASE_URL is malformed; its form is postgres://USER@HOST/DATABASE (PostgreSQL 14 or newer)",
             ),
             Error::Migrate(error) => write!(f, "cannot bring the schema up to date: {error}"),

@@ -1,0 +1,168 @@
+//! The client: exit codes, messages that name the file, and beats that go on.
+
+use crate::stack::{Builder, Pair, Running, Stack, expect, wait_until};
+use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::Path;
+
+#[test]
+fn files_that_prove_nothing_are_named() {
+    let stack = Builder::new().stopped();
+    let certs = &stack.certs;
+    let mut init = stack.command(concat!(env!("CARGO_MANIFEST_DIR"), "/certs/ca"));
+    expect(init.arg("init"), 0, "");
+    let dates = [("NOT_BEFORE", "20200101000000Z"), ("NOT_AFTER", "20200201000000Z")];
+    let expired = stack.certificate("a@example.com", &dates);
+    let dates = [("NOT_BEFORE", "20990101000000Z"), ("NOT_AFTER", "20990201000000Z")];
+    let early = stack.certificate("a@example.com", &dates);
+    fs::write(certs.join("empty"), " \n").unwrap();
+    fs::write(certs.join("text"), "hello").unwrap();
+    fs::write(certs.join("torn"), "-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n").unwrap();
+    fs::write(certs.join("wrong"), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+    fs::write(certs.join("bad-key"), "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
+        .unwrap();
+    let (cert, key, ca) = (certs.join("client.crt"), certs.join("client.key"), certs.join("ca.crt"));
+    let (other, missing) = (certs.join("bad_client.key"), certs.join("missing"));
+    let file = |name: &str| certs.join(name);
+    let cases: Vec<(&Path, &Path, &Path, String)> = vec![
+        (&missing, &key, &ca, format!("cannot read {}: No such file", missing.display())),
+        (&cert, &missing, &ca, format!("cannot read {}: No such file", missing.display())),
+        (&cert, &key, &missing, format!("cannot read {}: No such file", missing.display())),
+        (certs, &key, &ca, format!("cannot read {}: Is a directory", certs.display())),
+        (&cert, &key, &key, format!("there is no certificate in {}", key.display())),
+        (&cert, &cert, &ca, format!("there is no private key in {}", cert.display())),
+        (
+            &cert,
+            &other,
+            &ca,
+            format!("the certificate {} and the key {} are not a pair", cert.display(), other.display()),
+        ),
+        (&expired.cert, &expired.key, &ca, format!("the certificate {} has expired", expired.cert.display())),
+        (&early.cert, &early.key, &ca, format!("the certificate {} is not valid yet", early.cert.display())),
+    ];
+    for (cert, key, ca, said) in cases {
+        let mut command = stack.program("rollcall-client");
+        expect(command.arg("--cert").arg(cert).arg("--key").arg(key).arg("--ca").arg(ca), 78, &said);
+    }
+    for (name, said) in [
+        ("empty", "is empty"),
+        ("text", "there is no certificate in"),
+        ("torn", "is not PEM text"),
+        ("wrong", "holds something that is not an X.509 v3 certificate"),
+    ] {
+        for (cert, ca) in [(&file(name), &ca), (&cert, &file(name))] {
+            let mut command = stack.program("rollcall-client");
+            expect(command.arg("--cert").arg(cert).arg("--key").arg(&key).arg("--ca").arg(ca), 78, said);
+        }
+    }
+    let bad_key = Pair { cert: cert.clone(), key: file("bad-key") };
+    expect(&mut stack.client(&bad_key), 78, "is damaged, encrypted or of an unsupported kind");
+    let good = Pair { cert, key };
+    expect(stack.client(&good).args(["--url", "http://localhost"]), 78, "it does not start with https://");
+    expect(stack.client(&good).args(["--every", "often"]), 2, "often");
+}
+
+#[test]
+fn keys_of_every_usual_kind_are_accepted() {
+    let stack = Stack::up();
+    for (name, generate) in [
+        ("rsa", "openssl genrsa -traditional -out $1 2048"),
+        ("rsa8", "openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out $1"),
+        ("sec1", "openssl ecparam -name prime256v1 -genkey -noout -out $1"),
+        ("p384", "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-384 -out $1"),
+        ("ed25519", "openssl genpkey -algorithm ed25519 -out $1"),
+    ] {
+        let pair = stack.pair(name);
+        let script = format!(
+            "{generate}; echo basicConstraints=CA:false >v3; openssl req -new -key $1 -subj /CN=valid_user@qt-test.com |
+             openssl x509 -req -CA ca.crt -CAkey ca.key -extfile v3 -days 1 -out $2"
+        );
+        let mut command = stack.command("sh");
+        command.current_dir(&stack.certs).args(["-ec", &script, "sh"]).arg(&pair.key).arg(&pair.cert);
+        expect(&mut command, 0, "");
+        expect(&mut stack.client(&pair), 0, "Success! (204 No Content)");
+    }
+}
+
+#[test]
+fn a_server_that_is_not_ours_or_not_there() {
+    let stack = Stack::up();
+    let client = stack.pair("client");
+    let foreign = Builder::new().stopped();
+    let _ = foreign.certificate("a@example.com", &[]);
+    let mut command = stack.program("rollcall-client");
+    command.arg("--cert").arg(&client.cert).arg("--key").arg(&client.key);
+    command.arg("--ca").arg(foreign.certs.join("ca.crt"));
+    expect(&mut command, 76, "no TLS with the server: invalid peer certificate");
+    // The right CA and another name: localhost's certificate does not speak for a neighbour's.
+    let url = format!("https://127.0.0.2:{}", stack.https_port);
+    expect(
+        stack.client(&client).args(["--url", &url]),
+        76,
+        "no TLS with the server: invalid peer certificate",
+    );
+    // Not TLS at all.
+    let plain = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", plain.local_addr().unwrap());
+    std::thread::spawn(move || plain.accept().unwrap().0.write_all(b"SSH-2.0-OpenSSH_9.2\r\n"));
+    expect(stack.client(&client).args(["--url", &url]), 76, "no TLS with the server");
+    // Nobody there: three attempts, then it gives up.
+    let url = format!("https://localhost:{}", foreign.https_port);
+    let output = stack.client(&client).args(["--url", &url]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    assert_eq!(said.matches("Connection refused").count(), 3, "{said}");
+    assert!(said.contains("trying again in 500ms") && said.contains("trying again in 1s"), "{said}");
+    // There, and silent.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", silent.local_addr().unwrap());
+    let mut command = stack.client(&client);
+    expect(
+        command.args(["--url", &url, "--timeout", "300ms", "--attempts", "1"]),
+        69,
+        "gave up connecting after 300ms",
+    );
+}
+
+#[test]
+fn beats_go_on_over_one_connection_and_survive_a_reload_and_an_outage() {
+    let stack = Stack::up();
+    let ear = stack.ear();
+    let mut command = stack.client(&stack.pair("client"));
+    command.args(["--every", "200ms"]);
+    let mut client = Running::start(&stack, command);
+    let first = ear.hear();
+    for _ in 0..5 {
+        let next = ear.hear();
+        assert_eq!(next.port, first.port, "the connection was not kept");
+        assert!(next.last_seen_ns > first.last_seen_ns);
+    }
+
+    // A reload closes idle connections; the beat that finds out goes over a new one at once.
+    let nginx = stack.pid("nginx/nginx.pid").to_string();
+    assert!(std::process::Command::new("kill").args(["-s", "HUP", &nginx]).status().unwrap().success());
+    wait_until("a beat comes over another connection", || ear.hear().port != first.port);
+    assert_eq!(client.err(), "", "no beat was lost");
+
+    // nginx away, and back.
+    assert!(stack.script("stack/down").status.success());
+    wait_until("it says so", || client.err().contains("Connection refused"));
+    assert!(stack.script("stack/up").status.success());
+    while ear.hear_within(std::time::Duration::from_millis(50)).is_some() {}
+    ear.hear();
+    client.signal("INT");
+    assert_eq!(client.exit(), 0);
+}
+
+#[test]
+fn a_refusal_does_not_end_the_beats() {
+    let stack = Stack::up();
+    let pair = stack.certificate("late@example.com", &[]);
+    let mut command = stack.client(&pair);
+    command.args(["--every", "100ms"]);
+    let client = Running::start(&stack, command);
+    wait_until("it was refused", || client.err().contains("refused by rollcall-server (403 Forbidden)"));
+    assert!(stack.admin(&["user", "add", "late@example.com"]).status.success());
+    wait_until("it was accepted", || client.out().contains("Success! (204 No Content)"));
+}

@@ -1,0 +1,112 @@
+//! The database goes away and comes back; nothing is acknowledged or announced that was not committed.
+
+use crate::stack::{Running, Stack, expect, wait_until};
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+const AWAY: &str = "not now, says rollcall-server (503 Service Unavailable): \
+                    the database is unreachable or too slow; nothing was announced, try again";
+
+fn signal(name: &str, pids: &[u32]) {
+    let pids = pids.iter().map(u32::to_string);
+    assert!(Command::new("kill").args(["-s", name]).args(pids).status().unwrap().success());
+}
+
+/// The postmaster and every process that it started.
+fn cluster(stack: &Stack) -> Vec<u32> {
+    let postmaster = stack.pid("postgres/data/postmaster.pid");
+    let children = Command::new("pgrep").args(["-P", &postmaster.to_string()]).output().unwrap();
+    let children = String::from_utf8(children.stdout).unwrap();
+    std::iter::once(postmaster).chain(children.lines().map(|pid| pid.parse().unwrap())).collect()
+}
+
+#[test]
+fn stopped_and_back() {
+    let stack = Stack::up();
+    let client = stack.pair("client");
+    expect(&mut stack.client(&client), 0, "Success!");
+    let before = stack.row("valid_user@qt-test.com");
+    let ear = stack.ear();
+
+    signal("INT", &[stack.pid("postgres/data/postmaster.pid")]);
+    wait_until("PostgreSQL has ended", || !stack.state.join("postgres/data/postmaster.pid").exists());
+    expect(&mut stack.client(&client), 75, AWAY);
+    let answer = stack.curl(Some(&client), &[]);
+    assert_eq!(answer.status, 503);
+    assert!(answer.head.to_lowercase().contains("\r\nretry-after: 2"));
+    assert!(!answer.body.contains("postgres") && !answer.body.contains(".s.PGSQL"), "{answer:?}");
+    assert!(
+        stack
+            .to_server(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .starts_with("HTTP/1.1 503")
+    );
+    assert!(
+        stack
+            .to_server(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .starts_with("HTTP/1.1 204")
+    );
+    ear.hears_nothing();
+
+    // The same server process finds it again by itself.
+    let server = stack.pid("server/pid");
+    assert!(stack.script("stack/up").status.success());
+    assert_eq!(stack.pid("server/pid"), server);
+    assert_eq!(stack.row("valid_user@qt-test.com"), before);
+    expect(&mut stack.client(&client), 0, "Success!");
+    ear.hear();
+    let log = stack.log("server/log");
+    assert_eq!(log.matches("the database fails").count(), 1, "{log}");
+    assert_eq!(log.matches("the database works again").count(), 1, "{log}");
+}
+
+#[test]
+fn frozen_and_back() {
+    let stack = Stack::up();
+    let client = stack.pair("client");
+    expect(&mut stack.client(&client), 0, "Success!");
+    let ear = stack.ear();
+
+    let frozen = cluster(&stack);
+    signal("STOP", &frozen);
+    let start = Instant::now();
+    expect(&mut stack.client(&client), 75, AWAY);
+    let waited = start.elapsed().as_secs_f32();
+    signal("CONT", &frozen);
+    // The deadline is 2 s. The rest of the bound is for a machine that is busy with other tests.
+    assert!((1.9..10.0).contains(&waited), "{waited} s");
+    wait_until("the server answers again", || stack.curl(Some(&client), &[]).status == 204);
+    // A statement that was on its way when it froze may have been committed; it was not acknowledged.
+    ear.hear();
+    ear.hears_nothing();
+}
+
+#[test]
+fn a_locked_row_is_a_slow_database_for_that_one_only() {
+    let stack = Stack::up();
+    let pair = stack.member("a@example.com");
+    let mut psql = stack.psql();
+    psql.stdin(Stdio::piped());
+    let mut lock = Running::start(&stack, psql);
+    let stdin = lock.child.stdin.as_mut().unwrap();
+    stdin
+        .write_all(b"begin; select 'locked' from users where email = 'a@example.com' for update;\n")
+        .unwrap();
+    wait_until("the row is locked", || lock.out().contains("locked"));
+    expect(&mut stack.client(&pair), 75, AWAY);
+    expect(&mut stack.client(&stack.pair("client")), 0, "Success!");
+    drop(lock);
+    wait_until("the lock is gone", || stack.curl(Some(&pair), &[]).status == 204);
+}
+
+#[test]
+fn not_there_yet_when_the_server_starts() {
+    let stack = Stack::up();
+    signal("INT", &[stack.pid("postgres/data/postmaster.pid")]);
+    wait_until("PostgreSQL has ended", || !stack.state.join("postgres/data/postmaster.pid").exists());
+    let server = crate::server::start(&stack, &[]);
+    wait_until("it says that it waits", || server.err().contains("waiting for the database"));
+    assert!(stack.script("stack/up").status.success());
+    wait_until("it finds the database", || server.err().contains("the database is ready"));
+    assert_eq!(server.err().matches("waiting for the database").count(), 1);
+}

@@ -1,0 +1,70 @@
+//! The main job: proven, stored, heard.
+
+use crate::stack::{Stack, expect, wait_until};
+use std::collections::BTreeMap;
+use std::thread;
+
+#[test]
+fn a_heartbeat_is_stored_and_every_listener_hears_it() {
+    let stack = Stack::up();
+    let ears = [stack.ear(), stack.ear()];
+    let client = stack.pair("client");
+    for host in ["localhost", "127.0.0.1", "[::1]"] {
+        let url = format!("https://{host}:{}", stack.https_port);
+        expect(stack.client(&client).args(["--url", &url]), 0, "Success! (204 No Content)");
+        let heard = ears[0].hear();
+        assert_eq!(ears[1].hear(), heard);
+        assert_eq!(heard.email.as_str(), "valid_user@qt-test.com");
+        assert_eq!(
+            stack.row("valid_user@qt-test.com"),
+            format!("{}|{}|{}", heard.last_seen_ns, heard.ip, heard.port)
+        );
+        match host {
+            "[::1]" => assert!(heard.ip.is_ipv6()),
+            "127.0.0.1" => assert!(heard.ip.is_ipv4()),
+            _ => assert!(heard.ip.is_loopback()),
+        }
+    }
+    ears[0].hears_nothing();
+}
+
+#[test]
+fn a_hundred_clients_at_once_each_end_with_their_own_row() {
+    let stack = Stack::up();
+    let emails: Vec<String> = (0..100).map(|i| format!("device{i}@example.com")).collect();
+    let arguments: Vec<&str> = ["user", "add"].into_iter().chain(emails.iter().map(String::as_str)).collect();
+    assert!(stack.admin(&arguments).status.success());
+    let pairs: Vec<_> = emails.iter().map(|email| stack.certificate(email, &[])).collect();
+    let ear = stack.ear();
+    let heard = thread::scope(|scope| {
+        let listener = scope.spawn(|| (0..100).map(|_| ear.hear()).collect::<Vec<_>>());
+        for pair in &pairs {
+            scope.spawn(|| expect(&mut stack.client(pair), 0, "Success! (204 No Content)"));
+        }
+        listener.join().unwrap()
+    });
+    let heard: BTreeMap<_, _> = heard.into_iter().map(|status| (status.email.to_string(), status)).collect();
+    assert_eq!(heard.len(), 100);
+    for email in &emails {
+        let status = &heard[email];
+        assert_eq!(stack.row(email), format!("{}|{}|{}", status.last_seen_ns, status.ip, status.port));
+    }
+    let ports = stack.sql("select count(distinct port) from users where email like 'device%'");
+    assert_eq!(ports, "100", "each client came over a connection of its own");
+}
+
+#[test]
+fn last_seen_never_goes_backwards() {
+    let stack = Stack::up();
+    let future = i64::MAX - 7;
+    stack.sql(&format!(
+        "update users set last_seen_ns = {future}, ip = '192.0.2.1', port = 1 where email = 'valid_user@qt-test.com'"
+    ));
+    let ear = stack.ear();
+    expect(&mut stack.client(&stack.pair("client")), 0, "Success!");
+    assert_eq!(ear.hear().last_seen_ns, future as u64);
+    wait_until("the row has the new address", || {
+        stack.row("valid_user@qt-test.com").starts_with(&format!("{future}|127.0.0.1|"))
+            || stack.row("valid_user@qt-test.com").starts_with(&format!("{future}|::1|"))
+    });
+}

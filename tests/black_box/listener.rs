@@ -1,0 +1,137 @@
+//! The listener: what it prints, what it survives, how it ends.
+
+use crate::stack::{Builder, Running, Stack, expect, wait_until};
+use rollcall::status::{Email, Status};
+use rollcall::wire;
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, UdpSocket};
+use std::process::Stdio;
+
+fn datagram() -> Vec<u8> {
+    let status = Status {
+        email: Email::new("a@example.com").unwrap(),
+        last_seen_ns: 1_795_456_442_123_456_789,
+        ip: "2001:db8::1".parse().unwrap(),
+        port: 62453,
+    };
+    let mut bytes = Vec::new();
+    wire::encode(&status, &mut bytes);
+    bytes
+}
+
+/// Sends to everybody who listens on this host and stack.
+struct Voice {
+    socket: UdpSocket,
+    to: SocketAddr,
+}
+
+impl Voice {
+    fn of(stack: &Stack) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_broadcast(true).unwrap();
+        Self { socket, to: format!("127.255.255.255:{}", stack.broadcast_port).parse().unwrap() }
+    }
+
+    fn say(&self, bytes: &[u8]) {
+        self.socket.send_to(bytes, self.to).unwrap();
+    }
+}
+
+/// A listener that has bound its port.
+fn listening(stack: &Stack, arguments: &[&str]) -> Running {
+    let mut command = stack.program("rollcall-listen");
+    command.args(["--port", &stack.broadcast_port.to_string()]).args(arguments);
+    let before = sockets_on(stack.broadcast_port);
+    let running = Running::start(stack, command);
+    wait_until("the listener has bound", || sockets_on(stack.broadcast_port) > before);
+    running
+}
+
+fn sockets_on(port: u16) -> usize {
+    let port = format!(":{port:04X} ");
+    std::fs::read_to_string("/proc/net/udp").unwrap().lines().filter(|line| line.contains(&port)).count()
+}
+
+#[test]
+fn survives_everything_and_counts_it() {
+    let stack = Builder::new().stopped();
+    let mut block = listening(&stack, &[]);
+    let mut json = listening(&stack, &["--json", "--count", "2"]);
+    let voice = Voice::of(&stack);
+    let good = datagram();
+    voice.say(&good);
+    voice.say(b"");
+    voice.say(&[0, 0, 0x55, 0xaa, 0, 0, 0, 0]);
+    voice.say(&vec![0xff; 65_000]);
+    for len in 1..good.len() {
+        voice.say(&good[..len]);
+    }
+    voice.say(b"\x09\x1b[2J@x.yz\0\0\0\0\0\0\0\0\x02::\0\0");
+    voice.say(&[good.as_slice(), b"more"].concat());
+    voice.say(&good);
+
+    assert_eq!(json.exit(), 0, "two came, and that was the count");
+    let line = concat!(
+        r#""last_seen":"2026-11-23T17:54:02.123456789Z","last_seen_ns":"1795456442123456789","port":62453,"#,
+        r#""source":"127.0.0.1:"#
+    );
+    assert_eq!(json.out().matches(line).count(), 2, "{}", json.out());
+
+    wait_until("both were printed", || block.out().matches("User Email   : a@example.com").count() == 2);
+    block.signal("INT");
+    assert_eq!(block.exit(), 0);
+    let malformed = 3 + (good.len() - 1) + 1;
+    let totals = format!("received {}, printed 2, malformed {malformed}, foreign 1\n", malformed + 3);
+    assert!(block.err().ends_with(&totals), "{} {totals}", block.err());
+    assert_eq!(block.err().matches("said at most once a minute").count(), 1, "{}", block.err());
+    assert!(!block.out().contains('\u{1b}') && !block.err().contains('\u{1b}'));
+}
+
+#[test]
+fn a_closed_pipe_is_a_quiet_end() {
+    let stack = Builder::new().stopped();
+    let mut command = stack.program("rollcall-listen");
+    command.args(["--port", &stack.broadcast_port.to_string()]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let before = sockets_on(stack.broadcast_port);
+    let mut child = command.spawn().unwrap();
+    wait_until("the listener has bound", || sockets_on(stack.broadcast_port) > before);
+    let voice = Voice::of(&stack);
+    voice.say(&datagram());
+    let mut first = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    assert_eq!(first, format!("{}\n", "-".repeat(40)));
+    wait_until("it notices that nobody reads", || {
+        voice.say(&datagram());
+        child.try_wait().unwrap().is_some()
+    });
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.starts_with("rollcall-listen: received "), "{said}");
+}
+
+#[test]
+fn time_and_count_end_it() {
+    let stack = Builder::new().stopped();
+    let port = stack.broadcast_port.to_string();
+    let listen = |arguments: &[&str], exit, said| {
+        let mut command = stack.program("rollcall-listen");
+        expect(command.args(["--port", &port]).args(arguments), exit, said);
+    };
+    listen(&["--timeout", "300ms"], 0, "received 0, printed 0, malformed 0, foreign 0");
+    listen(&["--timeout", "300ms", "--count", "2"], 1, "the time is over and 0 of 2 statuses came");
+    listen(&["--count", "0"], 0, "printed 0");
+    listen(&["--count", "many"], 2, "many");
+    listen(&["--port", "66667"], 2, "66667");
+    listen(&["--bind", "192.0.2.1"], 1, "cannot bind 192.0.2.1:");
+}
+
+#[test]
+fn who_holds_the_port_without_sharing_is_named() {
+    let stack = Builder::new().stopped();
+    let _holder = UdpSocket::bind(("0.0.0.0", stack.broadcast_port)).unwrap();
+    let mut command = stack.program("rollcall-listen");
+    let me = format!("(pid {}) holds the port without sharing it", std::process::id());
+    expect(command.args(["--port", &stack.broadcast_port.to_string()]), 1, &me);
+}

@@ -1,0 +1,140 @@
+//! The server as a process: settings, signals, sockets.
+
+use crate::stack::{Builder, Running, Stack, expect, free_port, text, wait_until};
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+
+/// A second server beside the stack's own, as a child of the test and on a port of its own.
+pub fn start(stack: &Stack, settings: &[(&str, &str)]) -> Running {
+    let mut command = stack.program("rollcall-server");
+    command.env("ROLLCALL_LISTEN", format!("127.0.0.1:{}", free_port()));
+    command.env("DATABASE_URL", stack.database_url()).envs(settings.iter().copied());
+    Running::start(stack, command)
+}
+
+#[test]
+fn a_signal_lets_the_request_that_is_being_answered_finish() {
+    for signal in ["TERM", "INT"] {
+        let stack = Stack::up();
+        let listen = format!("127.0.0.1:{}", free_port());
+        let mut server = start(&stack, &[("ROLLCALL_LISTEN", &listen), ("ROLLCALL_DEADLINE", "20s")]);
+        wait_until("it listens", || server.err().contains("the database is ready"));
+        // A locked row keeps a request waiting for as long as the test likes.
+        let mut psql = stack.psql();
+        psql.stdin(Stdio::piped());
+        let mut lock = Running::start(&stack, psql);
+        let stdin = lock.child.stdin.as_mut().unwrap();
+        stdin.write_all(b"begin; select 'locked' from users for update;\n").unwrap();
+        wait_until("the row is locked", || lock.out().contains("locked"));
+        let mut waiting = TcpStream::connect(&listen).unwrap();
+        let idle = TcpStream::connect(&listen).unwrap();
+        let request = format!(
+            "PATCH /api/client HTTP/1.1\r\nHost: x\r\nX-Proxy-Credential: {}\r\n\
+             X-Subject-CN: valid_user@qt-test.com\r\nX-Real-IP: 192.0.2.1\r\nX-Real-Port: 1\r\n\r\n",
+            stack.credential()
+        );
+        waiting.write_all(request.as_bytes()).unwrap();
+        let blocked = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'";
+        wait_until("the request waits for the row", || stack.sql(blocked) == "1");
+
+        server.signal(signal);
+        wait_until("it stops accepting", || TcpStream::connect(&listen).is_err());
+        assert!(server.child.try_wait().unwrap().is_none(), "it did not wait for the request");
+        lock.child.stdin.as_mut().unwrap().write_all(b"commit;\n").unwrap();
+        let mut answer = String::new();
+        waiting.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
+        assert!(answer.to_lowercase().contains("connection: close"), "{answer}");
+        assert_eq!(server.exit(), 0, "{}", server.err());
+        drop(idle);
+    }
+}
+
+#[test]
+fn a_unix_socket_between_nginx_and_the_server() {
+    let builder = Builder::new();
+    let socket = format!("unix:{}/socket/rollcall.sock", builder.state().display());
+    let stack = builder.set("ROLLCALL_LISTEN", socket.clone()).up();
+    let ear = stack.ear();
+    expect(&mut stack.client(&stack.pair("client")), 0, "Success!");
+    ear.hear();
+    let mode = fs::metadata(stack.state.join("socket")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o007, 0, "{mode:o}");
+
+    // A folder that everybody may enter is refused, and so is a socket that somebody answers on.
+    let open = stack.state.join("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut server = start(&stack, &[("ROLLCALL_LISTEN", &format!("unix:{}/x.sock", open.display()))]);
+    assert_eq!(server.exit(), 78);
+    assert!(
+        server.err().contains("has mode 0755: everybody may enter and name anybody; chmod 0750"),
+        "{}",
+        server.err()
+    );
+    let mut server = start(&stack, &[("ROLLCALL_LISTEN", &socket)]);
+    assert_eq!(server.exit(), 1);
+    assert!(server.err().contains("cannot listen on unix:"), "{}", server.err());
+}
+
+#[test]
+fn settings_that_cannot_work_end_it_at_once() {
+    let stack = Stack::up();
+    let exposed = stack.state.join("exposed");
+    fs::write(&exposed, "x".repeat(64)).unwrap();
+    fs::set_permissions(&exposed, fs::Permissions::from_mode(0o644)).unwrap();
+    let weak = stack.state.join("weak");
+    fs::write(&weak, "secret").unwrap();
+    fs::set_permissions(&weak, fs::Permissions::from_mode(0o600)).unwrap();
+    for (settings, arguments, exit, said) in [
+        (&[("ROLLCALL_DEADLINE", "soon")][..], vec![], 78, "the setting ROLLCALL_DEADLINE is \"soon\": "),
+        (
+            &[("ROLLCALL_LISTEN", "nowhere")],
+            vec![],
+            78,
+            "the setting ROLLCALL_LISTEN is \"nowhere\": the form is HOST:PORT or unix:PATH",
+        ),
+        (
+            &[("ROLLCALL_BROADCAST", "255.255.255.255")],
+            vec![],
+            78,
+            "ROLLCALL_BROADCAST: not a broadcast destination: \"255.255.255.255\"",
+        ),
+        (&[("DATABASE_URL", "")], vec![], 78, "DATABASE_URL is not set"),
+        (&[("DATABASE_URL", "mysql://user:hunter2@host/db")], vec![], 78, "DATABASE_URL is malformed"),
+        (
+            &[],
+            vec!["--proxy-credential", "nowhere"],
+            78,
+            "cannot read the proxy credential nowhere: No such file",
+        ),
+        (
+            &[],
+            vec!["--proxy-credential", exposed.to_str().unwrap()],
+            78,
+            "has mode 0644: others can read it; chmod 0600",
+        ),
+        (
+            &[],
+            vec!["--proxy-credential", weak.to_str().unwrap()],
+            78,
+            "the secret has 6 bytes, at least 32 are needed",
+        ),
+        (&[], vec!["--listen", stack.listen.as_str()], 1, "cannot listen on 127.0.0.1:"),
+        (&[], vec!["--nonsense"], 2, "Unrecognized argument: --nonsense"),
+        (&[], vec!["--help"], 0, "ROLLCALL_LISTEN"),
+        (&[], vec!["--version"], 0, concat!("rollcall-server ", env!("CARGO_PKG_VERSION"))),
+    ] {
+        let mut command = stack.program("rollcall-server");
+        command.env("ROLLCALL_LISTEN", format!("127.0.0.1:{}", free_port()));
+        command.env("DATABASE_URL", stack.database_url()).envs(settings.iter().copied()).args(&arguments);
+        let output = command.output().unwrap();
+        let said_all = text(&output);
+        assert_eq!(output.status.code(), Some(exit), "{settings:?} {arguments:?}: {said_all}");
+        assert!(said_all.contains(said), "{settings:?} {arguments:?}: {said_all}");
+        assert!(!said_all.contains("hunter2"), "{said_all}");
+    }
+}
