@@ -49,8 +49,6 @@ fn a_hundred_clients_at_once_each_end_with_their_own_row() {
         let status = &heard[email];
         assert_eq!(stack.row(email), format!("{}|{}|{}", status.last_seen_ns, status.ip, status.port));
     }
-    let ports = stack.sql("select count(distinct port) from users where email like 'device%'");
-    assert_eq!(ports, "100", "each client came over a connection of its own");
 }
 
 #[test]
