@@ -58,10 +58,40 @@ listen *args: build
 user *args: build
     @stack/run rollcall-admin user "$@"
 
-# make a client certificate certs/EMAIL.crt and .key; `just user add EMAIL` enrols it
-[group('use')]
+# make a client certificate certs/EMAIL.crt and .key and no more; see enrol
+[group('certificates')]
 cert email:
     certs/ca client "$1"
+
+# enrol a person or device: just enrol EMAIL [--name NAME] [--csr FILE] [--p12]
+[group('certificates')]
+enrol *args: build
+    @stack/enrol "$@"
+
+# every certificate and when it ends: just certs [--expiring 30d] [--json]
+[group('certificates')]
+certs *args: build
+    @stack/run rollcall-admin cert list "$@"
+
+# a new key and certificate in the place of certs/NAME.crt and .key
+[group('certificates')]
+renew name: build
+    @stack/renew "$1"
+
+# the same for the server's, with a reload
+[group('certificates')]
+renew-server:
+    @stack/renew --server
+
+# refuse certificates from the next request on: just revoke EMAIL|SERIAL…
+[group('certificates')]
+revoke +names: build
+    @stack/revoke "$@"
+
+# a fresh CRL; a timer does this, see deploy/
+[group('certificates')]
+crl:
+    @stack/crl
 
 # format, lint and build the documentation
 [group('check')]

@@ -16,6 +16,7 @@ struct Args {
 #[argh(subcommand)]
 enum Command {
     User(User),
+    Cert(Cert),
     Migrate(Migrate),
 }
 
@@ -74,11 +75,70 @@ struct Enable {
     email: Vec<String>,
 }
 
+/// which certificates may prove somebody
+#[derive(FromArgs)]
+#[argh(subcommand, name = "cert")]
+struct Cert {
+    #[argh(subcommand)]
+    command: CertCommand,
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand)]
+enum CertCommand {
+    List(CertList),
+    Revoke(CertRevoke),
+    Add(CertAdd),
+}
+
+/// show every certificate that was enrolled or seen, the soonest end first
+#[derive(FromArgs)]
+#[argh(subcommand, name = "list")]
+struct CertList {
+    /// only those that end within this time, such as 30d
+    #[argh(option)]
+    expiring: Option<humantime::Duration>,
+    /// one JSON object per line
+    #[argh(switch)]
+    json: bool,
+}
+
+/// refuse from the next request on, for good: serial numbers, or emails for all of their certificates
+#[derive(FromArgs)]
+#[argh(subcommand, name = "revoke")]
+struct CertRevoke {
+    #[argh(positional)]
+    name: Vec<String>,
+}
+
+/// note a certificate before its first use, from what openssl x509 prints of it; `just enrol` does this
+#[derive(FromArgs)]
+#[argh(subcommand, name = "add")]
+struct CertAdd {
+    #[argh(positional)]
+    email: String,
+    #[argh(positional)]
+    serial: String,
+    #[argh(positional)]
+    fingerprint: String,
+    #[argh(positional)]
+    not_after: String,
+}
+
 fn main() -> ExitCode {
     const PROGRAM: &str = "rollcall-admin";
     let Args { command } = cli::arguments(PROGRAM);
     let command = match command {
         Command::Migrate(Migrate {}) => admin::Command::Migrate,
+        Command::Cert(Cert { command }) => match command {
+            CertCommand::List(CertList { expiring, json }) => {
+                admin::Command::CertList { expiring: expiring.map(Into::into), json }
+            }
+            CertCommand::Revoke(CertRevoke { name }) => admin::Command::CertRevoke(name),
+            CertCommand::Add(CertAdd { email, serial, fingerprint, not_after }) => {
+                admin::Command::CertAdd { email, serial, fingerprint, not_after }
+            }
+        },
         Command::User(User { command }) => match command {
             UserCommand::Add(Add { email }) => admin::Command::Add(email),
             UserCommand::List(List { json }) => admin::Command::List { json },

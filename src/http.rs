@@ -78,7 +78,7 @@ async fn client(request: Request<Arc<State>>) -> Result<Response, Problem> {
     let caller = Caller::read(&claims)?;
     let sighting =
         Status { email: caller.email, last_seen_ns: (state.clock)(), ip: caller.ip, port: caller.port };
-    let committed = match state.store.record(sighting).await {
+    let committed = match state.store.record(sighting, &caller.certificate).await {
         Ok(committed) => committed,
         Err(error) => return Err(database_problem(state, error)),
     };
@@ -114,6 +114,9 @@ fn claims(request: &Request<Arc<State>>) -> Claims<'_> {
         subject_cn: values("X-Subject-CN"),
         real_ip: values("X-Real-IP"),
         real_port: values("X-Real-Port"),
+        serial: values("X-Client-Serial"),
+        fingerprint: values("X-Client-Fingerprint"),
+        not_after: values("X-Client-Not-After"),
     }
 }
 
@@ -127,6 +130,10 @@ fn database_problem(state: &State, error: store::Error) -> Problem {
         store::Error::Disabled(_) => Problem::new(
             StatusCode::Forbidden,
             "this email is enrolled and disabled; ask whoever runs rollcall to enable it",
+        ),
+        store::Error::Revoked(_) => Problem::new(
+            StatusCode::Forbidden,
+            "this certificate is revoked; ask whoever runs rollcall for a new one",
         ),
         error => {
             state.database.failed(&error);

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use subtle::ConstantTimeEq;
 
+use crate::certificate::{self, Certificate};
 use crate::status::{Email, EmailError};
 
 /// How the server knows that a request came through nginx and not from a neighbour on the host.
@@ -71,6 +72,9 @@ pub struct Claims<'a> {
     pub subject_cn: Vec<&'a str>,
     pub real_ip: Vec<&'a str>,
     pub real_port: Vec<&'a str>,
+    pub serial: Vec<&'a str>,
+    pub fingerprint: Vec<&'a str>,
+    pub not_after: Vec<&'a str>,
 }
 
 /// Somebody who proved who they are, and the address they did it from.
@@ -79,6 +83,7 @@ pub struct Caller {
     pub email: Email,
     pub ip: IpAddr,
     pub port: u16,
+    pub certificate: Certificate,
 }
 
 impl Trust {
@@ -107,7 +112,13 @@ impl Caller {
         let ip = ip.parse().map_err(|_| Refusal::bad("X-Real-IP", ip))?;
         let port = exactly_one("X-Real-Port", &claims.real_port)?;
         let port = port.parse().map_err(|_| Refusal::bad("X-Real-Port", port))?;
-        Ok(Self { email, ip, port })
+        let certificate = Certificate::read(
+            exactly_one("X-Client-Serial", &claims.serial)?,
+            exactly_one("X-Client-Fingerprint", &claims.fingerprint)?,
+            exactly_one("X-Client-Not-After", &claims.not_after)?,
+        )
+        .map_err(Refusal::Certificate)?;
+        Ok(Self { email, ip, port, certificate })
     }
 }
 
@@ -153,6 +164,7 @@ pub enum Refusal {
     BadEscape(String),
     NotAnEmail(EmailError),
     BadValue { header: &'static str, value: String },
+    Certificate(certificate::Error),
 }
 
 impl Refusal {
@@ -176,6 +188,7 @@ impl fmt::Display for Refusal {
             }
             Refusal::NotAnEmail(error) => write!(f, "the certificate's CN is {error}"),
             Refusal::BadValue { header, value } => write!(f, "{header} is malformed: {value:?}"),
+            Refusal::Certificate(error) => write!(f, "nginx said of the certificate what is {error}"),
         }
     }
 }
@@ -184,6 +197,7 @@ impl std::error::Error for Refusal {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Refusal::NotAnEmail(error) => Some(error),
+            Refusal::Certificate(error) => Some(error),
             _ => None,
         }
     }
@@ -201,6 +215,9 @@ mod tests {
             subject_cn: vec![subject_cn],
             real_ip: vec!["192.0.2.10"],
             real_port: vec!["41234"],
+            serial: vec!["0AFF"],
+            fingerprint: vec!["0123456789abcdef0123456789abcdef01234567"],
+            not_after: vec!["Nov 23 19:50:56 2027 GMT"],
         }
     }
 
@@ -255,6 +272,14 @@ mod tests {
             "X-Real-IP must be there once, it was there 0 times",
         );
         refused(&Claims { real_ip: vec!["::1%lo"], ..claims("a@b") }, r#"X-Real-IP is malformed: "::1%lo""#);
+        refused(
+            &Claims { serial: vec!["0AFF", "0AFF"], ..claims("a@b") },
+            "X-Client-Serial must be there once, it was there 2 times",
+        );
+        refused(
+            &Claims { not_after: vec!["soon"], ..claims("a@b") },
+            r#"nginx said of the certificate what is not a date as openssl writes it: "soon""#,
+        );
         refused(
             &Claims { real_port: vec!["65536"], ..claims("a@b") },
             r#"X-Real-Port is malformed: "65536""#,

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`status`] | the record that travels through everything, and the checked `Email` |
 //! | [`identity`] | header values become a proven caller or a typed refusal |
+//! | [`certificate`] | which certificate proved it, and when that ends |
 //! | [`store`] | the only SQL |
 //! | [`wire`] | the datagram's bytes |
 //! | [`broadcast`] | the UDP socket, opened once |
@@ -33,6 +34,8 @@ pub mod listen;
 pub mod admin;
 #[cfg(feature = "server")]
 pub mod broadcast;
+#[cfg(feature = "server")]
+pub mod certificate;
 #[cfg(feature = "server")]
 pub mod http;
 #[cfg(feature = "server")]

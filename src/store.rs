@@ -9,6 +9,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
 use sqlx::{Executor, Row};
 
+use crate::certificate::{Certificate, Serial};
 use crate::status::{Email, Status};
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./sql");
@@ -26,6 +27,15 @@ pub struct User {
     pub disabled: bool,
     /// When and from where, if ever.
     pub seen: Option<(u64, IpAddr, u16)>,
+}
+
+/// One certificate as `rollcall-admin cert list` shows it.
+pub struct Known {
+    pub certificate: Certificate,
+    pub email: String,
+    /// Up to a minute before its last use.
+    pub last_used_ns: Option<u64>,
+    pub revoked: bool,
 }
 
 impl Store {
@@ -51,49 +61,43 @@ impl Store {
     }
 
     /// Brings the schema up to date; does nothing when it already is.
+    ///
+    /// Looks first: the server's own role may read what was applied and change nothing.
     pub async fn migrate(&self) -> Result<(), Error> {
+        let applied = sqlx::query_scalar::<_, i64>("select version from _sqlx_migrations where success");
+        if let Ok(applied) = applied.fetch_all(&self.pool).await
+            && MIGRATIONS.iter().all(|migration| applied.contains(&migration.version))
+        {
+            return Ok(());
+        }
         MIGRATIONS.run(&self.pool).await.map_err(Error::from)
     }
 
     /// Records a sighting and returns the row as it was committed, or says why there is none.
     ///
-    /// `last_seen_ns` never goes backwards, also when the clock does.
-    pub async fn record(&self, sighting: Status) -> Result<Status, Error> {
+    /// `last_seen_ns` never goes backwards, also when the clock does. One statement judges and writes:
+    /// what an administrator committed before it began holds for it.
+    pub async fn record(&self, sighting: Status, certificate: &Certificate) -> Result<Status, Error> {
         let last_seen_ns = i64::try_from(sighting.last_seen_ns).map_err(|_| Error::ClockPastRange)?;
         let row = self
             .within_deadline(
-                sqlx::query(
-                    "update users
-                        set last_seen_ns = greatest(last_seen_ns, $2), ip = $3::text::inet, port = $4
-                      where email = $1 and disabled_at is null
-                  returning last_seen_ns",
-                )
-                .bind(sighting.email.as_str())
-                .bind(last_seen_ns)
-                .bind(sighting.ip.to_string())
-                .bind(i32::from(sighting.port))
-                .fetch_optional(&self.pool),
+                sqlx::query(RECORD)
+                    .bind(sighting.email.as_str())
+                    .bind(last_seen_ns)
+                    .bind(sighting.ip.to_string())
+                    .bind(i32::from(sighting.port))
+                    .bind(certificate.serial.as_str())
+                    .bind(&certificate.fingerprint)
+                    .bind(certificate.not_after as i64)
+                    .fetch_one(&self.pool),
             )
             .await?;
-        match row {
-            Some(row) => {
-                let last_seen_ns = row.try_get::<i64, _>(0)? as u64;
-                Ok(Status { last_seen_ns, ..sighting })
-            }
-            None => Err(self.why_not(sighting.email).await?),
+        match row.try_get::<Option<i64>, _>("last_seen_ns")? {
+            Some(last_seen_ns) => Ok(Status { last_seen_ns: last_seen_ns as u64, ..sighting }),
+            None if row.try_get("revoked")? => Err(Error::Revoked(certificate.serial.clone())),
+            None if row.try_get("enrolled")? => Err(Error::Disabled(sighting.email)),
+            None => Err(Error::NotEnrolled(sighting.email)),
         }
-    }
-
-    /// Asked only after a refusal, so that the usual request costs one statement.
-    async fn why_not(&self, email: Email) -> Result<Error, Error> {
-        let enrolled = self
-            .within_deadline(
-                sqlx::query("select from users where email = $1")
-                    .bind(email.as_str())
-                    .fetch_optional(&self.pool),
-            )
-            .await?;
-        Ok(if enrolled.is_some() { Error::Disabled(email) } else { Error::NotEnrolled(email) })
     }
 
     /// Does the database answer?
@@ -123,10 +127,7 @@ impl Store {
         if done.rows_affected() == 1 {
             return Ok(true);
         }
-        match self.why_not(email.clone()).await? {
-            Error::NotEnrolled(email) => Err(Error::NotEnrolled(email)),
-            _ => Ok(false),
-        }
+        self.must_be_enrolled(email).await.map(|()| false)
     }
 
     /// Everybody, the most recently seen first.
@@ -142,6 +143,61 @@ impl Store {
         .collect()
     }
 
+    async fn must_be_enrolled(&self, email: &Email) -> Result<(), Error> {
+        let row = sqlx::query("select from users where email = $1")
+            .bind(email.as_str())
+            .fetch_optional(&self.pool)
+            .await?;
+        row.map(|_| ()).ok_or_else(|| Error::NotEnrolled(email.clone()))
+    }
+
+    /// Notes a certificate before its first use; `false` if it was known.
+    pub async fn register(&self, email: &Email, certificate: &Certificate) -> Result<bool, Error> {
+        self.must_be_enrolled(email).await?;
+        let done = sqlx::query(
+            "insert into certificates (serial, email, fingerprint, not_after) values ($1, $2, $3, $4)
+                 on conflict do nothing",
+        )
+        .bind(certificate.serial.as_str())
+        .bind(email.as_str())
+        .bind(&certificate.fingerprint)
+        .bind(certificate.not_after as i64)
+        .execute(&self.pool)
+        .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Revokes for good; `false` if it already was. Holds from the next request on.
+    pub async fn revoke(&self, serial: &Serial) -> Result<bool, Error> {
+        let row = sqlx::query(
+            "update certificates set revoked_at = coalesce(certificates.revoked_at, now())
+               from certificates as before
+              where certificates.serial = $1 and before.serial = $1
+          returning before.revoked_at is null",
+        )
+        .bind(serial.as_str())
+        .fetch_optional(&self.pool)
+        .await?;
+        match row {
+            Some(row) => Ok(row.try_get(0)?),
+            None => Err(Error::UnknownCertificate(serial.clone())),
+        }
+    }
+
+    /// Every known certificate, or one email's; the soonest end first.
+    pub async fn certificates(&self, email: Option<&Email>) -> Result<Vec<Known>, Error> {
+        sqlx::query(
+            "select serial, email, fingerprint, not_after, last_used_ns, revoked_at is not null
+               from certificates where $1::text is null or email = $1 order by not_after, serial",
+        )
+        .bind(email.map(Email::as_str))
+        .fetch_all(&self.pool)
+        .await?
+        .iter()
+        .map(Known::from_row)
+        .collect()
+    }
+
     /// A frozen database neither answers nor fails: only our own clock ends that wait.
     async fn within_deadline<T>(
         &self,
@@ -151,6 +207,49 @@ impl Store {
             Ok(answer) => answer.map_err(Error::from),
             Err(_) => Err(Error::Deadline(self.deadline)),
         }
+    }
+}
+
+/// The parameters are one sighting and its certificate. A certificate's row is written when it is new
+/// and then at most once a minute, so that the usual heartbeat writes one row and reads another.
+const RECORD: &str = "
+with seen (email, last_seen_ns, ip, port, serial, fingerprint, not_after) as (
+    values ($1, $2, $3::text::inet, $4, $5, $6, $7)
+),
+judged as (
+    select seen.*, users.email is not null as enrolled, certificates.revoked_at is not null as revoked,
+           coalesce(certificates.last_used_ns < seen.last_seen_ns - 60000000000, true) as stale
+      from seen left join users using (email) left join certificates using (serial)
+),
+committed as (
+    update users
+       set last_seen_ns = greatest(users.last_seen_ns, judged.last_seen_ns), ip = judged.ip, port = judged.port
+      from judged
+     where users.email = judged.email and users.disabled_at is null and not judged.revoked
+ returning users.email, users.last_seen_ns
+),
+used as (
+    insert into certificates (serial, email, fingerprint, not_after, last_used_ns)
+    select serial, email, fingerprint, not_after, judged.last_seen_ns
+      from judged join committed using (email) where stale
+        on conflict (serial) do update set last_used_ns = excluded.last_used_ns
+)
+select enrolled, revoked, committed.last_seen_ns from judged left join committed using (email)";
+
+impl Known {
+    fn from_row(row: &PgRow) -> Result<Self, Error> {
+        let serial: String = row.try_get(0)?;
+        let last_used_ns: Option<i64> = row.try_get(4)?;
+        Ok(Self {
+            certificate: Certificate {
+                serial: Serial::new(&serial).map_err(|_| Error::BadRow)?,
+                fingerprint: row.try_get(2)?,
+                not_after: row.try_get::<i64, _>(3)? as u64,
+            },
+            email: row.try_get(1)?,
+            last_used_ns: last_used_ns.map(|ns| ns as u64),
+            revoked: row.try_get(5)?,
+        })
     }
 }
 
@@ -174,6 +273,8 @@ pub enum Error {
     /// No row: nobody enrolled this address.
     NotEnrolled(Email),
     Disabled(Email),
+    Revoked(Serial),
+    UnknownCertificate(Serial),
     Deadline(Duration),
     ClockPastRange,
     BadRow,
@@ -224,6 +325,10 @@ impl fmt::Display for Error {
             }
             Error::Disabled(email) => {
                 write!(f, "{email} is disabled; `rollcall-admin user enable {email}` lifts that")
+            }
+            Error::Revoked(serial) => write!(f, "the certificate {serial} is revoked"),
+            Error::UnknownCertificate(serial) => {
+                write!(f, "no certificate {serial} is known; `rollcall-admin cert list` shows those that are")
             }
             Error::Deadline(deadline) => write!(f, "the database did not answer within {deadline:?}"),
             Error::ClockPastRange => f.write_str("the clock is past the year 2262, which the row cannot hold"),

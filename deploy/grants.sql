@@ -1,0 +1,7 @@
+-- What rollcall-server may do, and nothing else: it cannot enrol, revoke, delete, or change the schema.
+-- Run as the owner of the tables, after `rollcall-admin migrate`. Running it again changes nothing.
+
+grant select on _sqlx_migrations to rollcall_server;
+grant select, update (last_seen_ns, ip, port) on users to rollcall_server;
+grant select, insert (serial, email, fingerprint, not_after, last_used_ns), update (last_used_ns)
+   on certificates to rollcall_server;
