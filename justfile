@@ -45,11 +45,13 @@ demo: build
 
 # prove who you are: just client [--every 30s] [--cert FILE --key FILE]
 [group('use')]
+[no-exit-message]
 client *args: build
     @stack/run rollcall-client "$@"
 
 # print the stream: just listen [--json] [--count N]
 [group('use')]
+[no-exit-message]
 listen *args: build
     @stack/run rollcall-listen "$@"
 

@@ -22,10 +22,16 @@ struct Args {
     /// how long the database may take (ROLLCALL_DEADLINE, default 2s)
     #[argh(option)]
     deadline: Option<humantime::Duration>,
+    /// read the settings, say what is wrong with them, and start nothing
+    #[argh(switch)]
+    check: bool,
 }
 
 fn main() -> ExitCode {
     const PROGRAM: &str = "rollcall-server";
-    let Args { listen, broadcast, proxy_credential, deadline } = cli::arguments(PROGRAM);
-    cli::finish(PROGRAM, server::run(server::Options { listen, broadcast, proxy_credential, deadline }))
+    let Args { listen, broadcast, proxy_credential, deadline, check } = cli::arguments(PROGRAM);
+    cli::finish(
+        PROGRAM,
+        server::run(server::Options { listen, broadcast, proxy_credential, deadline, check }),
+    )
 }

@@ -43,36 +43,42 @@ pub fn run(command: Command) -> Result<(), Error> {
     }
     task::block_on(async {
         let store = Store::open(&url, Duration::from_secs(10), 1)?;
-        store.migrate().await?;
-        match command {
-            Command::Migrate => Ok(()),
-            Command::Add(emails) => {
-                for email in check(&emails)? {
-                    let added = store.enrol(&email).await?;
-                    say(&email, if added { "enrolled" } else { "was enrolled already" })?;
-                }
-                Ok(())
-            }
-            Command::Enable(emails) => set_disabled(&store, &emails, false).await,
-            Command::Disable(emails) => set_disabled(&store, &emails, true).await,
-            Command::List { json } => list_users(&store.users().await?, json),
-            Command::CertAdd { email, serial, fingerprint, not_after } => {
-                let email = Email::new(&email).map_err(Error::Email)?;
-                let certificate = Certificate::read(&serial, &fingerprint, &not_after)?;
-                let added = store.register(&email, &certificate).await?;
-                say(&certificate.serial, if added { "noted" } else { "was known already" })
-            }
-            Command::CertRevoke(names) => revoke(&store, &names).await,
-            Command::CertList { expiring, json } => {
-                let known = store.certificates(None).await?;
-                let before = expiring.map(|expiring| seconds(SystemTime::now() + expiring));
-                let shown = known.iter().filter(|known| {
-                    before.is_none_or(|before| known.certificate.not_after < before && !known.revoked)
-                });
-                list_certificates(shown, json)
-            }
-        }
+        let done = act(&store, command).await;
+        store.close().await;
+        done
     })
+}
+
+async fn act(store: &Store, command: Command) -> Result<(), Error> {
+    store.migrate().await?;
+    match command {
+        Command::Migrate => Ok(()),
+        Command::Add(emails) => {
+            for email in check(&emails)? {
+                let added = store.enrol(&email).await?;
+                say(&email, if added { "enrolled" } else { "was enrolled already" })?;
+            }
+            Ok(())
+        }
+        Command::Enable(emails) => set_disabled(store, &emails, false).await,
+        Command::Disable(emails) => set_disabled(store, &emails, true).await,
+        Command::List { json } => list_users(&store.users().await?, json),
+        Command::CertAdd { email, serial, fingerprint, not_after } => {
+            let email = Email::new(&email).map_err(Error::Email)?;
+            let certificate = Certificate::read(&serial, &fingerprint, &not_after)?;
+            let added = store.register(&email, &certificate).await?;
+            say(&certificate.serial, if added { "noted" } else { "was known already" })
+        }
+        Command::CertRevoke(names) => revoke(store, &names).await,
+        Command::CertList { expiring, json } => {
+            let known = store.certificates(None).await?;
+            let before = expiring.map(|expiring| seconds(SystemTime::now() + expiring));
+            let shown = known.iter().filter(|known| {
+                before.is_none_or(|before| known.certificate.not_after < before && !known.revoked)
+            });
+            list_certificates(shown, json)
+        }
+    }
 }
 
 async fn set_disabled(store: &Store, emails: &[String], disabled: bool) -> Result<(), Error> {

@@ -12,7 +12,7 @@ pub enum Exit {
     Usage = 2,
     /// `EX_UNAVAILABLE`: unreachable after retries.
     Unavailable = 69,
-    /// `EX_TEMPFAIL`: try later (429, 503).
+    /// `EX_TEMPFAIL`: try later (429, 502, 503, 504).
     TryLater = 75,
     /// `EX_PROTOCOL`
     Protocol = 76,

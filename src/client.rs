@@ -1,30 +1,37 @@
 //! The client: proves who it is over mutual TLS and says that it is here, once or every so often.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use async_std::channel::{self, Receiver};
+use async_std::channel::Receiver;
 use async_std::future::timeout;
 use async_std::net::TcpStream;
 use async_std::task;
 use async_tls::TlsConnector;
 use async_tls::client::TlsStream;
 use http::Uri;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use crate::cli::{Exit, Fatal, SettingError, setting};
+use crate::signals;
 
 mod exchange;
 mod pair;
 
 use exchange::Answer;
+use pair::{Contents, Files, Loaded};
 
 /// First wait before another attempt; it doubles up to [`MAX_BACKOFF`].
 const BACKOFF: Duration = Duration::from_millis(500);
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
+
+/// However long a server asks us to wait, this is the longest that we do.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
+/// Longer intervals are a mistake.
+const MAX_EVERY: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+/// Shorter intervals would only meet the rate limit of nginx.
+const MIN_EVERY: Duration = Duration::from_millis(50);
 
 /// The settings of `rollcall-client`.
 pub struct Options {
@@ -42,23 +49,37 @@ pub struct Options {
 
 /// Beats once, or until a signal ends it.
 pub fn run(options: &Options) -> Result<(), Error> {
+    if let Some(every) = options.every.filter(|every| !(MIN_EVERY..=MAX_EVERY).contains(every)) {
+        return Err(Error::Every(every));
+    }
     let port: u16 = setting(None, "ROLLCALL_HTTPS_PORT", "443")?;
     let url = setting(options.url.clone(), "ROLLCALL_URL", &format!("https://localhost:{port}"))?;
     let certs: PathBuf = setting(None, "ROLLCALL_CERTS", "certs")?;
     let file = |option: &Option<PathBuf>, name| option.clone().unwrap_or_else(|| certs.join(name));
-    let (cert, key) = (file(&options.cert, "client.crt"), file(&options.key, "client.key"));
+    let files = Files {
+        cert: file(&options.cert, "client.crt"),
+        key: file(&options.key, "client.key"),
+        ca: file(&options.ca, "ca.crt"),
+    };
+    let target = Target::parse(&url)?;
+    let contents = files.read()?;
     let mut client = Client {
-        target: Target::parse(&url)?,
-        tls: TlsConnector::from(pair::load(&cert, &key, &file(&options.ca, "ca.crt"), SystemTime::now())?),
+        target,
+        proof: files.load(&contents, SystemTime::now())?.into(),
+        files,
+        contents,
         timeout: options.timeout,
         kept: None,
     };
     match options.every {
         None => task::block_on(client.once(options.attempts)),
         Some(every) => {
-            let stop = stop_signal()?;
-            task::block_on(client.forever(every, &stop));
-            Ok(())
+            let stop = signals::stop().map_err(Error::Signals)?;
+            match task::block_on(client.forever(every, &stop)) {
+                // The reader of a pipe has seen enough.
+                Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+                ended => ended,
+            }
         }
     }
 }
@@ -99,20 +120,65 @@ impl Target {
 
 struct Client {
     target: Target,
-    tls: TlsConnector,
+    files: Files,
+    /// What the files held when they were last looked at, whether it could be used or not.
+    contents: Contents,
+    proof: Proof,
     timeout: Duration,
     kept: Option<TlsStream<TcpStream>>,
 }
 
+/// What the client proves itself with at the moment.
+struct Proof {
+    tls: TlsConnector,
+    loaded: Loaded,
+    warned: bool,
+}
+
+impl From<Loaded> for Proof {
+    fn from(loaded: Loaded) -> Self {
+        Self { tls: TlsConnector::from(loaded.config.clone()), loaded, warned: false }
+    }
+}
+
+impl Proof {
+    /// Warns once per certificate that it ends soon.
+    fn warn(&mut self, now: SystemTime) {
+        if let (false, Some(left)) = (self.warned, self.loaded.ends_soon(now)) {
+            let left = humantime::format_duration(Duration::from_secs(left.as_secs()));
+            eprintln!(
+                "rollcall-client: warning: the certificate ends in {left}; ask for a new one (just renew)"
+            );
+            self.warned = true;
+        }
+    }
+}
+
 impl Client {
+    /// Picks up files that were replaced. Certificate and key may be replaced one after the other: what
+    /// does not fit yet is said once, and the old pair stays.
+    fn refresh(&mut self, now: SystemTime) {
+        let Ok(contents) = self.files.read() else { return };
+        if contents != self.contents {
+            match self.files.load(&contents, now) {
+                Ok(loaded) => {
+                    eprintln!("rollcall-client: goes on with the new certificate");
+                    self.proof = loaded.into();
+                    self.kept = None;
+                }
+                Err(error) => eprintln!("rollcall-client: {error}; goes on with the one it has"),
+            }
+            self.contents = contents;
+        }
+        self.proof.warn(now);
+    }
+
     async fn once(&mut self, attempts: u32) -> Result<(), Error> {
+        self.proof.warn(SystemTime::now());
         let mut backoff = BACKOFF;
         for left in (0..attempts.max(1)).rev() {
             match self.beat(false).await {
-                Ok(answer) => {
-                    println!("Success! ({} {})", answer.status, answer.reason);
-                    return Ok(());
-                }
+                Ok(answer) => return say(&answer),
                 Err(error) if left > 0 && error.exit() == Exit::Unavailable => {
                     eprintln!("rollcall-client: {error}; trying again in {backoff:?}");
                     task::sleep(backoff).await;
@@ -124,19 +190,22 @@ impl Client {
         unreachable!("the last attempt returns")
     }
 
-    /// One heartbeat after another. No answer ends it: who is refused today may be enrolled tomorrow.
-    async fn forever(&mut self, every: Duration, stop: &Receiver<()>) {
+    /// One heartbeat after another. No refusal ends it: who is refused today may be enrolled tomorrow.
+    async fn forever(&mut self, every: Duration, stop: &Receiver<()>) -> Result<(), Error> {
         let mut backoff = BACKOFF;
         loop {
+            self.refresh(SystemTime::now());
             let wait = match self.beat(true).await {
                 Ok(answer) => {
-                    println!("Success! ({} {})", answer.status, answer.reason);
+                    say(&answer)?;
                     backoff = BACKOFF;
                     jittered(every)
                 }
                 Err(error) => {
                     let asked = match &error {
-                        Error::Refused(answer) => Duration::from_secs(answer.retry_after.unwrap_or(0)),
+                        Error::Refused(answer) => {
+                            Duration::from_secs(answer.retry_after.unwrap_or(0)).min(MAX_RETRY_AFTER)
+                        }
                         _ => Duration::ZERO,
                     };
                     let wait = match error.exit() {
@@ -150,7 +219,7 @@ impl Client {
             };
             // A message is a signal; the end of the wait is the usual case.
             if timeout(wait, stop.recv()).await.is_ok() {
-                return;
+                return Ok(());
             }
         }
     }
@@ -179,7 +248,7 @@ impl Client {
             error,
         })?;
         tcp.set_nodelay(true).map_err(|error| Error::Connect { host: host.clone(), port: *port, error })?;
-        self.tls.connect(host, tcp).await.map_err(Error::Handshake)
+        self.proof.tls.connect(host, tcp).await.map_err(Error::Handshake)
     }
 
     async fn exchange(&mut self, mut stream: TlsStream<TcpStream>, keep: bool) -> Result<Answer, Error> {
@@ -195,20 +264,13 @@ impl Client {
     }
 }
 
+fn say(answer: &Answer) -> Result<(), Error> {
+    writeln!(io::stdout(), "Success! ({} {})", answer.status, answer.reason).map_err(Error::Output)
+}
+
 /// Up to a tenth more or less, so that a fleet that was started at once does not beat at once.
 fn jittered(wait: Duration) -> Duration {
     wait.mul_f64(0.9 + 0.2 * fastrand::f64())
-}
-
-fn stop_signal() -> Result<Receiver<()>, Error> {
-    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(Error::Signals)?;
-    let (send, receive) = channel::bounded(1);
-    std::thread::spawn(move || {
-        for _ in signals.forever() {
-            let _ = send.try_send(());
-        }
-    });
-    Ok(receive)
 }
 
 #[derive(Debug)]
@@ -217,6 +279,8 @@ pub enum Error {
     Signals(io::Error),
     Pair(pair::Error),
     Url { url: String, why: &'static str },
+    Every(Duration),
+    Output(io::Error),
     Connect { host: String, port: u16, error: io::Error },
     Handshake(io::Error),
     Timeout { what: &'static str, after: Duration },
@@ -245,6 +309,8 @@ impl fmt::Display for Error {
             Error::Url { url, why } => {
                 write!(f, "{url:?} cannot be called: {why}; the form is https://HOST[:PORT]")
             }
+            Error::Every(every) => write!(f, "--every {every:?} is not between {MIN_EVERY:?} and a year"),
+            Error::Output(error) => write!(f, "cannot write to standard output: {error}"),
             Error::Connect { host, port, error } => {
                 write!(f, "cannot reach {host} port {port}: {error}; is the server up (`just status`)?")
             }
@@ -272,8 +338,11 @@ impl std::error::Error for Error {
             Error::Setting(error) => Some(error),
             Error::Pair(error) => Some(error),
             Error::Exchange(error) => Some(error),
-            Error::Signals(error) | Error::Connect { error, .. } | Error::Handshake(error) => Some(error),
-            Error::Url { .. } | Error::Timeout { .. } | Error::Refused(_) => None,
+            Error::Signals(error)
+            | Error::Output(error)
+            | Error::Connect { error, .. }
+            | Error::Handshake(error) => Some(error),
+            Error::Url { .. } | Error::Every(_) | Error::Timeout { .. } | Error::Refused(_) => None,
         }
     }
 }
@@ -281,7 +350,8 @@ impl std::error::Error for Error {
 impl Fatal for Error {
     fn exit(&self) -> Exit {
         match self {
-            Error::Signals(_) => Exit::Failure,
+            Error::Signals(_) | Error::Output(_) => Exit::Failure,
+            Error::Every(_) => Exit::Usage,
             Error::Setting(_) | Error::Pair(_) | Error::Url { .. } => Exit::Config,
             Error::Connect { .. } | Error::Timeout { .. } => Exit::Unavailable,
             Error::Exchange(exchange::Error::Closed | exchange::Error::Io(_)) => Exit::Unavailable,

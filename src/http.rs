@@ -31,6 +31,7 @@ use bounded::Bounded;
 /// A request's head must be here this long after its connection was opened or became idle. nginx
 /// closes an idle connection after half of that, so the two never meet in the middle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of one request, head and body. nginx forwards far less.
 const MAX_REQUEST: usize = 16 * 1024;
 /// How long a shutdown waits for the requests that are being answered.
@@ -75,9 +76,9 @@ async fn client(request: Request<Arc<State>>) -> Result<Response, Problem> {
         return Err(Problem::new(StatusCode::MethodNotAllowed, "only PATCH is answered here")
             .with_header("Allow", "PATCH"));
     }
-    let caller = Caller::read(&claims)?;
-    let sighting =
-        Status { email: caller.email, last_seen_ns: (state.clock)(), ip: caller.ip, port: caller.port };
+    let now = (state.clock)();
+    let caller = Caller::read(&claims, now / 1_000_000_000)?;
+    let sighting = Status { email: caller.email, last_seen_ns: now, ip: caller.ip, port: caller.port };
     let committed = match state.store.record(sighting, &caller.certificate).await {
         Ok(committed) => committed,
         Err(error) => return Err(database_problem(state, error)),
@@ -294,7 +295,9 @@ where
         if !keep {
             response.insert_header("Connection", "close");
         }
-        if async_std::io::copy(Encoder::new(response, method), &mut stream).await.is_err() || !keep {
+        // A peer that does not read its answer holds the connection no longer than one that does not ask.
+        let answer = async_std::io::copy(Encoder::new(response, method), &mut stream);
+        if !matches!(timeout(ANSWER_TIMEOUT, answer).await, Ok(Ok(_))) || !keep {
             return;
         }
     }

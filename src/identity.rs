@@ -101,7 +101,10 @@ impl Trust {
 
 impl Caller {
     /// Reads who the certificate named. Call it only for a request that [`Trust::admit`] let in.
-    pub fn read(claims: &Claims<'_>) -> Result<Self, Refusal> {
+    ///
+    /// `now` is in seconds since the Unix epoch. nginx looks at a certificate's end in the handshake only;
+    /// a connection that is kept or a session that is resumed outlives it.
+    pub fn read(claims: &Claims<'_>, now: u64) -> Result<Self, Refusal> {
         let subject_cn = match claims.subject_cn.as_slice() {
             [] | [""] => return Err(Refusal::NoName),
             values => exactly_one("X-Subject-CN", values)?,
@@ -118,6 +121,9 @@ impl Caller {
             exactly_one("X-Client-Not-After", &claims.not_after)?,
         )
         .map_err(Refusal::Certificate)?;
+        if certificate.not_after < now {
+            return Err(Refusal::Expired);
+        }
         Ok(Self { email, ip, port, certificate })
     }
 }
@@ -165,6 +171,7 @@ pub enum Refusal {
     NotAnEmail(EmailError),
     BadValue { header: &'static str, value: String },
     Certificate(certificate::Error),
+    Expired,
 }
 
 impl Refusal {
@@ -188,6 +195,9 @@ impl fmt::Display for Refusal {
             }
             Refusal::NotAnEmail(error) => write!(f, "the certificate's CN is {error}"),
             Refusal::BadValue { header, value } => write!(f, "{header} is malformed: {value:?}"),
+            Refusal::Expired => {
+                f.write_str("the certificate has expired; get one from whoever runs rollcall")
+            }
             Refusal::Certificate(error) => write!(f, "nginx said of the certificate what is {error}"),
         }
     }
@@ -209,6 +219,9 @@ mod tests {
 
     const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
+    /// The second in which the certificate below ends.
+    const NOW: u64 = 1_826_999_456;
+
     fn claims(subject_cn: &str) -> Claims<'_> {
         Claims {
             proxy_credential: vec![SECRET],
@@ -223,7 +236,7 @@ mod tests {
 
     #[track_caller]
     fn refused(claims: &Claims<'_>, message: &str) {
-        assert_eq!(Caller::read(claims).unwrap_err().to_string(), message);
+        assert_eq!(Caller::read(claims, NOW).unwrap_err().to_string(), message);
     }
 
     #[test]
@@ -235,7 +248,7 @@ mod tests {
             (r"a=b@example.com", "a=b@example.com"),
             (r"\#a@example.com", "#a@example.com"),
         ] {
-            let caller = Caller::read(&claims(cn)).unwrap();
+            let caller = Caller::read(&claims(cn), NOW).unwrap();
             assert_eq!(caller.email.as_str(), email);
             assert_eq!((caller.ip, caller.port), ("192.0.2.10".parse().unwrap(), 41234));
         }
@@ -284,6 +297,12 @@ mod tests {
             &Claims { real_port: vec!["65536"], ..claims("a@b") },
             r#"X-Real-Port is malformed: "65536""#,
         );
+    }
+
+    #[test]
+    fn a_certificate_ends_also_on_a_connection_that_is_kept() {
+        assert!(Caller::read(&claims("a@b"), NOW).is_ok());
+        assert_eq!(Caller::read(&claims("a@b"), NOW + 1), Err(Refusal::Expired));
     }
 
     #[test]

@@ -16,7 +16,7 @@
 //! | [`listen`] | receives, decodes and prints datagrams |
 //! | [`client`] | proves who it is over mutual TLS, once or every so often |
 //! | [`admin`] | enrolment |
-//! | [`cli`], [`outage`] | what command lines share; failures logged when they start and end |
+//! | [`cli`], [`signals`], [`outage`] | what the programs share: arguments and exit codes, signals, failures logged once |
 //!
 //! The binaries in `bin/` turn arguments into one call of [`server::run`], [`client::run`],
 //! [`listen::run`] or [`admin::run`]. The features `server`, `client` and `listen` choose what is built.
@@ -29,6 +29,8 @@ pub mod wire;
 pub mod client;
 #[cfg(feature = "listen")]
 pub mod listen;
+#[cfg(any(feature = "client", feature = "server"))]
+pub mod signals;
 
 #[cfg(feature = "server")]
 pub mod admin;

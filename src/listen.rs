@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::cli::{Exit, Fatal, SettingError};
+use crate::cli::{Exit, Fatal};
 use crate::status::Status;
 use crate::wire;
 
@@ -38,6 +38,9 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<(), Error> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
+        // The second one ends it whatever it does, such as waiting for a pipe that nobody reads.
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&interrupted))
+            .map_err(Error::Signals)?;
         signal_hook::flag::register(signal, Arc::clone(&interrupted)).map_err(Error::Signals)?;
     }
     let socket = bind(options.bind, options.port)?;
@@ -79,7 +82,7 @@ fn receive(
     totals: &mut Totals,
     interrupted: &AtomicBool,
 ) -> Result<(), Error> {
-    let end = options.timeout.map(|timeout| Instant::now() + timeout);
+    let end = options.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let mut mentioned = None;
     let mut buffer = vec![0; BUFFER];
     while !interrupted.load(Ordering::Relaxed) {
@@ -180,7 +183,6 @@ impl fmt::Display for Totals {
 
 #[derive(Debug)]
 pub enum Error {
-    Setting(SettingError),
     Signals(io::Error),
     Bind { address: SocketAddr, error: io::Error, holder: Option<String> },
     Receive(io::Error),
@@ -188,16 +190,9 @@ pub enum Error {
     TooFew { printed: u64, count: u64 },
 }
 
-impl From<SettingError> for Error {
-    fn from(error: SettingError) -> Self {
-        Error::Setting(error)
-    }
-}
-
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Setting(error) => write!(f, "{error}"),
             Error::Signals(error) => write!(f, "cannot listen for signals: {error}"),
             Error::Bind { address, error, holder } => {
                 write!(f, "cannot bind {address}: {error}")?;
@@ -221,7 +216,6 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Error::Setting(error) => Some(error),
             Error::Signals(error)
             | Error::Bind { error, .. }
             | Error::Receive(error)
@@ -233,10 +227,7 @@ impl std::error::Error for Error {
 
 impl Fatal for Error {
     fn exit(&self) -> Exit {
-        match self {
-            Error::Setting(_) => Exit::Config,
-            _ => Exit::Failure,
-        }
+        Exit::Failure
     }
 }
 

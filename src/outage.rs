@@ -31,7 +31,7 @@ impl Outage {
         }
     }
 
-    /// Failures since it last worked.
+    #[cfg(test)]
     pub fn failures(&self) -> u64 {
         self.failures.load(Ordering::Relaxed)
     }

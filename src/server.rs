@@ -12,13 +12,12 @@ use async_std::channel;
 use async_std::net::TcpListener;
 use async_std::os::unix::net::{UnixListener, UnixStream};
 use async_std::task;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use crate::broadcast::{self, Broadcaster};
 use crate::cli::{Exit, Fatal, SettingError, setting};
 use crate::http::{self, State};
 use crate::identity::{Credential, CredentialError, Trust};
+use crate::signals;
 use crate::store::{self, Store};
 
 /// Connections to PostgreSQL.
@@ -33,6 +32,8 @@ pub struct Options {
     pub broadcast: Option<String>,
     pub proxy_credential: Option<PathBuf>,
     pub deadline: Option<humantime::Duration>,
+    /// Read the settings, say what is wrong with them, and start nothing.
+    pub check: bool,
 }
 
 /// `HOST:PORT`, or `unix:PATH`.
@@ -66,7 +67,10 @@ pub fn run(options: Options) -> Result<(), Error> {
         return Err(Error::NoDatabase);
     }
     let broadcaster = Broadcaster::open(&destinations).map_err(Error::Broadcast)?;
-    let shutdown = shutdown_signal()?;
+    if options.check {
+        return Ok(());
+    }
+    let shutdown = signals::stop().map_err(Error::Signals)?;
     task::block_on(async {
         let store = Store::open(&url, deadline, POOL).map_err(Error::Store)?;
         let trust = match &listen {
@@ -133,18 +137,6 @@ fn start_log() {
 fn now_ns() -> u64 {
     let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// Resolves at the first SIGTERM or SIGINT.
-fn shutdown_signal() -> Result<channel::Receiver<()>, Error> {
-    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(Error::Signals)?;
-    let (send, receive) = channel::bounded(1);
-    std::thread::spawn(move || {
-        for _ in signals.forever() {
-            let _ = send.try_send(());
-        }
-    });
-    Ok(receive)
 }
 
 /// Applies the migrations as soon as there is a database; meanwhile requests are answered with 503.

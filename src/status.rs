@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::str::FromStr;
 
 /// An email address that has been checked and normalised; there is no other way to make one.
 ///
@@ -70,14 +69,6 @@ fn check_dotted(part: &str, offset: usize, allowed: impl Fn(u8) -> bool) -> Resu
         }
     }
     if atom_is_empty { Err(Kind::EmptyAtom { part: "", at: offset + part.len() }) } else { Ok(()) }
-}
-
-impl FromStr for Email {
-    type Err = EmailError;
-
-    fn from_str(text: &str) -> Result<Self, EmailError> {
-        Self::new(text)
-    }
 }
 
 impl fmt::Display for Email {

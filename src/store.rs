@@ -12,6 +12,8 @@ use sqlx::{Executor, Row};
 use crate::certificate::{Certificate, Serial};
 use crate::status::{Email, Status};
 
+const LOCK_TIMEOUT: &str = "200ms";
+
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./sql");
 
 /// A pool of connections to one database. Cloning it is cheap and shares the pool.
@@ -50,7 +52,8 @@ impl Store {
         let options = PgConnectOptions::from_str(url)
             .map_err(|_| Error::Url)?
             .application_name("rollcall")
-            .options([("statement_timeout", timeout)]);
+            // Whoever waits for a locked row holds a connection: not for long, or everybody waits.
+            .options([("statement_timeout", timeout), ("lock_timeout", LOCK_TIMEOUT.to_owned())]);
         let pool = PgPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(deadline)
@@ -98,6 +101,11 @@ impl Store {
             None if row.try_get("enrolled")? => Err(Error::Disabled(sighting.email)),
             None => Err(Error::NotEnrolled(sighting.email)),
         }
+    }
+
+    /// Says goodbye to the database, which would note a connection that just ends as lost.
+    pub async fn close(&self) {
+        self.pool.close().await;
     }
 
     /// Does the database answer?

@@ -51,6 +51,11 @@ async fn read_answer<S: Read + Unpin>(stream: &mut S) -> Result<Answer, Error> {
     let mut received = Vec::with_capacity(1024);
     let (mut answer, body_start, body_len) = loop {
         match read_head(&received)? {
+            // Informational (RFC 9110, section 15.2): the answer is still to come.
+            Some((answer, len, _)) if matches!(answer.status, 100..=199) => {
+                received.drain(..len);
+                continue;
+            }
             Some(head) => break head,
             None if received.len() >= MAX_HEAD => return Err(Error::TooLarge),
             None => {}
@@ -102,7 +107,7 @@ fn read_head(received: &[u8]) -> Result<Option<(Answer, usize, Body)>, Error> {
         found.and_then(|header| std::str::from_utf8(header.value).ok())
     };
     let body = match header("Content-Length").map(str::parse) {
-        _ if matches!(status, 204 | 304) => Body::Length(0),
+        _ if matches!(status, 100..=199 | 204 | 304) => Body::Length(0),
         Some(Ok(len)) => Body::Length(len),
         _ => Body::Unknown,
     };
@@ -131,7 +136,9 @@ impl Answer {
 fn printable(text: &str) -> String {
     let mut printable = String::with_capacity(text.len());
     for character in text.chars() {
-        match character.is_control() {
+        // Marks that turn the direction of text, and line separators, are not control characters.
+        let hidden = matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+        match character.is_control() || hidden {
             true => printable.extend(character.escape_default()),
             false => printable.push(character),
         }
@@ -185,6 +192,13 @@ mod tests {
     fn success_has_no_body() {
         let answer = read("HTTP/1.1 204 No Content\r\n\r\n").unwrap();
         assert_eq!((answer.status, answer.reason.as_str(), answer.reusable), (204, "No Content", true));
+    }
+
+    #[test]
+    fn informational_answers_come_before_the_one() {
+        let answer = read("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n").unwrap();
+        assert_eq!((answer.status, answer.reusable), (204, true));
+        assert!(matches!(read("HTTP/1.1 100 Continue\r\n\r\n"), Err(Error::Closed)));
     }
 
     #[test]

@@ -5,38 +5,87 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustls::sign::any_supported_type;
 use rustls::{Certificate, ClientConfig, PrivateKey, RootCertStore};
 use rustls_pemfile::Item;
 use webpki::{EndEntityCert, KeyUsage, Time};
+use x509_cert::der::Decode;
 
-/// Reads the three files and checks all that can be known before connecting: that each holds what
-/// it should, that key and certificate are a pair, and that the certificate is valid at `now`.
-pub fn load(cert: &Path, key: &Path, ca: &Path, now: SystemTime) -> Result<ClientConfig, Error> {
-    let mut roots = RootCertStore::empty();
-    for authority in certificates(ca)? {
-        roots.add(&authority).map_err(|_| Error::new(ca, Kind::NotACertificate))?;
+/// Where the three files are.
+pub struct Files {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    pub ca: PathBuf,
+}
+
+/// What the three files held at one moment, to notice later that one was replaced.
+#[derive(PartialEq, Eq)]
+pub struct Contents {
+    cert: Vec<u8>,
+    key: Vec<u8>,
+    ca: Vec<u8>,
+}
+
+/// A pair that fits, and until when.
+pub struct Loaded {
+    pub config: ClientConfig,
+    /// `None` when the certificate does not say it in a form that we read.
+    pub validity: Option<(SystemTime, SystemTime)>,
+}
+
+impl Files {
+    pub fn read(&self) -> Result<Contents, Error> {
+        let read = |path: &Path| fs::read(path).map_err(|error| Error::new(path, Kind::Unreadable(error)));
+        Ok(Contents { cert: read(&self.cert)?, key: read(&self.key)?, ca: read(&self.ca)? })
     }
-    let chain = certificates(cert)?;
-    let private = private_key(key)?;
-    let end_entity = EndEntityCert::try_from(chain[0].0.as_slice())
-        .map_err(|_| Error::new(cert, Kind::NotACertificate))?;
-    if !is_pair(&end_entity, &private).ok_or_else(|| Error::new(key, Kind::BadKey))? {
-        return Err(Error::new(cert, Kind::NotAPair { key: key.to_owned() }));
+
+    /// Checks all that can be known before connecting: that each file holds what it should, that key
+    /// and certificate are a pair, and that the certificate is valid at `now`.
+    pub fn load(&self, contents: &Contents, now: SystemTime) -> Result<Loaded, Error> {
+        let Self { cert, key, ca } = self;
+        let mut roots = RootCertStore::empty();
+        for authority in certificates(ca, &contents.ca)? {
+            roots.add(&authority).map_err(|_| Error::new(ca, Kind::NotACertificate))?;
+        }
+        let chain = certificates(cert, &contents.cert)?;
+        let private = private_key(key, &contents.key)?;
+        let end_entity = EndEntityCert::try_from(chain[0].0.as_slice())
+            .map_err(|_| Error::new(cert, Kind::NotACertificate))?;
+        if !is_pair(&end_entity, &private).ok_or_else(|| Error::new(key, Kind::BadKey))? {
+            return Err(Error::new(cert, Kind::NotAPair { key: key.clone() }));
+        }
+        check_validity(&end_entity, now).map_err(|kind| Error::new(cert, kind))?;
+        let validity = validity(&chain[0]);
+        let config = ClientConfig::builder()
+            .with_safe_defaults()
+            .with_root_certificates(Arc::new(roots))
+            .with_client_auth_cert(chain, private)
+            .map_err(|_| Error::new(key, Kind::BadKey))?;
+        Ok(Loaded { config, validity })
     }
-    check_validity(&end_entity, now).map_err(|kind| Error::new(cert, kind))?;
-    ClientConfig::builder()
-        .with_safe_defaults()
-        .with_root_certificates(Arc::new(roots))
-        .with_client_auth_cert(chain, private)
-        .map_err(|_| Error::new(key, Kind::BadKey))
+}
+
+impl Loaded {
+    /// What is left, once it is less than a tenth of the certificate's lifetime.
+    pub fn ends_soon(&self, now: SystemTime) -> Option<Duration> {
+        let (not_before, not_after) = self.validity?;
+        let left = not_after.duration_since(now).unwrap_or_default();
+        let lifetime = not_after.duration_since(not_before).unwrap_or_default();
+        (left < lifetime / 10).then_some(left)
+    }
+}
+
+fn validity(certificate: &Certificate) -> Option<(SystemTime, SystemTime)> {
+    let validity = x509_cert::Certificate::from_der(&certificate.0).ok()?.tbs_certificate.validity;
+    let time = |time: x509_cert::time::Time| SystemTime::UNIX_EPOCH + time.to_unix_duration();
+    Some((time(validity.not_before), time(validity.not_after)))
 }
 
 /// At least one certificate, in the order of the file.
-fn certificates(path: &Path) -> Result<Vec<Certificate>, Error> {
-    let certificates: Vec<_> = items(path)?
+fn certificates(path: &Path, text: &[u8]) -> Result<Vec<Certificate>, Error> {
+    let certificates: Vec<_> = items(path, text)?
         .into_iter()
         .filter_map(|item| match item {
             Item::X509Certificate(der) => Some(Certificate(der)),
@@ -50,20 +99,19 @@ fn certificates(path: &Path) -> Result<Vec<Certificate>, Error> {
 }
 
 /// The first private key: PKCS #8, SEC 1 or PKCS #1.
-fn private_key(path: &Path) -> Result<PrivateKey, Error> {
-    let key = items(path)?.into_iter().find_map(|item| match item {
+fn private_key(path: &Path, text: &[u8]) -> Result<PrivateKey, Error> {
+    let key = items(path, text)?.into_iter().find_map(|item| match item {
         Item::PKCS8Key(der) | Item::ECKey(der) | Item::RSAKey(der) => Some(PrivateKey(der)),
         _ => None,
     });
     key.ok_or_else(|| Error::new(path, Kind::NoKey))
 }
 
-fn items(path: &Path) -> Result<Vec<Item>, Error> {
-    let text = fs::read(path).map_err(|error| Error::new(path, Kind::Unreadable(error)))?;
+fn items(path: &Path, mut text: &[u8]) -> Result<Vec<Item>, Error> {
     if text.trim_ascii().is_empty() {
         return Err(Error::new(path, Kind::Empty));
     }
-    rustls_pemfile::read_all(&mut text.as_slice()).map_err(|_| Error::new(path, Kind::NotPem))
+    rustls_pemfile::read_all(&mut text).map_err(|_| Error::new(path, Kind::NotPem))
 }
 
 /// Signs with the key and verifies with the certificate: whatever the algorithm, a pair passes.

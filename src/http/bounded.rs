@@ -1,5 +1,5 @@
-//! A stream that stops a peer who sends more than one request may hold: the parser above it reads to
-//! the next line feed, however far away that is.
+//! A stream that stops a peer whose bytes the parser above it cannot bear: it reads to the next line
+//! feed, however far away that is, and panics at a header that is not ASCII.
 
 use std::io;
 use std::pin::Pin;
@@ -40,6 +40,9 @@ impl<S: Read + Unpin> Read for Bounded<S> {
         let len = buffer.len().min(left);
         let poll = Pin::new(&mut self.stream).poll_read(cx, &mut buffer[..len]);
         if let Poll::Ready(Ok(read)) = poll {
+            if !buffer[..read].is_ascii() {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a byte is not ASCII")));
+            }
             self.left.store(left - read, Ordering::Relaxed);
         }
         poll

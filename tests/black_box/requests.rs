@@ -144,7 +144,7 @@ fn the_servers_own_port_believes_nobody_without_the_credential() {
     let request = |method: &str, path: &str, headers: &str| {
         format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n")
     };
-    let name = "X-Subject-CN: valid_user@qt-test.com\r\nX-Real-IP: 192.0.2.1\r\nX-Real-Port: 1\r\n";
+    let name = crate::server::CLAIMS;
     let with = format!("X-Proxy-Credential: {credential}\r\n");
     let no_proxy = "the request did not come through nginx: no proxy credential, or a wrong one";
     for (method, path, headers, status, detail) in [

@@ -7,6 +7,11 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
+/// What nginx would say of valid_user@qt-test.com.
+pub const CLAIMS: &str = "X-Subject-CN: valid_user@qt-test.com\r\nX-Real-IP: 192.0.2.1\r\nX-Real-Port: 1\r\n\
+    X-Client-Serial: 0A\r\nX-Client-Fingerprint: 0123456789abcdef0123456789abcdef01234567\r\n\
+    X-Client-Not-After: Nov 23 19:50:56 2099 GMT\r\n";
+
 /// A second server beside the stack's own, as a child of the test and on a port of its own.
 pub fn start(stack: &Stack, settings: &[(&str, &str)]) -> Running {
     let mut command = stack.program("rollcall-server");
@@ -32,8 +37,7 @@ fn a_signal_lets_the_request_that_is_being_answered_finish() {
         let mut waiting = TcpStream::connect(&listen).unwrap();
         let idle = TcpStream::connect(&listen).unwrap();
         let request = format!(
-            "PATCH /api/client HTTP/1.1\r\nHost: x\r\nX-Proxy-Credential: {}\r\n\
-             X-Subject-CN: valid_user@qt-test.com\r\nX-Real-IP: 192.0.2.1\r\nX-Real-Port: 1\r\n\r\n",
+            "PATCH /api/client HTTP/1.1\r\nHost: x\r\nX-Proxy-Credential: {}\r\n{CLAIMS}\r\n",
             stack.credential()
         );
         waiting.write_all(request.as_bytes()).unwrap();
