@@ -11,6 +11,7 @@ mod certificates;
 mod client;
 mod database;
 mod heartbeat;
+mod identity;
 mod lifecycle;
 mod listener;
 mod requests;
