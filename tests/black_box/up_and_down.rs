@@ -24,7 +24,9 @@ fn both_can_be_run_twice_and_status_tells() {
     assert_eq!(status.status.code(), Some(1));
     assert_eq!(text(&status).matches("does not run").count(), 3, "{}", text(&status));
     for pid in before {
-        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "{pid} still runs");
+        // A process that has ended and waits to be reaped has no command line.
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        assert!(command.is_empty(), "{pid} still runs");
     }
 
     // What was recorded is still there after the next up.
@@ -70,7 +72,11 @@ fn a_port_that_is_taken_is_named_with_the_setting() {
 #[test]
 fn a_database_of_ones_own() {
     let owner = Stack::up();
-    let stack = Builder::new().set("DATABASE_URL", owner.database_url()).up();
+    let servers = owner.database_url().replace("//rollcall@", "//rollcall_server@");
+    let stack = Builder::new()
+        .set("DATABASE_URL", owner.database_url())
+        .set("ROLLCALL_SERVER_DATABASE_URL", servers)
+        .up();
     assert!(!stack.state.join("postgres").exists());
     expect(&mut stack.client(&stack.pair("client")), 0, "Success!");
     assert_ne!(owner.row("valid_user@qt-test.com"), "||");
