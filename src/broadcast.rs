@@ -36,12 +36,19 @@ impl Broadcaster {
         Ok(Self { socket, destinations })
     }
 
-    /// Announces what the store committed.
-    pub fn send(&self, committed: &Status) {
+    /// Announces what one commit held.
+    pub fn send(&self, committed: &[Status]) {
         let mut datagram = Vec::with_capacity(wire::MAX_PREFIX);
-        wire::encode(committed, &mut datagram);
+        for status in committed {
+            datagram.clear();
+            wire::encode(status, &mut datagram);
+            self.send_datagram(&datagram);
+        }
+    }
+
+    fn send_datagram(&self, datagram: &[u8]) {
         for destination in &self.destinations {
-            match self.socket.send_to(&datagram, destination.address) {
+            match self.socket.send_to(datagram, destination.address) {
                 Ok(_) => destination.outage.worked(),
                 Err(error) => destination.outage.failed(&error),
             }
@@ -105,8 +112,7 @@ mod tests {
         let mut broadcaster = Broadcaster::open(&format!("{first}, {last}")).unwrap();
         // An IPv4 socket cannot send to IPv6: the kernel refuses, as it does where there is no route.
         broadcaster.destinations.insert(1, Destination::new("[::1]:9".parse().unwrap()));
-        broadcaster.send(&status());
-        broadcaster.send(&status());
+        broadcaster.send(&[status(), status()]);
         assert_eq!(broadcaster.destinations[1].outage.failures(), 2);
         for ear in &ears {
             ear.set_read_timeout(Some(Duration::from_secs(5))).unwrap();

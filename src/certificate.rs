@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::SystemTime;
 
+use crate::status::Status;
+
 /// A serial number as nginx and openssl(1) write it: upper-case hex, at most 32 bytes of it. RFC 5280,
 /// section 4.1.2.2 allows 20; CAs in the field exceed that.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,6 +48,13 @@ impl Certificate {
         let not_after = seconds(not_after).ok_or_else(|| Error::NotAfter(clip(not_after)))?;
         Ok(Self { serial: Serial::new(serial)?, fingerprint: hex, not_after })
     }
+}
+
+/// Somebody seen, and the certificate that proved it: what a request asks to be recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sighting {
+    pub status: Status,
+    pub certificate: Certificate,
 }
 
 /// `Nov  3 19:50:56 2027 GMT`, the form of ASN1_TIME_print(3), as seconds since the Unix epoch.

@@ -19,11 +19,10 @@ use async_std::task;
 use tide::http::Method;
 use tide::{Request, Response, StatusCode};
 
-use crate::broadcast::Broadcaster;
-use crate::identity::{Caller, Claims, Refusal, Trust};
+use crate::commit::{Commits, Unavailable};
+use crate::identity::{Claims, Refusal, Trust};
 use crate::outage::Outage;
-use crate::status::Status;
-use crate::store::{self, Store};
+use crate::store::{Store, Verdict};
 
 mod bounded;
 use bounded::Bounded;
@@ -37,20 +36,14 @@ const MAX_REQUEST: usize = 16 * 1024;
 /// How long a shutdown waits for the requests that are being answered.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// What a request needs: who may ask, where it is recorded, who is told, and what time it is.
+/// What a request needs: who may ask, where it is recorded, and what time it is.
 pub struct State {
     pub trust: Trust,
+    pub commits: Commits,
+    /// To ask whether the database answers.
     pub store: Store,
-    pub broadcaster: Broadcaster,
     /// Nanoseconds since the Unix epoch.
     pub clock: fn() -> u64,
-    database: Outage,
-}
-
-impl State {
-    pub fn new(trust: Trust, store: Store, broadcaster: Broadcaster, clock: fn() -> u64) -> Self {
-        Self { trust, store, broadcaster, clock, database: Outage::of("the database") }
-    }
 }
 
 pub type App = tide::Server<Arc<State>>;
@@ -67,7 +60,7 @@ pub fn app(state: State) -> App {
     app
 }
 
-/// `PATCH /api/client`: prove, record, announce. In this order, and each only if the one before succeeded.
+/// `PATCH /api/client`: prove, then record; the commit announces. Each only if the one before succeeded.
 async fn client(request: Request<Arc<State>>) -> Result<Response, Problem> {
     let state = request.state();
     let claims = claims(&request);
@@ -76,16 +69,20 @@ async fn client(request: Request<Arc<State>>) -> Result<Response, Problem> {
         return Err(Problem::new(StatusCode::MethodNotAllowed, "only PATCH is answered here")
             .with_header("Allow", "PATCH"));
     }
-    let now = (state.clock)();
-    let caller = Caller::read(&claims, now / 1_000_000_000)?;
-    let sighting = Status { email: caller.email, last_seen_ns: now, ip: caller.ip, port: caller.port };
-    let committed = match state.store.record(sighting, &caller.certificate).await {
-        Ok(committed) => committed,
-        Err(error) => return Err(database_problem(state, error)),
-    };
-    state.database.worked();
-    state.broadcaster.send(&committed);
-    Ok(Response::new(StatusCode::NoContent))
+    let sighting = claims.sighting((state.clock)())?;
+    let verdict = state.commits.record(sighting).await.map_err(|Unavailable| unavailable())?;
+    Err(Problem::new(
+        StatusCode::Forbidden,
+        match verdict {
+            Verdict::Committed => return Ok(Response::new(StatusCode::NoContent)),
+            Verdict::NotEnrolled => "this email is not enrolled; ask whoever runs rollcall to add it",
+            Verdict::Disabled => {
+                "this email is enrolled and disabled; ask whoever runs rollcall to enable it"
+            }
+            Verdict::Revoked => "this certificate is revoked; ask whoever runs rollcall for a new one",
+            Verdict::Locked => return Err(unavailable()),
+        },
+    ))
 }
 
 /// Ready: the database answers and its schema is in place.
@@ -93,7 +90,10 @@ async fn readyz(request: Request<Arc<State>>) -> Result<Response, Problem> {
     let state = request.state();
     match state.store.ready().await {
         Ok(()) => Ok(Response::new(StatusCode::NoContent)),
-        Err(error) => Err(database_problem(state, error)),
+        Err(error) => {
+            log::info!("not ready: {error}");
+            Err(unavailable())
+        }
     }
 }
 
@@ -121,30 +121,13 @@ fn claims(request: &Request<Arc<State>>) -> Claims<'_> {
     }
 }
 
-/// Refusals are final and say why; whatever else the database did is a 503 that keeps its text in the log.
-fn database_problem(state: &State, error: store::Error) -> Problem {
-    match error {
-        store::Error::NotEnrolled(_) => Problem::new(
-            StatusCode::Forbidden,
-            "this email is not enrolled; ask whoever runs rollcall to add it",
-        ),
-        store::Error::Disabled(_) => Problem::new(
-            StatusCode::Forbidden,
-            "this email is enrolled and disabled; ask whoever runs rollcall to enable it",
-        ),
-        store::Error::Revoked(_) => Problem::new(
-            StatusCode::Forbidden,
-            "this certificate is revoked; ask whoever runs rollcall for a new one",
-        ),
-        error => {
-            state.database.failed(&error);
-            Problem::new(
-                StatusCode::ServiceUnavailable,
-                "the database is unreachable or too slow; nothing was announced, try again",
-            )
-            .with_header("Retry-After", "2")
-        }
-    }
+/// Why, is in the log: database text stays on this side.
+fn unavailable() -> Problem {
+    Problem::new(
+        StatusCode::ServiceUnavailable,
+        "the database is unreachable or too slow; nothing was announced, try again",
+    )
+    .with_header("Retry-After", "2")
 }
 
 impl From<Refusal> for Problem {

@@ -1,4 +1,4 @@
-//! Header values in, a proven [`Caller`] out, or a typed refusal. Pure: no clock, no log, no I/O.
+//! Header values in, a proven [`Sighting`] out, or a typed refusal. Pure: no clock, no log, no I/O.
 //!
 //! nginx verified the certificate and wrote what it found into headers. This module decides whether
 //! the request came from nginx at all, and reads those headers with no tolerance: each exactly
@@ -9,8 +9,8 @@ use std::net::IpAddr;
 
 use subtle::ConstantTimeEq;
 
-use crate::certificate::{self, Certificate};
-use crate::status::{Email, EmailError};
+use crate::certificate::{self, Certificate, Sighting};
+use crate::status::{Email, EmailError, Status};
 
 /// How the server knows that a request came through nginx and not from a neighbour on the host.
 pub enum Trust {
@@ -77,15 +77,6 @@ pub struct Claims<'a> {
     pub not_after: Vec<&'a str>,
 }
 
-/// Somebody who proved who they are, and the address they did it from.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Caller {
-    pub email: Email,
-    pub ip: IpAddr,
-    pub port: u16,
-    pub certificate: Certificate,
-}
-
 impl Trust {
     /// Did this request come through nginx?
     pub fn admit(&self, claims: &Claims<'_>) -> Result<(), Refusal> {
@@ -99,32 +90,32 @@ impl Trust {
     }
 }
 
-impl Caller {
-    /// Reads who the certificate named. Call it only for a request that [`Trust::admit`] let in.
+impl Claims<'_> {
+    /// Who was seen at `now_ns`, by the certificate. Call it only for a request that [`Trust::admit`] let in.
     ///
-    /// `now` is in seconds since the Unix epoch. nginx looks at a certificate's end in the handshake only;
+    /// nginx looks at a certificate's end in the handshake only;
     /// a connection that is kept or a session that is resumed outlives it.
-    pub fn read(claims: &Claims<'_>, now: u64) -> Result<Self, Refusal> {
-        let subject_cn = match claims.subject_cn.as_slice() {
+    pub fn sighting(&self, now_ns: u64) -> Result<Sighting, Refusal> {
+        let subject_cn = match self.subject_cn.as_slice() {
             [] | [""] => return Err(Refusal::NoName),
             values => exactly_one("X-Subject-CN", values)?,
         };
         let name = unescape(subject_cn).ok_or_else(|| Refusal::BadEscape(subject_cn.to_owned()))?;
         let email = Email::new(&name).map_err(Refusal::NotAnEmail)?;
-        let ip = exactly_one("X-Real-IP", &claims.real_ip)?;
-        let ip = ip.parse().map_err(|_| Refusal::bad("X-Real-IP", ip))?;
-        let port = exactly_one("X-Real-Port", &claims.real_port)?;
+        let ip = exactly_one("X-Real-IP", &self.real_ip)?;
+        let ip: IpAddr = ip.parse().map_err(|_| Refusal::bad("X-Real-IP", ip))?;
+        let port = exactly_one("X-Real-Port", &self.real_port)?;
         let port = port.parse().map_err(|_| Refusal::bad("X-Real-Port", port))?;
         let certificate = Certificate::read(
-            exactly_one("X-Client-Serial", &claims.serial)?,
-            exactly_one("X-Client-Fingerprint", &claims.fingerprint)?,
-            exactly_one("X-Client-Not-After", &claims.not_after)?,
+            exactly_one("X-Client-Serial", &self.serial)?,
+            exactly_one("X-Client-Fingerprint", &self.fingerprint)?,
+            exactly_one("X-Client-Not-After", &self.not_after)?,
         )
         .map_err(Refusal::Certificate)?;
-        if certificate.not_after < now {
+        if certificate.not_after < now_ns / 1_000_000_000 {
             return Err(Refusal::Expired);
         }
-        Ok(Self { email, ip, port, certificate })
+        Ok(Sighting { status: Status { email, last_seen_ns: now_ns, ip, port }, certificate })
     }
 }
 
@@ -220,7 +211,7 @@ mod tests {
     const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
     /// The second in which the certificate below ends.
-    const NOW: u64 = 1_826_999_456;
+    const NOW: u64 = 1_826_999_456_000_000_000;
 
     fn claims(subject_cn: &str) -> Claims<'_> {
         Claims {
@@ -236,7 +227,7 @@ mod tests {
 
     #[track_caller]
     fn refused(claims: &Claims<'_>, message: &str) {
-        assert_eq!(Caller::read(claims, NOW).unwrap_err().to_string(), message);
+        assert_eq!(claims.sighting(NOW).unwrap_err().to_string(), message);
     }
 
     #[test]
@@ -248,9 +239,9 @@ mod tests {
             (r"a=b@example.com", "a=b@example.com"),
             (r"\#a@example.com", "#a@example.com"),
         ] {
-            let caller = Caller::read(&claims(cn), NOW).unwrap();
-            assert_eq!(caller.email.as_str(), email);
-            assert_eq!((caller.ip, caller.port), ("192.0.2.10".parse().unwrap(), 41234));
+            let status = claims(cn).sighting(NOW).unwrap().status;
+            assert_eq!(status.email.as_str(), email);
+            assert_eq!((status.ip, status.port), ("192.0.2.10".parse().unwrap(), 41234));
         }
     }
 
@@ -301,8 +292,8 @@ mod tests {
 
     #[test]
     fn a_certificate_ends_also_on_a_connection_that_is_kept() {
-        assert!(Caller::read(&claims("a@b"), NOW).is_ok());
-        assert_eq!(Caller::read(&claims("a@b"), NOW + 1), Err(Refusal::Expired));
+        assert!(claims("a@b").sighting(NOW).is_ok());
+        assert_eq!(claims("a@b").sighting(NOW + 1_000_000_000), Err(Refusal::Expired));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Who is here, proven: a client certificate in, one row and one datagram out.
 //!
-//! The data goes one way: **request -> identity -> store -> broadcast -> wire**. nginx verifies the
+//! The data goes one way: **request -> identity -> commit -> store -> broadcast -> wire**. nginx verifies the
 //! certificate and hands the name on; everything after that is in this library, one job per module.
 //!
 //! | module | job |
@@ -8,6 +8,7 @@
 //! | [`status`] | the record that travels through everything, and the checked `Email` |
 //! | [`identity`] | header values become a proven caller or a typed refusal |
 //! | [`certificate`] | which certificate proved it, and when that ends |
+//! | [`commit`] | group commit: requests that arrive together become one statement and one commit |
 //! | [`store`] | the only SQL |
 //! | [`wire`] | the datagram's bytes |
 //! | [`broadcast`] | the UDP socket, opened once |
@@ -38,6 +39,8 @@ pub mod admin;
 pub mod broadcast;
 #[cfg(feature = "server")]
 pub mod certificate;
+#[cfg(feature = "server")]
+pub mod commit;
 #[cfg(feature = "server")]
 pub mod http;
 #[cfg(feature = "server")]

@@ -15,13 +15,14 @@ use async_std::task;
 
 use crate::broadcast::{self, Broadcaster};
 use crate::cli::{Exit, Fatal, SettingError, setting};
+use crate::commit;
 use crate::http::{self, State};
 use crate::identity::{Credential, CredentialError, Trust};
 use crate::signals;
 use crate::store::{self, Store};
 
-/// Connections to PostgreSQL.
-const POOL: u32 = 16;
+/// Connections to PostgreSQL: one commits, the others are for who asks whether it is there.
+const POOL: u32 = 3;
 /// How long to wait between two tries to reach a database that is not there yet.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -84,7 +85,8 @@ pub fn run(options: Options) -> Result<(), Error> {
                 Trust::Credential(read_credential(&options.proxy_credential.unwrap_or(file))?)
             }
         };
-        let app = http::app(State::new(trust, store.clone(), broadcaster, now_ns));
+        let (commits, committer) = commit::start(store.clone(), broadcaster, deadline);
+        let app = http::app(State { trust, commits, store: store.clone(), clock: now_ns });
         let (fail, failed) = channel::bounded(1);
         task::spawn(async move {
             if let Err(error) = wait_for_database(&store).await {
@@ -119,6 +121,8 @@ pub fn run(options: Options) -> Result<(), Error> {
                 let _ = fs::remove_file(path);
             }
         }
+        // What was committed last may not be announced yet.
+        let _ = async_std::future::timeout(deadline, committer).await;
         failure.map_or(Ok(()), |error| Err(Error::Store(error)))
     })
 }

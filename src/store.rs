@@ -10,9 +10,22 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
 use sqlx::{Executor, Row};
 
 use crate::certificate::{Certificate, Serial};
-use crate::status::{Email, Status};
+use crate::status::Email;
 
-const LOCK_TIMEOUT: &str = "200ms";
+mod record;
+pub use record::{Recorded, Verdict};
+
+/// The statements of a heartbeat are planned once per connection and always by the index, whatever the
+/// statistics say: a plan that scans the table once the batch grows would be the end of the server.
+/// A batch waits for a locked row no longer than this.
+const PLANNER: [(&str, &str); 6] = [
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("jit", "off"),
+    ("lock_timeout", "200ms"),
+];
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./sql");
 
@@ -52,8 +65,8 @@ impl Store {
         let options = PgConnectOptions::from_str(url)
             .map_err(|_| Error::Url)?
             .application_name("rollcall")
-            // Whoever waits for a locked row holds a connection: not for long, or everybody waits.
-            .options([("statement_timeout", timeout), ("lock_timeout", LOCK_TIMEOUT.to_owned())]);
+            .options([("statement_timeout", timeout.as_str())])
+            .options(PLANNER);
         let pool = PgPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(deadline)
@@ -74,33 +87,6 @@ impl Store {
             return Ok(());
         }
         MIGRATIONS.run(&self.pool).await.map_err(Error::from)
-    }
-
-    /// Records a sighting and returns the row as it was committed, or says why there is none.
-    ///
-    /// `last_seen_ns` never goes backwards, also when the clock does. One statement judges and writes:
-    /// what an administrator committed before it began holds for it.
-    pub async fn record(&self, sighting: Status, certificate: &Certificate) -> Result<Status, Error> {
-        let last_seen_ns = i64::try_from(sighting.last_seen_ns).map_err(|_| Error::ClockPastRange)?;
-        let row = self
-            .within_deadline(
-                sqlx::query(RECORD)
-                    .bind(sighting.email.as_str())
-                    .bind(last_seen_ns)
-                    .bind(sighting.ip.to_string())
-                    .bind(i32::from(sighting.port))
-                    .bind(certificate.serial.as_str())
-                    .bind(&certificate.fingerprint)
-                    .bind(certificate.not_after as i64)
-                    .fetch_one(&self.pool),
-            )
-            .await?;
-        match row.try_get::<Option<i64>, _>("last_seen_ns")? {
-            Some(last_seen_ns) => Ok(Status { last_seen_ns: last_seen_ns as u64, ..sighting }),
-            None if row.try_get("revoked")? => Err(Error::Revoked(certificate.serial.clone())),
-            None if row.try_get("enrolled")? => Err(Error::Disabled(sighting.email)),
-            None => Err(Error::NotEnrolled(sighting.email)),
-        }
     }
 
     /// Says goodbye to the database, which would note a connection that just ends as lost.
@@ -218,32 +204,6 @@ impl Store {
     }
 }
 
-/// The parameters are one sighting and its certificate. A certificate's row is written when it is new
-/// and then at most once a minute, so that the usual heartbeat writes one row and reads another.
-const RECORD: &str = "
-with seen (email, last_seen_ns, ip, port, serial, fingerprint, not_after) as (
-    values ($1, $2, $3::text::inet, $4, $5, $6, $7)
-),
-judged as (
-    select seen.*, users.email is not null as enrolled, certificates.revoked_at is not null as revoked,
-           coalesce(certificates.last_used_ns < seen.last_seen_ns - 60000000000, true) as stale
-      from seen left join users using (email) left join certificates using (serial)
-),
-committed as (
-    update users
-       set last_seen_ns = greatest(users.last_seen_ns, judged.last_seen_ns), ip = judged.ip, port = judged.port
-      from judged
-     where users.email = judged.email and users.disabled_at is null and not judged.revoked
- returning users.email, users.last_seen_ns
-),
-used as (
-    insert into certificates (serial, email, fingerprint, not_after, last_used_ns)
-    select serial, email, fingerprint, not_after, judged.last_seen_ns
-      from judged join committed using (email) where stale
-        on conflict (serial) do update set last_used_ns = excluded.last_used_ns
-)
-select enrolled, revoked, committed.last_seen_ns from judged left join committed using (email)";
-
 impl Known {
     fn from_row(row: &PgRow) -> Result<Self, Error> {
         let serial: String = row.try_get(0)?;
@@ -278,13 +238,9 @@ impl User {
 
 #[derive(Debug)]
 pub enum Error {
-    /// No row: nobody enrolled this address.
     NotEnrolled(Email),
-    Disabled(Email),
-    Revoked(Serial),
     UnknownCertificate(Serial),
     Deadline(Duration),
-    ClockPastRange,
     BadRow,
     Url,
     Migrate(sqlx::migrate::MigrateError),
@@ -304,6 +260,13 @@ impl Error {
             sqlx::Error::Database(error) => error.code().is_some_and(is_transient_sqlstate),
             _ => false,
         }
+    }
+}
+
+impl Error {
+    /// Did a statement wait too long for somebody else's lock?
+    fn is_locked(&self) -> bool {
+        matches!(self, Error::Database(sqlx::Error::Database(error)) if error.code().as_deref() == Some("55P03"))
     }
 }
 
@@ -331,15 +294,10 @@ impl fmt::Display for Error {
             Error::NotEnrolled(email) => {
                 write!(f, "{email} is not enrolled; `rollcall-admin user add {email}` enrols")
             }
-            Error::Disabled(email) => {
-                write!(f, "{email} is disabled; `rollcall-admin user enable {email}` lifts that")
-            }
-            Error::Revoked(serial) => write!(f, "the certificate {serial} is revoked"),
             Error::UnknownCertificate(serial) => {
                 write!(f, "no certificate {serial} is known; `rollcall-admin cert list` shows those that are")
             }
             Error::Deadline(deadline) => write!(f, "the database did not answer within {deadline:?}"),
-            Error::ClockPastRange => f.write_str("the clock is past the year 2262, which the row cannot hold"),
             Error::BadRow => f.write_str("a row of users holds what its constraints forbid"),
             // Without the URL or the reason: either may hold the password.
             Error::Url => f.write_str(
