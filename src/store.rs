@@ -13,12 +13,12 @@ use crate::certificate::{Certificate, Serial};
 use crate::status::Email;
 
 mod record;
-pub use record::{Recorded, Verdict};
+pub use record::{RECORD, Recorded, Verdict};
 
 /// The statements of a heartbeat are planned once per connection and always by the index, whatever the
 /// statistics say: a plan that scans the table once the batch grows would be the end of the server.
 /// A batch waits for a locked row no longer than this.
-const PLANNER: [(&str, &str); 6] = [
+pub const PLANNER: [(&str, &str); 6] = [
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
     ("enable_hashjoin", "off"),

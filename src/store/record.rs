@@ -75,7 +75,8 @@ select enrolled, disabled, revoked, committed.last_seen_ns, host(committed.ip), 
     };
 }
 
-const RECORD: &str = record!("", "");
+/// The statement of a heartbeat, public so that anybody can ask PostgreSQL for its plan.
+pub const RECORD: &str = record!("", "");
 /// The same, but a row whose lock somebody holds is passed over. It costs a lock for each row, so it is
 /// only for the batch that found one.
 const RECORD_UNLOCKED: &str = record!(

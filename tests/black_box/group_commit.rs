@@ -1,0 +1,250 @@
+//! Group commit: many in one, and nobody's answer is anybody else's.
+
+use crate::stack::{PATIENCE, Running, Stack, wait_until};
+use async_std::task::block_on;
+use rollcall::certificate::{Certificate, Sighting};
+use rollcall::status::{Email, Status};
+use rollcall::store::{PLANNER, RECORD, Store, Verdict};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+
+fn open(stack: &Stack) -> Store {
+    Store::open(&stack.database_url(), PATIENCE, 2).unwrap()
+}
+
+fn sighting(email: &str, last_seen_ns: u64, port: u16, serial: &str) -> Sighting {
+    let fingerprint = "0123456789abcdef0123456789abcdef01234567";
+    Sighting {
+        status: Status {
+            email: Email::new(email).unwrap(),
+            last_seen_ns,
+            ip: "192.0.2.1".parse().unwrap(),
+            port,
+        },
+        certificate: Certificate::read(serial, fingerprint, "Nov 23 19:50:56 2099 GMT").unwrap(),
+    }
+}
+
+/// `count` members m0@example.com … and as many rows.
+fn members(stack: &Stack, count: usize) {
+    stack.sql(&format!(
+        "insert into users (email) select 'm' || n || '@example.com' from generate_series(0, {count} - 1) n"
+    ));
+}
+
+#[test]
+fn each_sighting_of_a_batch_has_its_own_verdict() {
+    let stack = Stack::up();
+    members(&stack, 4);
+    stack.sql("update users set disabled_at = now() where email = 'm1@example.com'");
+    stack.sql("insert into certificates values ('0BAD', 'm2@example.com', repeat('0', 40), 0, null, now())");
+    let store = open(&stack);
+    let recorded = block_on(store.record(&[
+        sighting("m0@example.com", 20, 1, "01"),
+        sighting("m1@example.com", 20, 2, "02"),
+        sighting("nobody@example.com", 20, 3, "03"),
+        // Newer than the good one of the same person, and refused: it must not hide it.
+        sighting("m2@example.com", 30, 4, "0BAD"),
+        sighting("m2@example.com", 20, 5, "05"),
+        // The newest wins, also when it came first, and both are answered.
+        sighting("m3@example.com", 40, 6, "06"),
+        sighting("m3@example.com", 30, 7, "07"),
+        sighting("m0@example.com", 20, 8, "08"),
+    ]))
+    .unwrap();
+    use Verdict::{Committed, Disabled, NotEnrolled, Revoked};
+    assert_eq!(
+        recorded.verdicts,
+        [Committed, Disabled, NotEnrolled, Revoked, Committed, Committed, Committed, Committed]
+    );
+    let committed: Vec<_> = recorded
+        .committed
+        .iter()
+        .map(|status| (status.email.as_str(), status.last_seen_ns, status.port))
+        .collect();
+    assert_eq!(committed, [("m2@example.com", 20, 5), ("m3@example.com", 40, 6), ("m0@example.com", 20, 8)]);
+    for status in &recorded.committed {
+        let row = format!("{}|{}|{}", status.last_seen_ns, status.ip, status.port);
+        assert_eq!(stack.row(status.email.as_str()), row);
+    }
+    assert_eq!(stack.row("m1@example.com"), "||");
+    assert_eq!(
+        stack.sql(
+            "select string_agg(serial, ',' order by serial) from certificates where last_used_ns is not null"
+        ),
+        "01,05,06,07,08"
+    );
+
+    // Later and older: the address is the newest request's, the time never goes back.
+    let recorded = block_on(store.record(&[sighting("m3@example.com", 10, 9, "06")])).unwrap();
+    assert_eq!(recorded.committed[0].last_seen_ns, 40);
+    assert_eq!(stack.row("m3@example.com"), "40|192.0.2.1|9");
+    block_on(store.close());
+}
+
+#[test]
+fn a_locked_row_holds_up_only_itself() {
+    let stack = Stack::up();
+    members(&stack, 3);
+    let mut psql = stack.psql();
+    psql.stdin(Stdio::piped());
+    let mut lock = Running::start(&stack, psql);
+    let stdin = lock.child.stdin.as_mut().unwrap();
+    stdin
+        .write_all(b"begin; select 'locked' from users where email = 'm1@example.com' for update;\n")
+        .unwrap();
+    wait_until("the row is locked", || lock.out().contains("locked"));
+    let store = open(&stack);
+    let batch: Vec<_> = (0..3).map(|i| sighting(&format!("m{i}@example.com"), 9, i, "01")).collect();
+    let recorded = block_on(store.record(&batch)).unwrap();
+    assert_eq!(recorded.verdicts, [Verdict::Committed, Verdict::Locked, Verdict::Committed]);
+    assert_eq!(recorded.committed.len(), 2);
+    drop(lock);
+    wait_until("the lock is gone", || {
+        block_on(store.record(&batch)).unwrap().verdicts == [Verdict::Committed; 3]
+    });
+    block_on(store.close());
+}
+
+#[test]
+fn two_batches_with_the_same_people_in_another_order_do_not_deadlock() {
+    let stack = Stack::up();
+    members(&stack, 256);
+    let forwards: Vec<_> = (0..256).map(|i| sighting(&format!("m{i}@example.com"), 9, 1, "01")).collect();
+    let backwards: Vec<_> = forwards.iter().rev().cloned().collect();
+    let store = open(&stack);
+    std::thread::scope(|scope| {
+        for batch in [&forwards, &backwards] {
+            let store = store.clone();
+            scope.spawn(move || {
+                for _ in 0..100 {
+                    let recorded = block_on(store.record(batch)).unwrap();
+                    assert!(recorded.verdicts.iter().all(|verdict| *verdict == Verdict::Committed));
+                }
+            });
+        }
+    });
+    assert_eq!(stack.sql("select deadlocks from pg_stat_database where datname = 'rollcall'"), "0");
+    block_on(store.close());
+}
+
+#[test]
+fn updates_stay_heap_only() {
+    let stack = Stack::up();
+    members(&stack, 2000);
+    let store = open(&stack);
+    // 100,352 heartbeats in batches of 512, from people in a scattered order.
+    for round in 0..196_u64 {
+        let batch: Vec<_> = (0..512)
+            .map(|i| sighting(&format!("m{}@example.com", (round * 512 + i) * 7919 % 2000), round, 1, "01"))
+            .collect();
+        block_on(store.record(&batch)).unwrap();
+    }
+    block_on(store.close());
+    let mut ratio = 0.0;
+    wait_until("the statistics have arrived", || {
+        let counted =
+            stack.sql("select n_tup_upd, n_tup_hot_upd from pg_stat_user_tables where relname = 'users'");
+        let (updated, hot) = counted.split_once('|').unwrap();
+        let (updated, hot): (f64, f64) = (updated.parse().unwrap(), hot.parse().unwrap());
+        ratio = hot / updated;
+        updated >= 100_352.0
+    });
+    assert!(ratio > 0.95, "{ratio}");
+}
+
+#[test]
+fn the_plan_is_by_index_whatever_the_statistics_say() {
+    let stack = Stack::up();
+    members(&stack, 100_000);
+    let settings: String = PLANNER.iter().map(|(name, value)| format!("set {name} = '{value}';")).collect();
+    let plan = |mode: &str, size: usize| {
+        let array = |element: fn(usize) -> String| {
+            let elements: Vec<String> = (0..size).map(element).collect();
+            format!("'{{{}}}'", elements.join(","))
+        };
+        let arguments = [
+            array(|n| format!("m{n}@example.com")),
+            array(|n| n.to_string()),
+            array(|_| "192.0.2.1".to_owned()),
+            array(|n| n.to_string()),
+            array(|n| format!("{n:X}")),
+            array(|_| "0".repeat(40)),
+            array(|n| n.to_string()),
+        ];
+        stack.sql(&format!(
+            "{settings} set plan_cache_mode = {mode};
+             prepare heartbeat (text[], bigint[], text[], integer[], text[], text[], bigint[]) as {RECORD};
+             explain execute heartbeat ({})",
+            arguments.join(", ")
+        ))
+    };
+    for analyzed in [false, true] {
+        if analyzed {
+            stack.sql("analyze");
+        }
+        for mode in ["force_generic_plan", "force_custom_plan"] {
+            for size in [1, 64, 512] {
+                let plan = plan(mode, size);
+                assert!(!plan.contains("Seq Scan"), "analyzed {analyzed}, {mode}, {size}:\n{plan}");
+                assert!(plan.contains("using users_pkey"), "analyzed {analyzed}, {mode}, {size}:\n{plan}");
+            }
+        }
+    }
+}
+
+#[test]
+fn requests_that_arrive_together_are_committed_together() {
+    let stack = Stack::up();
+    members(&stack, 201);
+    stack.sql("update users set disabled_at = now() where email = 'm7@example.com'");
+    let connect = |email: &str, port: usize| {
+        let mut stream = TcpStream::connect(&stack.listen).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let request = format!(
+            "PATCH /api/client HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Proxy-Credential: {}\r\n\
+             X-Subject-CN: {email}\r\nX-Real-IP: 192.0.2.1\r\nX-Real-Port: {port}\r\nX-Client-Serial: 0A\r\n\
+             X-Client-Fingerprint: 0123456789abcdef0123456789abcdef01234567\r\n\
+             X-Client-Not-After: Nov 23 19:50:56 2099 GMT\r\n\r\n",
+            stack.credential()
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        stream
+    };
+    // While the database stands still, requests collect; one of them hangs up.
+    let postmaster = stack.pid("postgres/data/postmaster.pid");
+    let backends = Command::new("pgrep")
+        .args(["-P", &postmaster.to_string(), "-f", "rollcall_server"])
+        .output()
+        .unwrap();
+    let backends = String::from_utf8(backends.stdout).unwrap();
+    let signal = |name: &str| {
+        assert!(Command::new("kill").args(["-s", name]).args(backends.lines()).status().unwrap().success());
+    };
+    let ear = stack.ear();
+    signal("STOP");
+    let mut streams: Vec<_> = (0..200).map(|i| connect(&format!("m{i}@example.com"), 1000 + i)).collect();
+    drop(connect("m200@example.com", 999));
+    let mut stranger = connect("stranger@example.com", 1);
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    signal("CONT");
+    let answer = |stream: &mut TcpStream| {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer[9..12].parse::<u16>().unwrap()
+    };
+    for (i, stream) in streams.iter_mut().enumerate() {
+        assert_eq!(answer(stream), if i == 7 { 403 } else { 204 }, "m{i}");
+    }
+    assert_eq!(answer(&mut stranger), 403);
+    for _ in 0..200 {
+        let heard = ear.hear();
+        let row = format!("{}|{}|{}", heard.last_seen_ns, heard.ip, heard.port);
+        assert_eq!(stack.row(heard.email.as_str()), row);
+    }
+    assert_eq!(stack.row("m7@example.com"), "||");
+    // A row's xmin is the transaction that wrote it.
+    let commits = stack.sql("select count(distinct xmin::text) from users where last_seen_ns is not null");
+    assert!(commits.parse::<u32>().unwrap() <= 5, "{commits} commits for 200 requests");
+}
