@@ -4,10 +4,7 @@
 //! bounded queue and are the next batch: so the batches grow with the load by themselves, and no timer
 //! delays anybody. What was committed is announced before its requests are answered.
 
-use std::time::Duration;
-
 use async_std::channel::{self, Receiver, Sender};
-use async_std::future::timeout;
 use async_std::task;
 
 use crate::broadcast::Broadcaster;
@@ -20,15 +17,13 @@ pub const MAX_BATCH: usize = 512;
 /// Requests that may wait for a commit. Past that they are refused at once.
 const MAX_WAITING: usize = 8 * MAX_BATCH;
 
-/// Where requests hand in what they saw. The committer ends when the last of these is dropped.
+/// Where requests hand in what they saw.
 pub struct Commits {
     queue: Sender<Waiting>,
-    deadline: Duration,
 }
 
 struct Waiting {
     sighting: Sighting,
-    /// Closed when the request stopped waiting.
     answer: Sender<Verdict>,
 }
 
@@ -36,20 +31,22 @@ struct Waiting {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Unavailable;
 
-/// Starts the committer; the task ends once all `Commits` are dropped and all is announced.
-pub fn start(store: Store, broadcaster: Broadcaster, deadline: Duration) -> (Commits, task::JoinHandle<()>) {
+/// Starts the committer.
+pub fn start(store: Store, broadcaster: Broadcaster) -> Commits {
     let (queue, waiting) = channel::bounded(MAX_WAITING);
-    (Commits { queue, deadline }, task::spawn(commit_all(waiting, store, broadcaster)))
+    task::spawn(commit_all(waiting, store, broadcaster));
+    Commits { queue }
 }
 
 impl Commits {
-    /// Waits for the commit that holds this sighting, at most until the deadline.
+    /// Waits for the commit that holds this sighting. That is bounded without a timer for each request:
+    /// by the store's deadline for the commit under way, and once more for our own.
     pub async fn record(&self, sighting: Sighting) -> Result<Verdict, Unavailable> {
         let (answer, verdict) = channel::bounded(1);
         self.queue.try_send(Waiting { sighting, answer }).map_err(|_| Unavailable)?;
-        match timeout(self.deadline, verdict.recv()).await {
-            Ok(Ok(Verdict::Locked)) | Ok(Err(_)) | Err(_) => Err(Unavailable),
-            Ok(Ok(verdict)) => Ok(verdict),
+        match verdict.recv().await {
+            Ok(Verdict::Locked) | Err(_) => Err(Unavailable),
+            Ok(verdict) => Ok(verdict),
         }
     }
 }
@@ -60,23 +57,23 @@ async fn commit_all(waiting: Receiver<Waiting>, store: Store, broadcaster: Broad
     let mut answers = Vec::with_capacity(MAX_BATCH);
     while let Ok(first) = waiting.recv().await {
         let others = std::iter::from_fn(|| waiting.try_recv().ok());
-        // Whoever stopped waiting was answered 503; a commit now would contradict that for no gain.
-        let batch = std::iter::once(first).chain(others).filter(|one| !one.answer.is_closed());
-        for Waiting { sighting, answer } in batch.take(MAX_BATCH) {
+        for Waiting { sighting, answer } in std::iter::once(first).chain(others).take(MAX_BATCH) {
             sightings.push(sighting);
             answers.push(answer);
         }
-        if !sightings.is_empty() {
-            match store.record(&sightings).await {
-                Ok(recorded) => {
-                    outage.worked();
-                    broadcaster.send(&recorded.committed);
-                    for (answer, verdict) in answers.iter().zip(recorded.verdicts) {
-                        // Whoever no longer waits is recorded all the same.
-                        let _ = answer.try_send(verdict);
-                    }
+        match store.record(&sightings).await {
+            Ok(recorded) => {
+                outage.worked();
+                broadcaster.send(&recorded.committed);
+                for (answer, verdict) in answers.iter().zip(recorded.verdicts) {
+                    // A request whose client hung up no longer waits; it is recorded all the same.
+                    let _ = answer.try_send(verdict);
                 }
-                Err(error) => outage.failed(&error),
+            }
+            Err(error) => {
+                outage.failed(&error);
+                // Whoever waits behind a commit that failed has waited long enough.
+                while waiting.try_recv().is_ok() {}
             }
         }
         sightings.clear();

@@ -2,16 +2,15 @@
 //!
 //! [`app`] is the router and needs no port; [`serve`] drives it over accepted connections.
 
-use std::convert::Infallible;
 use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use async_h1::server::{Encoder, decode};
-use async_std::channel::{self, Receiver, Sender};
 use async_std::future::timeout;
-use async_std::io::{Read, Write};
+use async_std::io::{Read, Write, WriteExt};
 use async_std::net::{TcpListener, TcpStream};
 use async_std::os::unix::net::{UnixListener, UnixStream};
 use async_std::prelude::FutureExt;
@@ -27,12 +26,14 @@ use crate::store::{Store, Verdict};
 mod bounded;
 use bounded::Bounded;
 
-/// A request's head must be here this long after its connection was opened or became idle. nginx
-/// closes an idle connection after half of that, so the two never meet in the middle.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// A connection that says nothing for longer than this, and at the latest after twice as long, is closed.
+/// nginx closes an idle connection after half of it, so the two never meet in the middle.
+const PATIENCE: Duration = Duration::from_secs(60);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of one request, head and body. nginx forwards far less.
 const MAX_REQUEST: usize = 16 * 1024;
+const NO_CONTENT: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
+const NO_CONTENT_AND_CLOSE: &[u8] = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
 /// How long a shutdown waits for the requests that are being answered.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -214,19 +215,16 @@ impl Listener for UnixListener {
 }
 
 /// Answers every connection until `shutdown` resolves; then stops accepting, lets the requests
-/// that are being answered finish, and returns.
+/// that are being answered finish, and returns. Connections without one are left to end with the process.
 pub async fn serve<L: Listener>(listener: L, app: App, shutdown: impl Future<Output = ()> + Send) {
-    // Nothing is ever sent on these two. Dropping `stop` tells every connection to end, and
-    // `finished` closes once each has dropped its `working`.
-    let (stop, stopping) = channel::bounded::<Infallible>(1);
-    let (working, finished) = channel::bounded::<Infallible>(1);
+    let progress = Arc::new(Progress::default());
     let accepting = async {
         let outage = Outage::of("accepting connections");
         loop {
             match listener.accept().await {
                 Ok(stream) => {
                     outage.worked();
-                    task::spawn(converse(stream, app.clone(), stopping.clone(), working.clone()));
+                    task::spawn(converse(stream, app.clone(), Arc::clone(&progress)));
                 }
                 Err(error) => {
                     outage.failed(&error);
@@ -237,26 +235,52 @@ pub async fn serve<L: Listener>(listener: L, app: App, shutdown: impl Future<Out
         }
     };
     accepting.race(shutdown).await;
-    drop((listener, stop, working));
-    if timeout(GRACE, finished.recv()).await.is_err() {
-        log::warn!("some requests were still unanswered {GRACE:?} after the shutdown began");
+    drop(listener);
+    progress.stopping.store(true, Ordering::SeqCst);
+    let end = Instant::now() + GRACE;
+    while progress.unanswered.load(Ordering::SeqCst) > 0 {
+        if Instant::now() > end {
+            log::warn!("some requests were still unanswered {GRACE:?} after the shutdown began");
+            return;
+        }
+        task::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// What the connections and the shutdown know of each other.
+#[derive(Default)]
+struct Progress {
+    stopping: AtomicBool,
+    unanswered: AtomicUsize,
+}
+
+/// Counts a request as unanswered for as long as it lives, also when its task panics.
+struct Unanswered<'a>(&'a Progress);
+
+impl<'a> Unanswered<'a> {
+    fn count(progress: &'a Progress) -> Self {
+        progress.unanswered.fetch_add(1, Ordering::SeqCst);
+        Self(progress)
+    }
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        self.0.unanswered.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 /// One connection: requests one after another until it closes, misbehaves or the server stops.
-async fn converse<S>(stream: S, app: App, stopping: Receiver<Infallible>, _working: Sender<Infallible>)
+async fn converse<S>(stream: S, app: App, progress: Arc<Progress>)
 where
     S: Read + Write + Clone + Send + Sync + Unpin + 'static,
 {
-    let mut stream = Bounded::new(stream);
+    let mut stream = Bounded::new(stream, PATIENCE);
     loop {
         stream.allow(MAX_REQUEST);
-        let head = async { timeout(HEAD_TIMEOUT, decode(stream.clone())).await.unwrap_or(Ok(None)) };
-        let stop = async {
-            let _ = stopping.recv().await;
-            Ok(None)
-        };
-        let (method, mut response, keep) = match stop.race(head).await {
+        let decoded = decode(stream.clone()).await;
+        let _unanswered = Unanswered::count(&progress);
+        let (method, response, keep) = match decoded {
             Ok(None) => return,
             Ok(Some((request, _body))) => {
                 let method = request.method();
@@ -271,19 +295,38 @@ where
                     .unwrap_or_else(|error| tide::http::Response::new(error.status()));
                 (method, response, keep)
             }
+            Err(error) if is_silence(&error) => return,
             Err(error) => (Method::Get, malformed(&error), false),
         };
         // Asked after the answer is ready: the server may have begun to stop meanwhile.
-        let keep = keep && !stopping.is_closed();
-        if !keep {
-            response.insert_header("Connection", "close");
-        }
+        let keep = keep && !progress.stopping.load(Ordering::SeqCst);
         // A peer that does not read its answer holds the connection no longer than one that does not ask.
-        let answer = async_std::io::copy(Encoder::new(response, method), &mut stream);
-        if !matches!(timeout(ANSWER_TIMEOUT, answer).await, Ok(Ok(_))) || !keep {
+        let written = timeout(ANSWER_TIMEOUT, write_answer(&mut stream, method, response, keep)).await;
+        if !matches!(written, Ok(Ok(()))) || !keep {
             return;
         }
     }
+}
+
+/// The answer of nearly every request is always the same, so it is ready: no headers are collected and no
+/// buffer is filled for it. A `Date` is nginx's to add (RFC 9110, section 6.6.1).
+async fn write_answer<S: Write + Unpin>(
+    stream: &mut S,
+    method: Method,
+    mut response: tide::http::Response,
+    keep: bool,
+) -> io::Result<()> {
+    if response.status() == StatusCode::NoContent {
+        return stream.write_all(if keep { NO_CONTENT } else { NO_CONTENT_AND_CLOSE }).await;
+    }
+    if !keep {
+        response.insert_header("Connection", "close");
+    }
+    async_std::io::copy(Encoder::new(response, method), stream).await.map(|_| ())
+}
+
+fn is_silence(error: &tide::http::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
 }
 
 fn malformed(error: &dyn Display) -> tide::http::Response {

@@ -62,7 +62,7 @@ pub fn run(options: Options) -> Result<(), Error> {
     start_log();
     let listen = setting(options.listen, "ROLLCALL_LISTEN", "127.0.0.1:8000")?;
     let destinations = setting(options.broadcast, "ROLLCALL_BROADCAST", "255.255.255.255:6667")?;
-    let deadline = setting(options.deadline, "ROLLCALL_DEADLINE", "2s")?.into();
+    let deadline: Duration = setting(options.deadline, "ROLLCALL_DEADLINE", "2s")?.into();
     let url: String = setting(None, "DATABASE_URL", "")?;
     if url.is_empty() {
         return Err(Error::NoDatabase);
@@ -73,7 +73,8 @@ pub fn run(options: Options) -> Result<(), Error> {
     }
     let shutdown = signals::stop().map_err(Error::Signals)?;
     task::block_on(async {
-        let store = Store::open(&url, deadline, POOL).map_err(Error::Store)?;
+        // A request may have to wait for the commit before its own.
+        let store = Store::open(&url, deadline / 2, POOL).map_err(Error::Store)?;
         let trust = match &listen {
             Address::Unix(path) => {
                 check_folder(path)?;
@@ -85,7 +86,7 @@ pub fn run(options: Options) -> Result<(), Error> {
                 Trust::Credential(read_credential(&options.proxy_credential.unwrap_or(file))?)
             }
         };
-        let (commits, committer) = commit::start(store.clone(), broadcaster, deadline);
+        let commits = commit::start(store.clone(), broadcaster);
         let app = http::app(State { trust, commits, store: store.clone(), clock: now_ns });
         let (fail, failed) = channel::bounded(1);
         task::spawn(async move {
@@ -121,8 +122,6 @@ pub fn run(options: Options) -> Result<(), Error> {
                 let _ = fs::remove_file(path);
             }
         }
-        // What was committed last may not be announced yet.
-        let _ = async_std::future::timeout(deadline, committer).await;
         failure.map_or(Ok(()), |error| Err(Error::Store(error)))
     })
 }

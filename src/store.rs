@@ -96,7 +96,9 @@ impl Store {
 
     /// Does the database answer?
     pub async fn ready(&self) -> Result<(), Error> {
-        self.within_deadline(self.pool.execute("select from users limit 0")).await.map(|_| ())
+        self.within_deadline(async { Ok(self.pool.execute("select from users limit 0").await?) })
+            .await
+            .map(|_| ())
     }
 
     /// Enrols; `false` if the row was there before, which stays as it was, disabled or not.
@@ -193,12 +195,9 @@ impl Store {
     }
 
     /// A frozen database neither answers nor fails: only our own clock ends that wait.
-    async fn within_deadline<T>(
-        &self,
-        query: impl Future<Output = Result<T, sqlx::Error>>,
-    ) -> Result<T, Error> {
-        match async_std::future::timeout(self.deadline, query).await {
-            Ok(answer) => answer.map_err(Error::from),
+    async fn within_deadline<T>(&self, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        match async_std::future::timeout(self.deadline, answer).await {
+            Ok(answer) => answer,
             Err(_) => Err(Error::Deadline(self.deadline)),
         }
     }

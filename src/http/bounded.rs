@@ -1,29 +1,56 @@
-//! A stream that stops a peer whose bytes the parser above it cannot bear: it reads to the next line
-//! feed, however far away that is, and panics at a header that is not ASCII.
+//! A stream that stops a peer who asks too much: bytes that the parser above it cannot bear (it reads to
+//! the next line feed, however far away that is, and panics at a header that is not ASCII), or silence.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use async_std::io::{Read, Write};
+use async_std::stream::{Interval, Stream, interval};
 
 #[derive(Clone)]
 pub struct Bounded<S> {
     stream: S,
-    /// Bytes that may still be read; shared, because the parser works on a clone.
-    left: Arc<AtomicUsize>,
+    /// Shared, because the parser works on a clone.
+    bounds: Arc<Bounds>,
+}
+
+struct Bounds {
+    /// Bytes that may still be read.
+    left: AtomicUsize,
+    /// Ticks now and then for as long as the connection lasts, which costs less than a timer per request.
+    ticks: Mutex<Interval>,
+    heard_since_tick: AtomicBool,
 }
 
 impl<S> Bounded<S> {
-    pub fn new(stream: S) -> Self {
-        Self { stream, left: Arc::new(AtomicUsize::new(0)) }
+    /// Nothing may be read before [`Bounded::allow`]. A peer that says nothing from one tick to the next,
+    /// so for one to two times `patience`, is given up.
+    pub fn new(stream: S, patience: Duration) -> Self {
+        let ticks = Mutex::new(interval(patience));
+        let heard_since_tick = AtomicBool::new(true);
+        Self { stream, bounds: Arc::new(Bounds { left: AtomicUsize::new(0), ticks, heard_since_tick }) }
     }
 
     /// Starts a new request, which may have this many bytes.
     pub fn allow(&self, bytes: usize) {
-        self.left.store(bytes, Ordering::Relaxed);
+        self.bounds.left.store(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Bounds {
+    /// Ready with an error once the peer was silent for too long.
+    fn poll_silence(&self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let mut ticks = self.ticks.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        while Pin::new(&mut *ticks).poll_next(cx).is_ready() {
+            if !self.heard_since_tick.swap(false, Ordering::Relaxed) {
+                return Poll::Ready(io::ErrorKind::TimedOut.into());
+            }
+        }
+        Poll::Pending
     }
 }
 
@@ -33,19 +60,22 @@ impl<S: Read + Unpin> Read for Bounded<S> {
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        let left = self.left.load(Ordering::Relaxed);
+        let refused = |why| Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, why)));
+        let left = self.bounds.left.load(Ordering::Relaxed);
         if left == 0 {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "the request is too large")));
+            return refused("the request is too large");
         }
         let len = buffer.len().min(left);
-        let poll = Pin::new(&mut self.stream).poll_read(cx, &mut buffer[..len]);
-        if let Poll::Ready(Ok(read)) = poll {
-            if !buffer[..read].is_ascii() {
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a byte is not ASCII")));
+        match Pin::new(&mut self.stream).poll_read(cx, &mut buffer[..len]) {
+            Poll::Pending => self.bounds.poll_silence(cx).map(Err),
+            Poll::Ready(Ok(read)) if !buffer[..read].is_ascii() => refused("a byte is not ASCII"),
+            Poll::Ready(Ok(read)) => {
+                self.bounds.left.store(left - read, Ordering::Relaxed);
+                self.bounds.heard_since_tick.store(true, Ordering::Relaxed);
+                Poll::Ready(Ok(read))
             }
-            self.left.store(left - read, Ordering::Relaxed);
+            failed => failed,
         }
-        poll
     }
 }
 

@@ -90,10 +90,13 @@ const RECORD_UNLOCKED: &str = record!(
 impl Store {
     /// Records the sightings in one commit. An error means that none of them was.
     pub async fn record(&self, sightings: &[Sighting]) -> Result<Recorded, Error> {
-        match self.run(RECORD, sightings).await {
-            Err(error) if error.is_locked() => self.run(RECORD_UNLOCKED, sightings).await,
-            done => done,
-        }
+        self.within_deadline(async {
+            match self.run(RECORD, sightings).await {
+                Err(error) if error.is_locked() => self.run(RECORD_UNLOCKED, sightings).await,
+                done => done,
+            }
+        })
+        .await
     }
 
     async fn run(&self, statement: &'static str, sightings: &[Sighting]) -> Result<Recorded, Error> {
@@ -102,18 +105,15 @@ impl Store {
         }
         // Past the year 2262 the clock does not fit the column; the newest that does stands for it.
         let bounded = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        let rows = self
-            .within_deadline(
-                sqlx::query(statement)
-                    .bind(column(sightings, |sighting| sighting.status.email.as_str()))
-                    .bind(column(sightings, |sighting| bounded(sighting.status.last_seen_ns)))
-                    .bind(column(sightings, |sighting| sighting.status.ip.to_string()))
-                    .bind(column(sightings, |sighting| i32::from(sighting.status.port)))
-                    .bind(column(sightings, |sighting| sighting.certificate.serial.as_str()))
-                    .bind(column(sightings, |sighting| sighting.certificate.fingerprint.as_str()))
-                    .bind(column(sightings, |sighting| bounded(sighting.certificate.not_after)))
-                    .fetch_all(&self.pool),
-            )
+        let rows = sqlx::query(statement)
+            .bind(column(sightings, |sighting| sighting.status.email.as_str()))
+            .bind(column(sightings, |sighting| bounded(sighting.status.last_seen_ns)))
+            .bind(column(sightings, |sighting| sighting.status.ip.to_string()))
+            .bind(column(sightings, |sighting| i32::from(sighting.status.port)))
+            .bind(column(sightings, |sighting| sighting.certificate.serial.as_str()))
+            .bind(column(sightings, |sighting| sighting.certificate.fingerprint.as_str()))
+            .bind(column(sightings, |sighting| bounded(sighting.certificate.not_after)))
+            .fetch_all(&self.pool)
             .await?;
         let mut recorded = Recorded { committed: Vec::new(), verdicts: Vec::with_capacity(rows.len()) };
         for (sighting, row) in sightings.iter().zip(&rows) {
