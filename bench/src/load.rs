@@ -60,6 +60,8 @@ pub struct Run {
 /// What a run found. Whatever was not answered 204 is in `errors`, by what came instead.
 pub struct Outcome {
     pub answered: u64,
+    /// With those of the warm-up: what the costs of the whole run are divided by.
+    pub answered_in_all: u64,
     pub seconds: f64,
     /// Nanoseconds from due to answered.
     pub latency: Histogram<u64>,
@@ -77,6 +79,7 @@ impl Outcome {
         let histogram = || Histogram::new_with_bounds(1_000, 120_000_000_000, 3).expect("valid bounds");
         Self {
             answered: 0,
+            answered_in_all: 0,
             seconds: 0.0,
             latency: histogram(),
             heard: histogram(),
@@ -136,13 +139,8 @@ struct Ear {
 
 impl<'a> Load<'a> {
     /// Opens a connection for each identity, `connections` in all.
-    pub fn connect(
-        address: SocketAddr,
-        identities: &'a [Identity],
-        connections: usize,
-        ear: Option<UdpSocket>,
-    ) -> io::Result<Self> {
-        let mut load = Self::new(address, identities, connections, ear)?;
+    pub fn connect(address: SocketAddr, identities: &'a [Identity], connections: usize) -> io::Result<Self> {
+        let mut load = Self::new(address, identities, connections, None)?;
         load.open_all()?;
         Ok(load)
     }
@@ -155,7 +153,8 @@ impl<'a> Load<'a> {
         ear: Option<UdpSocket>,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
-        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+        let timer =
+            timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         poll.registry().register(&mut SourceFd(&timer.as_raw_fd()), TIMER, Interest::READABLE)?;
         let ear = match ear {
             Some(socket) => {
@@ -180,7 +179,7 @@ impl<'a> Load<'a> {
         Ok(Self { address, identities, connections, poll, timer, ear, idle: VecDeque::new() })
     }
 
-    pub fn open_all(&mut self) -> io::Result<()> {
+    fn open_all(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(1024);
         let deadline = Instant::now() + Duration::from_secs(30);
         let (mut next, mut open) = (0, 0);
@@ -195,7 +194,8 @@ impl<'a> Load<'a> {
                     self.advance(event.token().0).map_err(io::Error::other)?;
                 }
             }
-            open = self.connections[..next].iter().filter(|connection| connection.phase == Phase::Idle).count();
+            open =
+                self.connections[..next].iter().filter(|connection| connection.phase == Phase::Idle).count();
             if Instant::now() > deadline {
                 return Err(io::Error::other(format!("only {open} connections after 30 s")));
             }
@@ -244,7 +244,9 @@ impl<'a> Load<'a> {
         while tls.wants_write() {
             match tls.write_tls(stream) {
                 Ok(_) => {}
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => break,
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => {
+                    break;
+                }
                 Err(error) => return Err(format!("writing: {}", error.kind())),
             }
         }
@@ -289,6 +291,9 @@ impl<'a> Load<'a> {
 
     /// Runs the load and counts what is answered (closed loop) or due (open loop) after the warm-up.
     pub fn run(&mut self, run: Run) -> io::Result<Outcome> {
+        if !run.handshake_each && self.idle.is_empty() {
+            self.open_all()?;
+        }
         let mut outcome = Outcome::new();
         let mut events = Events::with_capacity(1024);
         let start = Instant::now();
@@ -357,7 +362,10 @@ impl<'a> Load<'a> {
             }
             if outcome.error_count() > MAX_ERRORS {
                 let errors = outcome.errors.iter().map(|(what, count)| format!("{count} × {what}"));
-                return Err(io::Error::other(format!("too many errors: {}", errors.collect::<Vec<_>>().join(", "))));
+                return Err(io::Error::other(format!(
+                    "too many errors: {}",
+                    errors.collect::<Vec<_>>().join(", ")
+                )));
             }
             let wake = next_due.unwrap_or(if now < until { until } else { until + PATIENCE });
             if armed != Some(wake) {
@@ -415,7 +423,9 @@ impl<'a> Load<'a> {
         // What never came counts with the time it has waited so far, which is less than it would have.
         let now = Instant::now();
         let unanswered = self.connections.iter().filter(|c| c.phase == Phase::Busy && c.answered.is_none());
-        for due in unanswered.filter_map(|connection| connection.due).chain(waiting).filter(|due| *due >= from) {
+        for due in
+            unanswered.filter_map(|connection| connection.due).chain(waiting).filter(|due| *due >= from)
+        {
             outcome.unfinished += 1;
             outcome.latency.saturating_record((now - due).as_nanos() as u64);
         }
@@ -440,6 +450,7 @@ impl<'a> Load<'a> {
         }
         let now = Instant::now();
         connection.answered = Some(now);
+        outcome.answered_in_all += 1;
         let Some(due) = connection.due else { return Ok(()) };
         let counts = match run.pace {
             Pace::Open(_) => due >= from,

@@ -13,6 +13,9 @@ use stack::Stack;
 
 mod certificates;
 mod load;
+mod measure;
+mod plot;
+mod report;
 mod stack;
 
 /// Measures a running stack: bench/run starts one.
@@ -27,6 +30,22 @@ struct Args {
 enum Command {
     Fill(FillCommand),
     Load(LoadCommand),
+    Measure(MeasureCommand),
+}
+
+/// Measure everything and write down what was found.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "measure")]
+struct MeasureCommand {
+    /// state folder of the stack
+    #[argh(positional)]
+    state: PathBuf,
+    /// repository, for target/bench/ and docs/
+    #[argh(positional)]
+    root: PathBuf,
+    /// under three minutes: throughput and latency, to target/bench/summary.json only
+    #[argh(switch)]
+    quick: bool,
 }
 
 /// Enrol so many people, and nobody else.
@@ -74,7 +93,10 @@ struct LoadCommand {
 fn main() -> ExitCode {
     let Args { command } = argh::from_env();
     let result = match command {
-        Command::Fill(FillCommand { state, users }) => Stack::read(&state).and_then(|stack| stack.fill(users)),
+        Command::Fill(FillCommand { state, users }) => {
+            Stack::read(&state).and_then(|stack| stack.fill(users))
+        }
+        Command::Measure(command) => measure_all(&command),
         Command::Load(command) => load_once(&command),
     };
     match result {
@@ -83,6 +105,24 @@ fn main() -> ExitCode {
             eprintln!("rollcall-bench: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn measure_all(command: &MeasureCommand) -> io::Result<()> {
+    let scale = if command.quick { measure::QUICK } else { measure::FULL };
+    let results = measure::all(&Stack::read(&command.state)?, &scale)?;
+    let target = command.root.join("target/bench");
+    report::print(&results);
+    report::write_summary(&results, &target.join("summary.json"))?;
+    if !command.quick {
+        let codecs = report::read_codecs(&target.join("build/criterion"))?;
+        report::write_docs(&results, &codecs, &command.root.join("docs"))?;
+    }
+    match results.errors.len() {
+        0 => Ok(()),
+        runs => Err(io::Error::other(format!(
+            "{runs} runs had errors: they are listed above and in summary.json"
+        ))),
     }
 }
 
@@ -100,9 +140,6 @@ fn load_once(command: &LoadCommand) -> io::Result<()> {
             let system = stack.system(name)?;
             let ear = if command.hear { Some(load::ear(stack.broadcast_port)?) } else { None };
             let mut load = Load::new(system.address, &identities, command.connections, ear)?;
-            if !command.handshakes {
-                load.open_all()?;
-            }
             let before = stack.costs(system)?;
             let outcome = load.run(run)?;
             let spent = stack.costs(system)?.since(&before);

@@ -40,7 +40,11 @@ impl Stack {
                 name: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
                 address: SocketAddr::from(([127, 0, 0, 1], first_line(&folder.join("port"))?)),
                 nginx: first_line(&folder.join("nginx.pid"))?,
-                server: if folder.join("pid").exists() { Some(first_line(&folder.join("pid"))?) } else { None },
+                server: if folder.join("pid").exists() {
+                    Some(first_line(&folder.join("pid"))?)
+                } else {
+                    None
+                },
             });
         }
         let cluster = state.join("postgres");
@@ -72,9 +76,17 @@ impl Stack {
             .args(["-c", statement])
             .output()?;
         if !output.status.success() {
-            return Err(io::Error::other(format!("psql: {}", String::from_utf8_lossy(&output.stderr).trim())));
+            return Err(io::Error::other(format!(
+                "psql: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            )));
         }
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// The folder of PostgreSQL's socket.
+    pub fn cluster(&self) -> &Path {
+        &self.cluster
     }
 
     pub fn users(&self) -> io::Result<usize> {
@@ -95,7 +107,9 @@ impl Stack {
 
     /// Nobody was seen yet, and no dead rows or dirty pages are left from whoever was measured before.
     pub fn reset(&self) -> io::Result<()> {
-        self.sql("update users set last_seen_ns = null, ip = null, port = null where last_seen_ns is not null")?;
+        self.sql(
+            "update users set last_seen_ns = null, ip = null, port = null where last_seen_ns is not null",
+        )?;
         self.settle()
     }
 
@@ -180,7 +194,8 @@ impl Processes {
             // The name, field 2, may hold anything; the fields count from after its last parenthesis.
             let Some((_, fields)) = stat.rsplit_once(") ") else { continue };
             let fields: Vec<&str> = fields.split(' ').collect();
-            let number = |field: usize| fields.get(field - 3).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+            let number =
+                |field: usize| fields.get(field - 3).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
             children.entry(number(4) as u32).or_default().push(pid);
             // utime, stime, and those of children that have ended (proc(5)).
             ticks.insert(pid, number(14) + number(15) + number(16) + number(17));
@@ -190,7 +205,8 @@ impl Processes {
 
     /// Of a process and all that descend from it.
     fn cpu_seconds(&self, pid: u32) -> f64 {
-        let own = self.ticks.get(&pid).copied().unwrap_or(0) as f64 / rustix::param::clock_ticks_per_second() as f64;
+        let own = self.ticks.get(&pid).copied().unwrap_or(0) as f64
+            / rustix::param::clock_ticks_per_second() as f64;
         own + self.children.get(&pid).into_iter().flatten().map(|child| self.cpu_seconds(*child)).sum::<f64>()
     }
 }
@@ -212,15 +228,23 @@ pub fn memory_bytes(pid: u32) -> io::Result<u64> {
 
 fn busy_seconds() -> io::Result<f64> {
     let stat = fs::read_to_string("/proc/stat")?;
-    let fields: Vec<f64> =
-        stat.lines().next().unwrap_or_default().split_whitespace().skip(1).filter_map(|text| text.parse().ok()).collect();
+    let fields: Vec<f64> = stat
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(1)
+        .filter_map(|text| text.parse().ok())
+        .collect();
     // user, nice, system, idle, iowait, irq, softirq, steal (proc(5)): all but the two that wait.
-    let busy: f64 = fields.iter().take(8).enumerate().filter(|(n, _)| !matches!(n, 3 | 4)).map(|(_, ticks)| ticks).sum();
+    let busy: f64 =
+        fields.iter().take(8).enumerate().filter(|(n, _)| !matches!(n, 3 | 4)).map(|(_, ticks)| ticks).sum();
     Ok(busy / rustix::param::clock_ticks_per_second() as f64)
 }
 
 fn first_line<T: FromStr>(file: &Path) -> io::Result<T> {
-    let text = fs::read_to_string(file).map_err(|error| io::Error::other(format!("{}: {error}", file.display())))?;
+    let text =
+        fs::read_to_string(file).map_err(|error| io::Error::other(format!("{}: {error}", file.display())))?;
     let line = text.lines().next().unwrap_or_default().trim();
     line.parse().map_err(|_| io::Error::other(format!("{} holds {line:?}", file.display())))
 }

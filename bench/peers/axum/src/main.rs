@@ -61,7 +61,8 @@ impl FromRequestParts<Arc<App>> for Caller {
 }
 
 async fn heartbeat(State(app): State<Arc<App>>, caller: Caller) -> Result<StatusCode, StatusCode> {
-    let now_ns = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos() as i64;
+    let now_ns =
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos() as i64;
     let committed: Option<(i64,)> = sqlx::query_as(
         "update users
             set last_seen_ns = greatest(last_seen_ns, $2), ip = $3, port = $4
@@ -106,7 +107,8 @@ fn setting(name: &str) -> String {
 async fn main() {
     tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_writer(std::io::stderr).init();
     let connections = env::var("PEER_POOL").map_or(16, |text| text.parse().expect("PEER_POOL is a number"));
-    let options = PgConnectOptions::from_str(&setting("DATABASE_URL")).expect("DATABASE_URL").application_name("axum");
+    let options =
+        PgConnectOptions::from_str(&setting("DATABASE_URL")).expect("DATABASE_URL").application_name("axum");
     let pool = PgPoolOptions::new()
         .min_connections(connections)
         .max_connections(connections)
@@ -120,7 +122,10 @@ async fn main() {
     socket.set_broadcast(true).expect("SO_BROADCAST");
     socket.set_nonblocking(true).expect("O_NONBLOCK");
     let app = Router::new().route("/api/client", patch(heartbeat)).with_state(Arc::new(App {
-        credential: std::fs::read_to_string(setting("PEER_CREDENTIAL")).expect("PEER_CREDENTIAL").trim().to_owned(),
+        credential: std::fs::read_to_string(setting("PEER_CREDENTIAL"))
+            .expect("PEER_CREDENTIAL")
+            .trim()
+            .to_owned(),
         pool,
         socket,
         destination: setting("PEER_BROADCAST").parse().expect("PEER_BROADCAST is ADDRESS:PORT"),
