@@ -46,6 +46,9 @@ struct MeasureCommand {
     /// under three minutes: throughput and latency, to target/bench/summary.json only
     #[argh(switch)]
     quick: bool,
+    /// how often each is measured
+    #[argh(option)]
+    rounds: Option<usize>,
 }
 
 /// Enrol so many people, and nobody else.
@@ -109,7 +112,12 @@ fn main() -> ExitCode {
 }
 
 fn measure_all(command: &MeasureCommand) -> io::Result<()> {
-    let scale = if command.quick { measure::QUICK } else { measure::FULL };
+    let mut scale = if command.quick { measure::QUICK } else { measure::FULL };
+    if let Some(rounds) = command.rounds {
+        scale.rounds = rounds.max(1);
+        scale.latency_rounds = rounds.max(1);
+        scale.other_rounds = rounds.max(1);
+    }
     let results = measure::all(&Stack::read(&command.state)?, &scale)?;
     let target = command.root.join("target/bench");
     report::print(&results);

@@ -27,6 +27,7 @@ pub struct Scale {
     pub rounds: usize,
     pub throughput: Duration,
     pub latency_rounds: usize,
+    pub other_rounds: usize,
     pub latency: Duration,
     pub table_sizes: &'static [usize],
     pub open_connections: &'static [usize],
@@ -39,6 +40,7 @@ pub const QUICK: Scale = Scale {
     rounds: 3,
     throughput: Duration::from_millis(1250),
     latency_rounds: 2,
+    other_rounds: 0,
     latency: Duration::from_millis(2500),
     table_sizes: &[],
     open_connections: &[],
@@ -51,6 +53,7 @@ pub const FULL: Scale = Scale {
     rounds: 5,
     throughput: Duration::from_secs(4),
     latency_rounds: 5,
+    other_rounds: 3,
     latency: Duration::from_secs(8),
     table_sizes: &[1_000, 100_000, 1_000_000],
     open_connections: &[1_000, 5_000],
@@ -271,7 +274,7 @@ fn open(rate: f64, measure: Duration) -> Run {
 fn heard(bench: &Bench, scale: &Scale, results: &mut Results) -> io::Result<()> {
     println!("From PATCH sent to datagram heard, open loop: requests offered per second");
     let (common, high) = (results.offered_django, results.offered);
-    for round in 0..3 {
+    for round in 0..scale.other_rounds {
         for (rate, systems) in [(common, &WHOLE[..]), (high, &WHOLE[..2])] {
             for name in turns(systems, round) {
                 let parameter = rate as usize;
@@ -288,7 +291,7 @@ fn heard(bench: &Bench, scale: &Scale, results: &mut Results) -> io::Result<()> 
 fn handshakes(bench: &Bench, scale: &Scale, results: &mut Results) -> io::Result<()> {
     println!("One handshake per request, closed loop: people at once");
     let run = Run { pace: Pace::Closed, warm: WARM, measure: scale.throughput, handshake_each: true };
-    for round in 0..3 {
+    for round in 0..scale.other_rounds {
         for name in turns(&["rollcall", "axum", "django", "nginx_204"], round) {
             let cell = Cell { what: "handshakes", name, parameter: 32, connections: 32, hear: false, run };
             let (sample, _) = bench.measure(&cell, results)?;
@@ -307,7 +310,7 @@ fn table_sizes(stack: &Stack, authority: &Authority, scale: &Scale, results: &mu
         let identities = authority.identities(MANY, users)?;
         let bench = Bench { stack, identities: &identities };
         let run = Run { pace: Pace::Closed, warm: WARM, measure: scale.throughput, handshake_each: false };
-        for round in 0..3 {
+        for round in 0..scale.other_rounds {
             for name in turns(&WHOLE, round) {
                 let cell =
                     Cell { what: "table size", name, parameter: users, connections: MANY, hear: false, run };
