@@ -97,7 +97,7 @@ impl Stack {
 
     /// Makes the table hold exactly so many of our people, none seen yet, and leaves it as autovacuum would.
     pub fn fill(&self, users: usize) -> io::Result<()> {
-        self.sql("truncate users")?;
+        self.sql("truncate users cascade")?;
         self.sql(&format!(
             "insert into users (email) select 'device-' || lpad(n::text, 7, '0') || '@bench.example'
                from generate_series(0, {users} - 1) n"
@@ -114,7 +114,7 @@ impl Stack {
     }
 
     fn settle(&self) -> io::Result<()> {
-        self.sql("vacuum (analyze) users")?;
+        self.sql("vacuum (analyze)")?;
         self.sql_as("postgres", "checkpoint").map(|_| ())
     }
 
