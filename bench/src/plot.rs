@@ -7,7 +7,7 @@ const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 480.0;
 const LEFT: f64 = 76.0;
 const RIGHT: f64 = 210.0;
-const TOP: f64 = 74.0;
+const TOP: f64 = 92.0;
 const BOTTOM: f64 = 62.0;
 const INK: &str = "#1c2733";
 const FAINT: &str = "#5d6b7a";
@@ -62,7 +62,7 @@ pub fn lines(title: &str, subtitle: &str, x: &Axis, y: &Axis, lines: &[Line]) ->
         text(&mut svg, (LEFT - 8.0, at + 4.0), "end", 13.0, FAINT, name);
     }
     text(&mut svg, ((LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - 16.0), "middle", 13.0, INK, x.title);
-    text(&mut svg, (LEFT - 60.0, TOP - 12.0), "start", 13.0, INK, y.title);
+    text(&mut svg, (16.0, TOP - 14.0), "start", 13.0, INK, y.title);
     let mut labels = Vec::new();
     for one in lines {
         let path: Vec<String> =
@@ -147,9 +147,10 @@ pub fn bars(title: &str, subtitle: &str, parts: &[(&str, &str)], bars: &[Bar]) -
     svg + "</svg>\n"
 }
 
-/// Powers of ten, and what stands at them.
+/// Powers of ten and their triples, which divide each decade in two on a logarithmic axis.
 pub fn decades(from: i32, to: i32, name: impl Fn(f64) -> String) -> Vec<(f64, String)> {
-    (from..=to).map(|power| 10_f64.powi(power)).map(|value| (value, name(value))).collect()
+    let values = (from..=to).flat_map(|power| [1.0, 3.0].map(|digit| digit * 10_f64.powi(power)));
+    values.map(|value| (value, name(value))).collect()
 }
 
 fn head(height: f64, title: &str, subtitle: &str) -> String {
@@ -167,7 +168,7 @@ fn head(height: f64, title: &str, subtitle: &str) -> String {
     );
     let _ = writeln!(
         svg,
-        r#"<text x="16" y="28" font-size="19" font-weight="600" fill="{INK}">{}</text>"#,
+        r#"<text x="16" y="28" font-size="17" font-weight="600" fill="{INK}">{}</text>"#,
         escape(title)
     );
     text(&mut svg, (16.0, 48.0), "start", 13.0, FAINT, subtitle);

@@ -331,12 +331,11 @@ fn throughput_plot(results: &Results) -> String {
     let factor = |name| rate(&results.throughput, "rollcall", most) / rate(&results.throughput, name, most);
     plot::lines(
         &format!(
-            "With {most} people at once, rollcall takes {:.1} × the heartbeats of axum and {:.0} × those of Django",
+            "With {most} people at once: {:.1} × the heartbeats of axum, {:.0} × those of Django",
             factor("axum"),
             factor("django")
         ),
-        "Answered heartbeats a second: mTLS, nginx, durable commit, datagram. Dashed: limits without a database. \
-         2 shared cores, only ratios count.",
+        "Answered 204 after a durable commit, over mTLS through nginx. Dashed: limits, no database. Only ratios count.",
         &Axis {
             title: "open connections, each with a certificate of its own",
             ticks: connections.iter().map(|n| (*n as f64, n.to_string())).collect(),
@@ -369,7 +368,7 @@ fn latency_plot(results: &Results) -> String {
         .collect();
     plot::lines(
         &format!("How long a heartbeat takes when {:.0} arrive per second", results.offered),
-        "From the moment it was due to its 204, half of the axum peer's best rate offered to all. Dashed: limits without a database.",
+        "From when it was due to its 204, at half of the axum peer's best rate. Dashed: limits, no database.",
         &Axis {
             title: "share of heartbeats that are faster",
             ticks: [(2.0, "50 %"), (10.0, "90 %"), (100.0, "99 %"), (1000.0, "99.9 %")]
@@ -379,7 +378,11 @@ fn latency_plot(results: &Results) -> String {
         &Axis {
             title: "milliseconds (less is better)",
             ticks: plot::decades(-2, 5, |value| {
-                if value < 1000.0 { format!("{value} ms") } else { format!("{} s", value / 1000.0) }
+                if value < 1000.0 {
+                    format!("{} ms", (value * 100.0).round() / 100.0)
+                } else {
+                    format!("{} s", (value / 1000.0).round())
+                }
             }),
         },
         &lines,
@@ -447,13 +450,17 @@ pub fn write_docs(results: &Results, codecs: &Codecs, docs: &Path) -> io::Result
         .into_iter()
         .map(|(aim, came, met)| format!("| {aim} | {came} | {} |\n", if met { "met" } else { "**missed**" }))
         .collect();
+    let rounds = match results.rounds {
+        1 => "one round".to_owned(),
+        rounds => format!("{rounds} rounds"),
+    };
     let errors = match results.errors.as_slice() {
         [] => "No request of any run was answered with anything but 204.".to_owned(),
         errors => format!("These were not answered 204:\n\n- {}", errors.join("\n- ")),
     };
     let text = format!(
         include_str!("benchmarks.md.in"),
-        rounds = results.rounds,
+        rounds = rounds,
         cores = std::thread::available_parallelism().map_or(0, usize::from),
         noise = worst_noise(results) * 100.0,
         median_noise = median_of(samples(results).map(|sample| sample.noise * 100.0).collect()),
