@@ -109,6 +109,11 @@ lint:
 test *args:
     cargo test --locked "$@"
 
+# measure beside the peers and the limits: just bench [--quick]; without --quick also docs/benchmarks.md
+[group('check')]
+bench *args:
+    bench/run "$@"
+
 # what .ci/run runs
 [group('check')]
 ci: lint test

@@ -1,0 +1,250 @@
+//! The running stack, as `bench/run` laid it out: who listens where, which processes belong to whom,
+//! and what those processes have spent.
+//!
+//! `$STATE/bench/` holds a folder for each system with the files `port` (nginx), `nginx.pid` and, where
+//! there is one, `pid` (the server).
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::str::FromStr;
+
+pub struct System {
+    pub name: String,
+    pub address: SocketAddr,
+    pub nginx: u32,
+    pub server: Option<u32>,
+}
+
+pub struct Stack {
+    pub certs: PathBuf,
+    pub broadcast_port: u16,
+    systems: Vec<System>,
+    cluster: PathBuf,
+    postmaster: u32,
+}
+
+impl Stack {
+    pub fn read(state: &Path) -> io::Result<Self> {
+        let mut systems = Vec::new();
+        for entry in fs::read_dir(state.join("bench"))? {
+            let folder = entry?.path();
+            if !folder.is_dir() {
+                continue;
+            }
+            systems.push(System {
+                name: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+                address: SocketAddr::from(([127, 0, 0, 1], first_line(&folder.join("port"))?)),
+                nginx: first_line(&folder.join("nginx.pid"))?,
+                server: if folder.join("pid").exists() {
+                    Some(first_line(&folder.join("pid"))?)
+                } else {
+                    None
+                },
+            });
+        }
+        let cluster = state.join("postgres");
+        Ok(Self {
+            certs: state.join("certs"),
+            broadcast_port: first_line(&state.join("bench/broadcast-port"))?,
+            systems,
+            postmaster: first_line(&cluster.join("data/postmaster.pid"))?,
+            cluster,
+        })
+    }
+
+    pub fn system(&self, name: &str) -> io::Result<&System> {
+        self.systems.iter().find(|system| system.name == name).ok_or_else(|| {
+            let names: Vec<_> = self.systems.iter().map(|system| system.name.as_str()).collect();
+            io::Error::other(format!("there is no system {name}; there are {}", names.join(", ")))
+        })
+    }
+
+    /// Runs SQL and returns its unaligned output.
+    pub fn sql(&self, statement: &str) -> io::Result<String> {
+        self.sql_as("rollcall", statement)
+    }
+
+    fn sql_as(&self, role: &str, statement: &str) -> io::Result<String> {
+        let output = Command::new("psql")
+            .args(["-qXAt", "-v", "ON_ERROR_STOP=1", "-U", role, "-d", "rollcall", "-h"])
+            .arg(&self.cluster)
+            .args(["-c", statement])
+            .output()?;
+        if !output.status.success() {
+            return Err(io::Error::other(format!(
+                "psql: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            )));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// The folder of PostgreSQL's socket.
+    pub fn cluster(&self) -> &Path {
+        &self.cluster
+    }
+
+    pub fn users(&self) -> io::Result<usize> {
+        // Whatever else is enrolled, such as stack/up's own user, is not ours.
+        let count = self.sql("select count(*) from users where email like 'device-%@bench.example'")?;
+        count.parse().map_err(io::Error::other)
+    }
+
+    /// Makes the table hold exactly so many of our people, none seen yet, and leaves it as autovacuum would.
+    pub fn fill(&self, users: usize) -> io::Result<()> {
+        self.sql("truncate users cascade")?;
+        self.sql(&format!(
+            "insert into users (email) select 'device-' || lpad(n::text, 7, '0') || '@bench.example'
+               from generate_series(0, {users} - 1) n"
+        ))?;
+        self.settle()
+    }
+
+    /// Nobody was seen yet, and no dead rows or dirty pages are left from whoever was measured before.
+    pub fn reset(&self) -> io::Result<()> {
+        self.sql(
+            "update users set last_seen_ns = null, ip = null, port = null where last_seen_ns is not null",
+        )?;
+        self.settle()
+    }
+
+    fn settle(&self) -> io::Result<()> {
+        self.sql("vacuum (analyze)")?;
+        self.sql_as("postgres", "checkpoint").map(|_| ())
+    }
+
+    /// What the processes on this system's path have spent so far.
+    pub fn costs(&self, system: &System) -> io::Result<Costs> {
+        let processes = Processes::read()?;
+        let lsn = self.sql("select pg_current_wal_insert_lsn() - '0/0'")?;
+        Ok(Costs {
+            server: system.server.map_or(0.0, |pid| processes.cpu_seconds(pid)),
+            nginx: processes.cpu_seconds(system.nginx),
+            postgres: processes.cpu_seconds(self.postmaster),
+            generator: processes.cpu_seconds(std::process::id()),
+            machine: busy_seconds()?,
+            wal_bytes: lsn.parse().map_err(io::Error::other)?,
+        })
+    }
+}
+
+#[derive(Clone, Copy, Default)]
+pub struct Costs {
+    pub server: f64,
+    pub nginx: f64,
+    pub postgres: f64,
+    pub generator: f64,
+    /// CPU-seconds of everything on this machine, ours or not.
+    pub machine: f64,
+    pub wal_bytes: f64,
+}
+
+impl Costs {
+    pub fn since(&self, before: &Costs) -> Costs {
+        Costs {
+            server: self.server - before.server,
+            nginx: self.nginx - before.nginx,
+            postgres: self.postgres - before.postgres,
+            generator: self.generator - before.generator,
+            machine: self.machine - before.machine,
+            wal_bytes: self.wal_bytes - before.wal_bytes,
+        }
+    }
+
+    /// Spent by processes that have nothing to do with the measurement: the noise. The kernel's own work
+    /// outside any process is in it too.
+    pub fn foreign(&self) -> f64 {
+        (self.machine - self.server - self.nginx - self.postgres - self.generator).max(0.0)
+    }
+}
+
+impl fmt::Display for Costs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "CPU server {:.2} nginx {:.2} postgres {:.2} generator {:.2} others {:.2} s, WAL {:.1} MB",
+            self.server,
+            self.nginx,
+            self.postgres,
+            self.generator,
+            self.foreign(),
+            self.wal_bytes / 1e6
+        )
+    }
+}
+
+/// One look at /proc.
+struct Processes {
+    children: HashMap<u32, Vec<u32>>,
+    ticks: HashMap<u32, u64>,
+}
+
+impl Processes {
+    fn read() -> io::Result<Self> {
+        let (mut children, mut ticks) = (HashMap::<u32, Vec<u32>>::new(), HashMap::new());
+        for entry in fs::read_dir("/proc")? {
+            let Ok(pid) = entry?.file_name().to_string_lossy().parse::<u32>() else { continue };
+            // It may have ended meanwhile; then its time is with its parent.
+            let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+            // The name, field 2, may hold anything; the fields count from after its last parenthesis.
+            let Some((_, fields)) = stat.rsplit_once(") ") else { continue };
+            let fields: Vec<&str> = fields.split(' ').collect();
+            let number =
+                |field: usize| fields.get(field - 3).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+            children.entry(number(4) as u32).or_default().push(pid);
+            // utime, stime, and those of children that have ended (proc(5)).
+            ticks.insert(pid, number(14) + number(15) + number(16) + number(17));
+        }
+        Ok(Self { children, ticks })
+    }
+
+    /// Of a process and all that descend from it.
+    fn cpu_seconds(&self, pid: u32) -> f64 {
+        let own = self.ticks.get(&pid).copied().unwrap_or(0) as f64
+            / rustix::param::clock_ticks_per_second() as f64;
+        own + self.children.get(&pid).into_iter().flatten().map(|child| self.cpu_seconds(*child)).sum::<f64>()
+    }
+}
+
+/// Proportional set size of a process and all that descend from it: shared pages are divided among
+/// those who share them, so that the sum is what the machine is short of.
+pub fn memory_bytes(pid: u32) -> io::Result<u64> {
+    let processes = Processes::read()?;
+    let mut pids = vec![pid];
+    let mut total = 0;
+    while let Some(pid) = pids.pop() {
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+        let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap_or_default();
+        total += pss.trim().trim_end_matches(" kB").trim().parse::<u64>().map_err(io::Error::other)? * 1024;
+        pids.extend(processes.children.get(&pid).into_iter().flatten());
+    }
+    Ok(total)
+}
+
+fn busy_seconds() -> io::Result<f64> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let fields: Vec<f64> = stat
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(1)
+        .filter_map(|text| text.parse().ok())
+        .collect();
+    // user, nice, system, idle, iowait, irq, softirq, steal (proc(5)): all but the two that wait.
+    let busy: f64 =
+        fields.iter().take(8).enumerate().filter(|(n, _)| !matches!(n, 3 | 4)).map(|(_, ticks)| ticks).sum();
+    Ok(busy / rustix::param::clock_ticks_per_second() as f64)
+}
+
+fn first_line<T: FromStr>(file: &Path) -> io::Result<T> {
+    let text =
+        fs::read_to_string(file).map_err(|error| io::Error::other(format!("{}: {error}", file.display())))?;
+    let line = text.lines().next().unwrap_or_default().trim();
+    line.parse().map_err(|_| io::Error::other(format!("{} holds {line:?}", file.display())))
+}
