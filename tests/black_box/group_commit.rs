@@ -1,6 +1,6 @@
 //! Group commit: many in one, and nobody's answer is anybody else's.
 
-use crate::stack::{PATIENCE, Running, Stack, wait_until};
+use crate::stack::{Builder, PATIENCE, Running, Stack, wait_until};
 use async_std::task::block_on;
 use rollcall::certificate::{Certificate, Sighting};
 use rollcall::status::{Email, Status};
@@ -196,7 +196,7 @@ fn the_plan_is_by_index_whatever_the_statistics_say() {
 
 #[test]
 fn requests_that_arrive_together_are_committed_together() {
-    let stack = Stack::up();
+    let stack = Builder::new().set("ROLLCALL_DEADLINE", "40s").up();
     members(&stack, 201);
     stack.sql("update users set disabled_at = now() where email = 'm7@example.com'");
     let connect = |email: &str, port: usize| {

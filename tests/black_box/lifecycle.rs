@@ -250,8 +250,13 @@ fn a_crl_that_is_broken_missing_or_over_stops_nobody() {
     // Somebody else's cannot be repaired by us: it is refused, and nginx goes on with what it has.
     fs::create_dir(stack.certs.join("crl.d")).unwrap();
     fs::write(stack.certs.join("crl.d/other.pem"), "garbage").unwrap();
-    script(&stack, "crl", &[], 1, "other.pem is not a CRL; nginx goes on with the one that it has");
+    script(&stack, "crl", &[], 1, "other.pem is not a CRL; its last good copy stays in use");
     script(&stack, "up", &[], 0, "nginx        ready");
+    // And it keeps no revocation of ours out.
+    let other = stack.member("a@example.com");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/stack/revoke");
+    assert!(!stack.command(path).arg("a@example.com").output().unwrap().status.success());
+    wait_until("nginx has our CRL", || stack.curl(Some(&other), &[]).status == 400);
     expect(&mut stack.client(&pair), 0, "Success!");
 }
 
