@@ -47,10 +47,8 @@ pub struct State {
     pub clock: fn() -> u64,
 }
 
-pub type App = tide::Server<Arc<State>>;
-
 /// The router: every path and method, without a port.
-pub fn app(state: State) -> App {
+pub fn app(state: State) -> tide::Server<Arc<State>> {
     let mut app = tide::with_state(Arc::new(state));
     app.at("/api/client").all(|request| answer(request, client));
     app.at("/livez").get(|_| async { Ok(Response::new(StatusCode::NoContent)) });
@@ -216,7 +214,11 @@ impl Listener for UnixListener {
 
 /// Answers every connection until `shutdown` resolves; then stops accepting, lets the requests
 /// that are being answered finish, and returns. Connections without one are left to end with the process.
-pub async fn serve<L: Listener>(listener: L, app: App, shutdown: impl Future<Output = ()> + Send) {
+pub async fn serve<L, T>(listener: L, app: tide::Server<T>, shutdown: impl Future<Output = ()> + Send)
+where
+    L: Listener,
+    T: Clone + Send + Sync + 'static,
+{
     let progress = Arc::new(Progress::default());
     let accepting = async {
         let outage = Outage::of("accepting connections");
@@ -271,8 +273,9 @@ impl Drop for Unanswered<'_> {
 }
 
 /// One connection: requests one after another until it closes, misbehaves or the server stops.
-async fn converse<S>(stream: S, app: App, progress: Arc<Progress>)
+async fn converse<S, T>(stream: S, app: tide::Server<T>, progress: Arc<Progress>)
 where
+    T: Clone + Send + Sync + 'static,
     S: Read + Write + Clone + Send + Sync + Unpin + 'static,
 {
     let mut stream = Bounded::new(stream, PATIENCE);
