@@ -10,6 +10,7 @@ use async_std::task;
 use crate::broadcast::Broadcaster;
 use crate::certificate::Sighting;
 use crate::outage::Outage;
+use crate::status::Email;
 use crate::store::{Store, Verdict};
 
 /// Most sightings in one commit.
@@ -53,31 +54,56 @@ impl Commits {
 
 async fn commit_all(waiting: Receiver<Waiting>, store: Store, broadcaster: Broadcaster) {
     let outage = Outage::of("the database");
-    let mut sightings = Vec::with_capacity(MAX_BATCH);
-    let mut answers = Vec::with_capacity(MAX_BATCH);
-    while let Ok(first) = waiting.recv().await {
-        let others = std::iter::from_fn(|| waiting.try_recv().ok());
-        for Waiting { sighting, answer } in std::iter::once(first).chain(others).take(MAX_BATCH) {
-            sightings.push(sighting);
-            answers.push(answer);
+    let mut repeats = Vec::new();
+    loop {
+        let mut batch = std::mem::take(&mut repeats);
+        if batch.is_empty() {
+            match waiting.recv().await {
+                Ok(first) => batch.push(first),
+                Err(_) => return,
+            }
         }
+        let room = MAX_BATCH - batch.len();
+        batch.extend(std::iter::from_fn(|| waiting.try_recv().ok()).take(room));
+        (batch, repeats) = split_repeats(batch);
+        let sightings: Vec<&Sighting> = batch.iter().map(|one| &one.sighting).collect();
         match store.record(&sightings).await {
             Ok(recorded) => {
                 outage.worked();
                 broadcaster.send(&recorded.committed);
-                for (answer, verdict) in answers.iter().zip(recorded.verdicts) {
+                for (one, verdict) in batch.iter().zip(recorded.verdicts) {
                     // A request whose client hung up no longer waits; it is recorded all the same.
-                    let _ = answer.try_send(verdict);
+                    let _ = one.answer.try_send(verdict);
                 }
             }
             Err(error) => {
                 outage.failed(&error);
-                // Whoever waits behind a commit that failed has waited long enough.
+                // To the requests, a closed channel is the answer. Whoever waits behind a commit that
+                // failed has waited long enough too.
+                repeats.clear();
                 while waiting.try_recv().is_ok() {}
             }
         }
-        sightings.clear();
-        // To those of a batch that failed, this closes the channel, which is their answer.
-        answers.clear();
+    }
+}
+
+/// One person's second request waits for the next commit, so that each has an answer of its own and the
+/// newest is written last. The first ones come in the order of their emails, as the store wants them.
+fn split_repeats(mut batch: Vec<Waiting>) -> (Vec<Waiting>, Vec<Waiting>) {
+    batch.sort_by(|a, b| a.email().cmp(b.email()));
+    let mut firsts: Vec<Waiting> = Vec::with_capacity(batch.len());
+    let mut repeats = Vec::new();
+    for one in batch {
+        match firsts.last() {
+            Some(last) if last.email() == one.email() => repeats.push(one),
+            _ => firsts.push(one),
+        }
+    }
+    (firsts, repeats)
+}
+
+impl Waiting {
+    fn email(&self) -> &Email {
+        &self.sighting.status.email
     }
 }

@@ -1,4 +1,4 @@
-//! The heartbeat: many sightings judged and written by one statement, durable when it returns.
+//! The heartbeat: many sightings written by one statement, durable when it returns.
 
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -9,7 +9,7 @@ use crate::status::Status;
 
 /// What became of a batch.
 pub struct Recorded {
-    /// The rows as they were committed, each once.
+    /// The rows as they were committed.
     pub committed: Vec<Status>,
     /// One for each sighting, in their order.
     pub verdicts: Vec<Verdict>,
@@ -26,82 +26,91 @@ pub enum Verdict {
     Locked,
 }
 
-/// The parameters are arrays, one element for each sighting.
+/// The parameters are arrays, one element for each sighting, each email once and in their order: rows are
+/// visited in the order of the arrays, so two batches cannot wait for each other.
 ///
 /// * Whom an administrator disabled, or whose certificate was revoked, before the statement began is
-///   refused by it; judged first, so that a refused request never hides the good one of the same person.
-/// * Of two sightings of one person the newest is written. `last_seen_ns` never goes backwards.
-/// * Rows are visited in the order of their emails, so that two batches cannot wait for each other.
+///   not touched by it.
+/// * `last_seen_ns` never goes backwards.
 /// * A certificate's row is written when it is new and then at most once a minute, so that the usual
 ///   heartbeat writes one row and reads another.
 macro_rules! record {
-    ($locked:literal, $from_locked:literal) => {
+    ($free:literal, $from:literal) => {
         concat!(
             "with seen as (
     select * from unnest($1::text[], $2::bigint[], $3::text[], $4::integer[], $5::text[], $6::text[], $7::bigint[])
       with ordinality as seen (email, last_seen_ns, ip, port, serial, fingerprint, not_after, n)
 ),
-judged as (
-    select seen.*, users.email is not null as enrolled, users.disabled_at is not null as disabled,
-           certificates.revoked_at is not null as revoked,
-           coalesce(certificates.last_used_ns < seen.last_seen_ns - 60000000000, true) as stale
-      from seen left join users using (email) left join certificates using (serial)
-),
-newest as (
-    select distinct on (email) email, last_seen_ns, ip, port from judged
-     where enrolled and not disabled and not revoked order by email, last_seen_ns desc, n desc
-),
 ",
-            $locked,
+            $free,
             "committed as (
     update users
-       set last_seen_ns = greatest(users.last_seen_ns, newest.last_seen_ns), ip = newest.ip::inet, port = newest.port
-      from newest",
-            $from_locked,
-            "
-     where users.email = newest.email and users.disabled_at is null
- returning users.email, users.last_seen_ns, users.ip, users.port
+       set last_seen_ns = greatest(users.last_seen_ns, seen.last_seen_ns), ip = seen.ip::inet, port = seen.port
+      from ",
+            $from,
+            " seen left join certificates using (serial)
+     where users.email = seen.email and users.disabled_at is null and certificates.revoked_at is null
+ returning seen.*, users.last_seen_ns as committed_ns,
+           coalesce(certificates.last_used_ns < seen.last_seen_ns - 60000000000, true) as stale
 ),
 used as (
     insert into certificates (serial, email, fingerprint, not_after, last_used_ns)
-    select distinct on (serial) serial, email, fingerprint, not_after, judged.last_seen_ns
-      from judged join committed using (email) where stale and not revoked order by serial, judged.last_seen_ns desc
+    select distinct on (serial) serial, email, fingerprint, not_after, last_seen_ns from committed where stale
         on conflict (serial) do update set last_used_ns = excluded.last_used_ns
 )
-select enrolled, disabled, revoked, committed.last_seen_ns, host(committed.ip), committed.port,
-       n = max(n) filter (where not revoked) over (partition by email) as newest
-  from judged left join committed using (email) order by n"
+select n, committed_ns from committed"
         )
     };
 }
 
 /// The statement of a heartbeat, public so that anybody can ask PostgreSQL for its plan.
-pub const RECORD: &str = record!("", "");
+pub const RECORD: &str = record!("", "seen");
 /// The same, but a row whose lock somebody holds is passed over. It costs a lock for each row, so it is
 /// only for the batch that found one.
 const RECORD_UNLOCKED: &str = record!(
     "free as (
-    select users.email from newest join users using (email) order by email for no key update of users skip locked
+    select seen.* from seen join users using (email) for no key update of users skip locked
 ),
 ",
-    " join free using (email)"
+    "free"
 );
 
+/// Why nothing was written: asked only for those to whom it happened.
+const WHY_NOT: &str = "
+select users.email is not null, users.disabled_at is not null, certificates.revoked_at is not null
+  from unnest($1::text[], $2::text[]) with ordinality as seen (email, serial, n)
+  left join users using (email) left join certificates using (serial)
+ order by n";
+
 impl Store {
-    /// Records the sightings in one commit. An error means that none of them was.
-    pub async fn record(&self, sightings: &[Sighting]) -> Result<Recorded, Error> {
+    /// Records the sightings, each email once and in their order, in one commit. An error means that none
+    /// of them was.
+    pub async fn record(&self, sightings: &[&Sighting]) -> Result<Recorded, Error> {
+        debug_assert!(sightings.is_sorted_by(|a, b| a.status.email < b.status.email));
         self.within_deadline(async {
-            match self.run(RECORD, sightings).await {
+            let rows = match self.run(RECORD, sightings).await {
                 Err(error) if error.is_locked() => self.run(RECORD_UNLOCKED, sightings).await,
                 done => done,
+            }?;
+            let mut verdicts = vec![Verdict::Locked; sightings.len()];
+            let mut committed = Vec::with_capacity(rows.len());
+            for row in &rows {
+                let i = row.try_get::<i64, _>(0)? as usize - 1;
+                let last_seen_ns = row.try_get::<i64, _>(1)? as u64;
+                verdicts[i] = Verdict::Committed;
+                committed.push(Status { last_seen_ns, ..sightings[i].status.clone() });
             }
+            if committed.len() < sightings.len() {
+                self.judge(sightings, &mut verdicts).await?;
+            }
+            Ok(Recorded { committed, verdicts })
         })
         .await
     }
 
-    async fn run(&self, statement: &'static str, sightings: &[Sighting]) -> Result<Recorded, Error> {
-        fn column<'a, T>(sightings: &'a [Sighting], value: impl Fn(&'a Sighting) -> T) -> Vec<T> {
-            sightings.iter().map(value).collect()
+    async fn run(&self, statement: &'static str, sightings: &[&Sighting]) -> Result<Vec<PgRow>, Error> {
+        fn column<'a, T>(sightings: &[&'a Sighting], value: impl Fn(&'a Sighting) -> T) -> Vec<T> {
+            sightings.iter().map(|sighting| value(sighting)).collect()
         }
         // Past the year 2262 the clock does not fit the column; the newest that does stands for it.
         let bounded = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
@@ -115,37 +124,26 @@ impl Store {
             .bind(column(sightings, |sighting| bounded(sighting.certificate.not_after)))
             .fetch_all(&self.pool)
             .await?;
-        let mut recorded = Recorded { committed: Vec::new(), verdicts: Vec::with_capacity(rows.len()) };
-        for (sighting, row) in sightings.iter().zip(&rows) {
-            let verdict = judge(row)?;
-            if verdict == Verdict::Committed && row.try_get("newest")? {
-                let ip: String = row.try_get(4)?;
-                recorded.committed.push(Status {
-                    email: sighting.status.email.clone(),
-                    last_seen_ns: row.try_get::<i64, _>(3)? as u64,
-                    ip: ip.parse().map_err(|_| Error::BadRow)?,
-                    port: u16::try_from(row.try_get::<i32, _>(5)?).map_err(|_| Error::BadRow)?,
-                });
-            }
-            recorded.verdicts.push(verdict);
-        }
-        if recorded.verdicts.len() != sightings.len() {
-            return Err(Error::BadRow);
-        }
-        Ok(recorded)
+        Ok(rows)
     }
-}
 
-fn judge(row: &PgRow) -> Result<Verdict, Error> {
-    Ok(if row.try_get("revoked")? {
-        Verdict::Revoked
-    } else if !row.try_get::<bool, _>("enrolled")? {
-        Verdict::NotEnrolled
-    } else if row.try_get("disabled")? {
-        Verdict::Disabled
-    } else if row.try_get::<Option<i64>, _>(3)?.is_none() {
-        Verdict::Locked
-    } else {
-        Verdict::Committed
-    })
+    /// Finds the reason for each that was not committed; one without a reason was locked.
+    async fn judge(&self, sightings: &[&Sighting], verdicts: &mut [Verdict]) -> Result<(), Error> {
+        let missed: Vec<usize> = (0..verdicts.len()).filter(|i| verdicts[*i] == Verdict::Locked).collect();
+        let emails: Vec<&str> = missed.iter().map(|i| sightings[*i].status.email.as_str()).collect();
+        let serials: Vec<&str> = missed.iter().map(|i| sightings[*i].certificate.serial.as_str()).collect();
+        let rows = sqlx::query(WHY_NOT).bind(emails).bind(serials).fetch_all(&self.pool).await?;
+        for (i, row) in missed.into_iter().zip(&rows) {
+            verdicts[i] = if row.try_get(2)? {
+                Verdict::Revoked
+            } else if !row.try_get::<bool, _>(0)? {
+                Verdict::NotEnrolled
+            } else if row.try_get(1)? {
+                Verdict::Disabled
+            } else {
+                Verdict::Locked
+            };
+        }
+        Ok(())
+    }
 }
