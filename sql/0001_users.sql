@@ -2,7 +2,8 @@
 
 create table users (
     -- Normalised by status::Email; the check keeps a hand-written insert from making a second spelling.
-    email        text    primary key check (email = lower(email) and length(email) between 3 and 254),
+    -- Bytes are compared, not words of a language: an update looks at this check too.
+    email        text collate "C" primary key check (email = lower(email) and length(email) between 3 and 254),
     -- Refused while set, and since when. An update, not a delete: the last sighting stays readable.
     disabled_at  timestamptz,
     enrolled_at  timestamptz not null default now(),

@@ -3,8 +3,8 @@
 create table certificates (
     -- As nginx writes it: upper-case hex. Two CAs in one chain could give the same serial to two
     -- certificates; revoking one then refuses both, which errs on the safe side.
-    serial       text    primary key check (serial ~ '^[0-9A-F]{1,64}$'),
-    email        text    not null references users (email),
+    serial       text collate "C" primary key check (serial ~ '^[0-9A-F]{1,64}$'),
+    email        text collate "C" not null references users (email),
     -- SHA-1 of the certificate, lower-case hex, as nginx computes it: a name for it, never a proof.
     fingerprint  text    not null check (fingerprint ~ '^[0-9a-f]{40}$'),
     -- Seconds since the Unix epoch.

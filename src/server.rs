@@ -21,8 +21,8 @@ use crate::identity::{Credential, CredentialError, Trust};
 use crate::signals;
 use crate::store::{self, Store};
 
-/// Connections to PostgreSQL: one commits, the others are for who asks whether it is there.
-const POOL: u32 = 3;
+/// Connections to PostgreSQL: one commits, the other is for who asks whether it is there.
+const POOL: u32 = 2;
 /// How long to wait between two tries to reach a database that is not there yet.
 const RETRY: Duration = Duration::from_millis(500);
 
