@@ -10,6 +10,7 @@
 //! | [`certificate`] | which certificate proved it, and when that ends |
 //! | [`store`] | the only SQL |
 //! | [`wire`] | the datagram's bytes |
+//! | [`sign`] | the key pair that makes the datagrams believable |
 //! | [`broadcast`] | the UDP socket, opened once |
 //! | [`http`] | the HTTP contract: the router, and the loop that serves it |
 //! | [`server`] | puts the five above together |
@@ -23,12 +24,16 @@
 
 pub mod cli;
 pub mod status;
-pub mod wire;
 
 #[cfg(feature = "client")]
 pub mod client;
 #[cfg(feature = "listen")]
 pub mod listen;
+
+#[cfg(any(feature = "server", feature = "listen"))]
+pub mod sign;
+#[cfg(any(feature = "server", feature = "listen"))]
+pub mod wire;
 
 #[cfg(feature = "server")]
 pub mod admin;
