@@ -11,13 +11,14 @@
 //! | [`store`] | the only SQL |
 //! | [`wire`] | the datagram's bytes |
 //! | [`sign`] | the key pair that makes the datagrams believable |
+//! | [`announce`] | numbers, signs and repeats what is announced |
 //! | [`broadcast`] | the UDP socket, opened once |
 //! | [`http`] | the HTTP contract: the router, and the loop that serves it |
 //! | [`server`] | puts the five above together |
 //! | [`listen`] | receives, decodes and prints datagrams |
 //! | [`client`] | proves who it is over mutual TLS, once or every so often |
 //! | [`admin`] | enrolment |
-//! | [`cli`], [`outage`] | what command lines share; failures logged when they start and end |
+//! | [`cli`], [`outage`], [`replace`] | what command lines share; failures logged when they start and end; a file replaced as a whole |
 //!
 //! The binaries in `bin/` turn arguments into one call of [`server::run`], [`client::run`],
 //! [`listen::run`] or [`admin::run`]. The features `server`, `client` and `listen` choose what is built.
@@ -30,6 +31,10 @@ pub mod client;
 #[cfg(feature = "listen")]
 pub mod listen;
 
+#[cfg(any(feature = "server", feature = "listen"))]
+pub mod announce;
+#[cfg(any(feature = "server", feature = "listen"))]
+pub mod replace;
 #[cfg(any(feature = "server", feature = "listen"))]
 pub mod sign;
 #[cfg(any(feature = "server", feature = "listen"))]

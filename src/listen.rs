@@ -15,6 +15,13 @@ use crate::status::Status;
 use crate::wire;
 
 mod holder;
+mod judge;
+mod memory;
+mod roots;
+mod window;
+
+pub use judge::{Announcement, Counters, Doubt, Gap, Ignored, Judge, Policy, Verdict};
+pub use memory::Heard;
 
 /// Longest wait for a datagram before signals and time are looked at again.
 const TICK: Duration = Duration::from_millis(200);

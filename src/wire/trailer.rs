@@ -90,14 +90,14 @@ pub fn encode_batch(batch: &Batch, sign: impl FnOnce(&BatchMessage) -> Signature
     let mut datagrams: Vec<Vec<u8>> = batch
         .statuses
         .iter()
-        .zip(batch.first_sequence..)
-        .map(|(status, sequence)| {
+        .enumerate()
+        .map(|(index, status)| {
             let mut out = Vec::with_capacity(MAX_PREFIX + MAX_TRAILER);
             encode(status, &mut out);
             out.extend_from_slice(&[b'R', b'C', VERSION, batch.kind.0]);
             out.extend_from_slice(&batch.key_id);
             out.write_u64::<BigEndian>(batch.epoch).expect("a Vec takes every write");
-            out.write_u64::<BigEndian>(sequence).expect("a Vec takes every write");
+            out.write_u64::<BigEndian>(batch.first_sequence + index as u64).expect("a Vec takes every write");
             out
         })
         .collect();
