@@ -41,7 +41,7 @@ impl Signer {
         // openssl writes PKCS#8 version 1, which does not hold the public key that ring could compare.
         let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).map_err(|_| Problem::NotEd25519)?;
         let bytes = pair.public_key().as_ref().try_into().map_err(|_| Problem::NotEd25519)?;
-        Ok(Self { pair, public: PublicKey(bytes) })
+        Ok(Self { pair, public: PublicKey::from_bytes(bytes) })
     }
 
     pub fn public(&self) -> &PublicKey {
@@ -55,7 +55,10 @@ impl Signer {
 
 /// The public key, by which listeners believe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PublicKey([u8; 32]);
+pub struct PublicKey {
+    bytes: [u8; 32],
+    id: KeyId,
+}
 
 impl PublicKey {
     /// Reads a SubjectPublicKeyInfo PEM file.
@@ -68,36 +71,36 @@ impl PublicKey {
     pub fn from_pem(text: &str) -> Result<Self, Problem> {
         let der = pem::decode(text, "PUBLIC KEY")?;
         let key = der.strip_prefix(&SPKI).and_then(|key| key.try_into().ok());
-        key.map(Self).ok_or(Problem::NotEd25519)
+        key.map(Self::from_bytes).ok_or(Problem::NotEd25519)
     }
 
     /// For what was written down as bytes. Whether they are a point of the curve shows at the first
     /// signature: none verifies if they are not.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+        let mut id = KeyId::default();
+        let len = id.len();
+        id.copy_from_slice(&digest(&SHA256, &bytes).as_ref()[..len]);
+        Self { bytes, id }
     }
 
     pub fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
+        &self.bytes
     }
 
     /// Which of several keys a datagram means. It is four bytes: a hint, and no proof.
     pub fn id(&self) -> KeyId {
-        let mut id = KeyId::default();
-        let len = id.len();
-        id.copy_from_slice(&digest(&SHA256, &self.0).as_ref()[..len]);
-        id
+        self.id
     }
 
     pub fn verify(&self, message: &BatchMessage, signature: &SignatureBytes) -> bool {
-        UnparsedPublicKey::new(&ED25519, &self.0).verify(message, signature).is_ok()
+        UnparsedPublicKey::new(&ED25519, &self.bytes).verify(message, signature).is_ok()
     }
 }
 
 /// The key id, in hexadecimal.
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.id().iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        self.id.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

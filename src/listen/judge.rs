@@ -9,7 +9,7 @@ use super::roots::Roots;
 use super::window::{Place, WINDOW, Window};
 use crate::sign::PublicKey;
 use crate::status::Status;
-use crate::wire::{self, Datagram, KeyId, Kind, Verified};
+use crate::wire::{self, Datagram, Kind, Verified};
 
 /// How long a number may be late before it is reported as missing.
 const GRACE: Duration = Duration::from_secs(1);
@@ -155,7 +155,6 @@ pub struct Judge {
 /// One key that we believe.
 struct Track {
     key: PublicKey,
-    id: KeyId,
     epoch: Option<Epoch>,
     /// Missing in the epochs that are over, and how many of those are yet to be reported.
     missing_before: u64,
@@ -219,10 +218,12 @@ impl Judge {
                 let id = claim.key_id();
                 let mut asked = None;
                 let verified = claim.verify(|message, signature| {
-                    self.tracks.iter().enumerate().filter(|(_, track)| track.id == id).any(|(at, track)| {
-                        asked = Some(at);
-                        self.roots.believes(&track.key, message, signature)
-                    })
+                    self.tracks.iter().enumerate().filter(|(_, track)| track.key.id() == id).any(
+                        |(at, track)| {
+                            asked = Some(at);
+                            self.roots.believes(&track.key, message, signature)
+                        },
+                    )
                 });
                 match (verified, asked) {
                     (Ok(verified), Some(at)) => self.place(at, verified, now_ns),
@@ -365,7 +366,7 @@ impl Judge {
 
 impl Track {
     fn of(key: PublicKey) -> Self {
-        Self { key, id: key.id(), epoch: None, missing_before: 0, unreported_before: 0 }
+        Self { key, epoch: None, missing_before: 0, unreported_before: 0 }
     }
 
     /// A new epoch: what the last one still missed will not come any more.
