@@ -11,7 +11,7 @@
 //! | ip | m | the client's address as text, IPv4 or IPv6 (RFC 5952) |
 //! | port | 2 | the client's source port |
 //!
-//! A version-1 datagram ends there. Version 2 adds a [trailer](trailer) that makes it believable: what
+//! A version-1 datagram ends there. Version 2 adds a [`trailer`] that makes it believable: what
 //! [`Datagram::decode`] finds there is a [`Claim`], and only [`Claim::verify`] makes it [`Verified`].
 //! [`encode_batch`] makes the datagrams of one batch, which share one signature.
 //!
