@@ -1,6 +1,9 @@
 //! What the broadcaster says next: numbers and signs what was committed, and repeats the newest.
 //!
-//! No socket and no clock: statuses and times in, datagrams out.
+//! No socket and no clock: statuses and times in, datagrams out. The broadcaster keeps an [`Announcer`] and
+//! a [`Repetition`] under one lock. After a commit it sends what [`Announcer::announce`] gives and hands the
+//! last datagram to [`Repetition::sent`]; a task sleeps until [`Repetition::next`] and sends what is
+//! [`Repetition::due`]. One lock, so that the order on the wire is the order of the numbers.
 
 use std::fmt;
 use std::fs;

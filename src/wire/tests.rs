@@ -255,6 +255,32 @@ fn trailers_that_lie() {
 }
 
 #[test]
+fn random_trailers_never_panic_and_never_verify() {
+    let prefix = &golden()[1].0;
+    let mut seed = 0x1234_5678_9abc_def1_u64;
+    let mut next = move || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed
+    };
+    let mut claims = 0;
+    for _ in 0..50_000 {
+        let (index, count) = (next() % 12, next() % 12);
+        let path = merkle::path_len(index as u16, count as u16) * 32;
+        let mut datagram = [prefix.as_slice(), b"RC\x02"].concat();
+        datagram.extend((0..25 + path + 64 + (next() % 8 / 7) as usize).map(|_| (next() >> 32) as u8));
+        let at = prefix.len() + 24;
+        datagram[at..at + 4].copy_from_slice(&[0, index as u8, 0, count as u8]);
+        if let Ok(Datagram::Signed(claim)) = Datagram::decode(&datagram) {
+            claims += 1;
+            assert!(claim.verify(|_, _| false).is_err());
+        }
+    }
+    assert!(claims > 10_000, "{claims}");
+}
+
+#[test]
 fn the_longest_datagram_fits() {
     let (_, longest) = golden().pop().unwrap();
     // RFC 5952 writes 39 bytes when no group can be shortened.
