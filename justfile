@@ -99,6 +99,8 @@ crl:
 [group('check')]
 lint:
     cargo fmt --all --check
+    cargo fmt --manifest-path bench/Cargo.toml --check
+    cargo fmt --manifest-path bench/peers/axum/Cargo.toml --check
     cargo clippy --locked --all-targets -- -D warnings
     cargo clippy --locked --no-default-features --features listen -- -D warnings
     cargo clippy --locked --no-default-features --features client -- -D warnings

@@ -18,7 +18,7 @@ struct Args {
     /// certificate of the CA that signed the server's, PEM (default $ROLLCALL_CERTS/ca.crt)
     #[argh(option)]
     ca: Option<PathBuf>,
-    /// https://HOST[:PORT] of the server (ROLLCALL_URL, default https://localhost:$ROLLCALL_HTTPS_PORT)
+    /// https://HOST:PORT of the server (ROLLCALL_URL, default https://localhost:$ROLLCALL_HTTPS_PORT)
     #[argh(option)]
     url: Option<String>,
     /// keep the connection and say it again after this long, such as 30s, until stopped

@@ -1,6 +1,7 @@
 //! `rollcall-listen`: prints the stream of who is here.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use argh::FromArgs;
@@ -24,11 +25,37 @@ struct Args {
     /// stop after this long, such as 30s; with --count, exit 1 if fewer came
     #[argh(option)]
     timeout: Option<humantime::Duration>,
+    /// public key of a server, PEM; again for each further one. Then only what verifies is printed
+    #[argh(option)]
+    key: Vec<PathBuf>,
+    /// print what does not verify, too, and mark it
+    #[argh(switch)]
+    accept_unsigned: bool,
+    /// file that remembers what was heard over a restart, so that no replay passes for news
+    #[argh(option)]
+    state: Option<PathBuf>,
+    /// refuse what was seen longer ago than this, such as 5m
+    #[argh(option)]
+    max_age: Option<humantime::Duration>,
+    /// tell every minute what was received, missed and dropped; the end tells it in any case
+    #[argh(switch)]
+    stats: bool,
 }
 
 fn main() -> ExitCode {
     const PROGRAM: &str = "rollcall-listen";
-    let Args { bind, port, json, count, timeout } = cli::arguments(PROGRAM);
-    let timeout = timeout.map(Into::into);
-    cli::finish(PROGRAM, listen::run(&listen::Options { bind, port, json, count, timeout }))
+    let args: Args = cli::arguments(PROGRAM);
+    let options = listen::Options {
+        bind: args.bind,
+        port: args.port,
+        json: args.json,
+        count: args.count,
+        timeout: args.timeout.map(Into::into),
+        keys: args.key,
+        accept_unsigned: args.accept_unsigned,
+        state: args.state,
+        max_age: args.max_age.map(Into::into),
+        stats: args.stats,
+    };
+    cli::finish(PROGRAM, listen::run(&options))
 }

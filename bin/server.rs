@@ -19,6 +19,9 @@ struct Args {
     /// file with the secret that nginx presents (default $ROLLCALL_STATE/proxy-credential)
     #[argh(option)]
     proxy_credential: Option<PathBuf>,
+    /// private key that signs announcements (ROLLCALL_BROADCAST_KEY; without one they are not signed)
+    #[argh(option)]
+    broadcast_key: Option<PathBuf>,
     /// how long the database may take (ROLLCALL_DEADLINE, default 2s)
     #[argh(option)]
     deadline: Option<humantime::Duration>,
@@ -29,9 +32,8 @@ struct Args {
 
 fn main() -> ExitCode {
     const PROGRAM: &str = "rollcall-server";
-    let Args { listen, broadcast, proxy_credential, deadline, check } = cli::arguments(PROGRAM);
-    cli::finish(
-        PROGRAM,
-        server::run(server::Options { listen, broadcast, proxy_credential, deadline, check }),
-    )
+    let Args { listen, broadcast, proxy_credential, broadcast_key, deadline, check } =
+        cli::arguments(PROGRAM);
+    let options = server::Options { listen, broadcast, proxy_credential, broadcast_key, deadline, check };
+    cli::finish(PROGRAM, server::run(options))
 }

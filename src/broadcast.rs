@@ -1,9 +1,18 @@
 //! The broadcaster: one UDP socket, opened once, that shouts what was committed.
+//!
+//! With a key it numbers and signs what it says, and repeats the newest (docs/wire.md, version 2).
 
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Instant;
 
+use async_std::channel::{self, Receiver, Sender};
+use async_std::future::timeout;
+use async_std::task;
+
+use crate::announce::{Announcer, Repetition};
 use crate::outage::Outage;
 use crate::status::Status;
 use crate::wire;
@@ -12,6 +21,15 @@ use crate::wire;
 pub struct Broadcaster {
     socket: UdpSocket,
     destinations: Vec<Destination>,
+    /// `None`: version 1, which anybody could have said.
+    signed: Option<Signed>,
+}
+
+struct Signed {
+    /// One lock for both, so that the order on the wire is the order of the numbers.
+    voice: Mutex<(Announcer, Repetition)>,
+    /// Wakes the repeater when there is something newer to repeat.
+    news: Sender<()>,
 }
 
 struct Destination {
@@ -21,7 +39,7 @@ struct Destination {
 
 impl Broadcaster {
     /// Opens the socket. `destinations` is the comma-separated list of `ROLLCALL_BROADCAST`.
-    pub fn open(destinations: &str) -> Result<Self, Error> {
+    pub fn open(destinations: &str, announcer: Option<Announcer>) -> Result<Arc<Self>, Error> {
         let destinations = destinations
             .split(',')
             .map(|text| match text.trim().parse() {
@@ -33,11 +51,32 @@ impl Broadcaster {
         socket.set_broadcast(true).map_err(Error::Socket)?;
         // A full send buffer drops this datagram; it must not stall the request behind it.
         socket.set_nonblocking(true).map_err(Error::Socket)?;
-        Ok(Self { socket, destinations })
+        let (news, heard) = channel::bounded(1);
+        let signed =
+            announcer.map(|announcer| Signed { voice: Mutex::new((announcer, Repetition::default())), news });
+        let broadcaster = Arc::new(Self { socket, destinations, signed });
+        if broadcaster.signed.is_some() {
+            task::spawn(repeat(Arc::downgrade(&broadcaster), heard));
+        }
+        Ok(broadcaster)
     }
 
     /// Announces what one commit held.
     pub fn send(&self, committed: &[Status]) {
+        if let Some(signed) = &self.signed {
+            let mut voice = signed.lock();
+            let (announcer, repetition) = &mut *voice;
+            let datagrams = announcer.announce(committed);
+            for datagram in &datagrams {
+                self.send_datagram(datagram);
+            }
+            if let Some(newest) = datagrams.into_iter().next_back() {
+                repetition.sent(newest, Instant::now());
+                // A full channel has woken it already.
+                let _ = signed.news.try_send(());
+            }
+            return;
+        }
         let mut datagram = Vec::with_capacity(wire::MAX_PREFIX);
         for status in committed {
             datagram.clear();
@@ -53,6 +92,32 @@ impl Broadcaster {
                 Err(error) => destination.outage.failed(&error),
             }
         }
+    }
+}
+
+impl Signed {
+    fn lock(&self) -> MutexGuard<'_, (Announcer, Repetition)> {
+        self.voice.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Says the newest datagram again when it is due, for as long as there is a broadcaster.
+async fn repeat(broadcaster: Weak<Broadcaster>, news: Receiver<()>) {
+    let mut next: Option<Instant> = None;
+    loop {
+        let news = match next {
+            None => news.recv().await,
+            Some(next) => {
+                timeout(next.saturating_duration_since(Instant::now()), news.recv()).await.unwrap_or(Ok(()))
+            }
+        };
+        let (Ok(()), Some(broadcaster)) = (news, broadcaster.upgrade()) else { return };
+        let Some(signed) = &broadcaster.signed else { return };
+        let mut voice = signed.lock();
+        if let Some(datagram) = voice.1.due(Instant::now()) {
+            broadcaster.send_datagram(datagram);
+        }
+        next = voice.1.next();
     }
 }
 
@@ -109,9 +174,10 @@ mod tests {
     fn every_destination_hears_and_a_dead_one_stops_nobody() {
         let ears = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
         let [first, last] = ears.each_ref().map(|ear| ear.local_addr().unwrap());
-        let mut broadcaster = Broadcaster::open(&format!("{first}, {last}")).unwrap();
+        let mut broadcaster = Broadcaster::open(&format!("{first}, {last}"), None).unwrap();
         // An IPv4 socket cannot send to IPv6: the kernel refuses, as it does where there is no route.
-        broadcaster.destinations.insert(1, Destination::new("[::1]:9".parse().unwrap()));
+        let destinations = &mut Arc::get_mut(&mut broadcaster).unwrap().destinations;
+        destinations.insert(1, Destination::new("[::1]:9".parse().unwrap()));
         broadcaster.send(&[status(), status()]);
         assert_eq!(broadcaster.destinations[1].outage.failures(), 2);
         for ear in &ears {
@@ -127,7 +193,7 @@ mod tests {
     #[test]
     fn names_the_bad_destination() {
         for text in ["", "255.255.255.255", "127.0.0.1:0", "host:6667", "[::1]:6667", "127.0.0.1:1,,"] {
-            let error = Broadcaster::open(text).err().unwrap().to_string();
+            let error = Broadcaster::open(text, None).err().unwrap().to_string();
             assert!(error.starts_with("not a broadcast destination: \""), "{error}");
         }
     }

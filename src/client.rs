@@ -68,6 +68,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         proof: files.load(&contents, SystemTime::now())?.into(),
         files,
         contents,
+        doubt: String::new(),
         timeout: options.timeout,
         kept: None,
     };
@@ -121,8 +122,10 @@ impl Target {
 struct Client {
     target: Target,
     files: Files,
-    /// What the files held when they were last looked at, whether it could be used or not.
+    /// What the files held when they were last used.
     contents: Contents,
+    /// What was said of files that cannot be used.
+    doubt: String,
     proof: Proof,
     timeout: Duration,
     kept: Option<TlsStream<TcpStream>>,
@@ -165,10 +168,18 @@ impl Client {
                     eprintln!("rollcall-client: goes on with the new certificate");
                     self.proof = loaded.into();
                     self.kept = None;
+                    self.contents = contents;
+                    self.doubt.clear();
                 }
-                Err(error) => eprintln!("rollcall-client: {error}; goes on with the one it has"),
+                // It may fit at the next look: the other file comes, or the clock does.
+                Err(error) => {
+                    let doubt = error.to_string();
+                    if doubt != self.doubt {
+                        eprintln!("rollcall-client: {doubt}; goes on with the one it has");
+                        self.doubt = doubt;
+                    }
+                }
             }
-            self.contents = contents;
         }
         self.proof.warn(now);
     }

@@ -4,6 +4,9 @@
 //! bounded queue and are the next batch: so the batches grow with the load by themselves, and no timer
 //! delays anybody. What was committed is announced before its requests are answered.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use async_std::channel::{self, Receiver, Sender};
 use async_std::task;
 
@@ -26,25 +29,35 @@ pub struct Commits {
 struct Waiting {
     sighting: Sighting,
     answer: Sender<Verdict>,
+    since: Instant,
 }
+
+/// Second requests of people that are in the batch, who may wait for the next: one person with many
+/// certificates must not crowd out the others.
+const MAX_REPEATS: usize = 64;
 
 /// Nothing is known to be recorded: the database is away or slow, or too many wait for it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Unavailable;
 
 /// Starts the committer.
-pub fn start(store: Store, broadcaster: Broadcaster) -> Commits {
+///
+/// A request that waited for `patience` when its turn comes is refused; the store's own deadline bounds
+/// what comes then. So no request needs a timer.
+pub fn start(store: Store, broadcaster: Arc<Broadcaster>, patience: Duration) -> Commits {
     let (queue, waiting) = channel::bounded(MAX_WAITING);
-    task::spawn(commit_all(waiting, store, broadcaster));
+    task::spawn(async move {
+        let _guard = EndTogether;
+        commit_all(waiting, store, broadcaster, patience).await;
+    });
     Commits { queue }
 }
 
 impl Commits {
-    /// Waits for the commit that holds this sighting. That is bounded without a timer for each request:
-    /// by the store's deadline for the commit under way, and once more for our own.
+    /// Waits for the commit that holds this sighting.
     pub async fn record(&self, sighting: Sighting) -> Result<Verdict, Unavailable> {
         let (answer, verdict) = channel::bounded(1);
-        self.queue.try_send(Waiting { sighting, answer }).map_err(|_| Unavailable)?;
+        self.queue.try_send(Waiting { sighting, answer, since: Instant::now() }).map_err(|_| Unavailable)?;
         match verdict.recv().await {
             Ok(Verdict::Locked) | Err(_) => Err(Unavailable),
             Ok(verdict) => Ok(verdict),
@@ -52,7 +65,24 @@ impl Commits {
     }
 }
 
-async fn commit_all(waiting: Receiver<Waiting>, store: Store, broadcaster: Broadcaster) {
+/// A server that goes on without its committer would refuse everybody for ever: better that it ends, and
+/// is started again.
+struct EndTogether;
+
+impl Drop for EndTogether {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+async fn commit_all(
+    waiting: Receiver<Waiting>,
+    store: Store,
+    broadcaster: Arc<Broadcaster>,
+    patience: Duration,
+) {
     let outage = Outage::of("the database");
     let mut repeats = Vec::new();
     loop {
@@ -65,7 +95,13 @@ async fn commit_all(waiting: Receiver<Waiting>, store: Store, broadcaster: Broad
         }
         let room = MAX_BATCH - batch.len();
         batch.extend(std::iter::from_fn(|| waiting.try_recv().ok()).take(room));
+        // To a request, a closed channel is the answer that there is none.
+        batch.retain(|one| one.since.elapsed() < patience);
         (batch, repeats) = split_repeats(batch);
+        repeats.truncate(MAX_REPEATS);
+        if batch.is_empty() {
+            continue;
+        }
         let sightings: Vec<&Sighting> = batch.iter().map(|one| &one.sighting).collect();
         match store.record(&sightings).await {
             Ok(recorded) => {
@@ -78,8 +114,7 @@ async fn commit_all(waiting: Receiver<Waiting>, store: Store, broadcaster: Broad
             }
             Err(error) => {
                 outage.failed(&error);
-                // To the requests, a closed channel is the answer. Whoever waits behind a commit that
-                // failed has waited long enough too.
+                // Whoever waits behind a commit that failed has waited long enough too.
                 repeats.clear();
                 while waiting.try_recv().is_ok() {}
             }

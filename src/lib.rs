@@ -11,20 +11,21 @@
 //! | [`commit`] | group commit: requests that arrive together become one statement and one commit |
 //! | [`store`] | the only SQL |
 //! | [`wire`] | the datagram's bytes |
+//! | [`sign`] | the key pair that makes the datagrams believable |
+//! | [`announce`] | numbers, signs and repeats what is announced |
 //! | [`broadcast`] | the UDP socket, opened once |
 //! | [`http`] | the HTTP contract: the router, and the loop that serves it |
 //! | [`server`] | puts the five above together |
 //! | [`listen`] | receives, decodes and prints datagrams |
 //! | [`client`] | proves who it is over mutual TLS, once or every so often |
 //! | [`admin`] | enrolment |
-//! | [`cli`], [`signals`], [`outage`] | what the programs share: arguments and exit codes, signals, failures logged once |
+//! | [`cli`], [`signals`], [`outage`], [`replace`] | what the programs share: arguments and exit codes, signals, failures logged once, a file replaced as a whole |
 //!
 //! The binaries in `bin/` turn arguments into one call of [`server::run`], [`client::run`],
 //! [`listen::run`] or [`admin::run`]. The features `server`, `client` and `listen` choose what is built.
 
 pub mod cli;
 pub mod status;
-pub mod wire;
 
 #[cfg(feature = "client")]
 pub mod client;
@@ -32,6 +33,15 @@ pub mod client;
 pub mod listen;
 #[cfg(any(feature = "client", feature = "server"))]
 pub mod signals;
+
+#[cfg(any(feature = "server", feature = "listen"))]
+pub mod announce;
+#[cfg(any(feature = "server", feature = "listen"))]
+pub mod replace;
+#[cfg(any(feature = "server", feature = "listen"))]
+pub mod sign;
+#[cfg(any(feature = "server", feature = "listen"))]
+pub mod wire;
 
 #[cfg(feature = "server")]
 pub mod admin;

@@ -1,27 +1,49 @@
-//! The listener: receives, decodes and prints, and survives anything on the wire.
+//! The listener: receives, decides what to believe, prints, and survives anything on the wire.
+//!
+//! [`Judge`] is what it concludes, without a socket; `examples/heard.rs` shows both in another program.
 
 use std::fmt;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::cli::{Exit, Fatal};
-use crate::status::Status;
-use crate::wire;
+use crate::sign::{self, PublicKey};
 
+mod drops;
 mod holder;
+mod judge;
+pub mod memory;
+mod print;
+mod roots;
+mod window;
+
+pub use judge::{Announcement, Counters, Doubt, Gap, Ignored, Judge, Policy, Verdict};
+use print::Proof;
 
 /// Longest wait for a datagram before signals and time are looked at again.
 const TICK: Duration = Duration::from_millis(200);
 /// How often strangers on the port may be mentioned.
 const MENTION: Duration = Duration::from_secs(60);
+/// How often what is missing is looked at.
+const SETTLE: Duration = Duration::from_secs(1);
+/// How often the state file is written while there is news.
+const SAVE: Duration = Duration::from_secs(5);
+/// How often `--stats` tells the counts.
+const STATS: Duration = Duration::from_secs(60);
 /// More than any datagram holds: 65,507 bytes are the most that UDP over IPv4 carries.
 const BUFFER: usize = 1 << 16;
+/// The receive buffer that is asked for. The kernel counts about 800 bytes for a small datagram, so this
+/// holds a tenth of a second at 100,000 a second, if `net.core.rmem_max` allows it.
+const RECEIVE_BUFFER: usize = 8 << 20;
+/// Bytes of output that are written at once while more datagrams wait.
+const PAGE: usize = 1 << 16;
 
 /// The settings of `rollcall-listen`.
 pub struct Options {
@@ -32,6 +54,15 @@ pub struct Options {
     pub count: Option<u64>,
     /// Stop after this long.
     pub timeout: Option<Duration>,
+    /// Files of public keys. With one, only what verifies is printed; without, everything is.
+    pub keys: Vec<PathBuf>,
+    /// Print what does not verify, too, and mark it.
+    pub accept_unsigned: bool,
+    /// Remembers epoch and window over a restart.
+    pub state: Option<PathBuf>,
+    pub max_age: Option<Duration>,
+    /// Tell the counts every minute.
+    pub stats: bool,
 }
 
 /// Prints what is announced until a signal, a closed pipe, the count or the timeout ends it.
@@ -43,15 +74,30 @@ pub fn run(options: &Options) -> Result<(), Error> {
             .map_err(Error::Signals)?;
         signal_hook::flag::register(signal, Arc::clone(&interrupted)).map_err(Error::Signals)?;
     }
-    let socket = bind(options.bind, options.port)?;
-    let mut out = BufWriter::new(io::stdout().lock());
-    let mut totals = Totals::default();
-    let result = receive(&socket, options, &mut out, &mut totals, &interrupted);
-    eprintln!("rollcall-listen: {totals}");
+    let keys = options.keys.iter().map(|file| PublicKey::load(file));
+    let policy = Policy {
+        keys: keys.collect::<Result<_, _>>().map_err(Error::Key)?,
+        accept_unverified: options.accept_unsigned,
+        max_age: options.max_age,
+    };
+    let memory = options.state.as_deref().map_or(Ok(Vec::new()), memory::load).map_err(Error::State)?;
+    let mut listener = Listener {
+        options,
+        socket: bind(options.bind, options.port)?,
+        judge: Judge::new(policy, memory, now_ns()),
+        out: io::stdout().lock(),
+        page: Vec::with_capacity(2 * PAGE),
+        printed: 0,
+        mentioned: None,
+    };
+    let result = listener.receive(&interrupted).and(listener.flush());
+    tell(&listener.judge.finish());
+    let saved = listener.save();
+    eprintln!("rollcall-listen: {}", listener.totals());
     match result {
         // The reader of a pipe has seen enough.
-        Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other,
+        Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => saved,
+        other => other.and(saved),
     }
 }
 
@@ -63,6 +109,7 @@ pub fn bind(ip: IpAddr, port: u16) -> Result<UdpSocket, Error> {
         let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
+        socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
         socket.bind(&address.into())?;
         let socket = UdpSocket::from(socket);
         // Besides bounding the wait, a timeout makes a signal end it (signal(7)).
@@ -75,114 +122,159 @@ pub fn bind(ip: IpAddr, port: u16) -> Result<UdpSocket, Error> {
     })
 }
 
-fn receive(
-    socket: &UdpSocket,
-    options: &Options,
-    out: &mut impl Write,
-    totals: &mut Totals,
-    interrupted: &AtomicBool,
-) -> Result<(), Error> {
-    let end = options.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let mut mentioned = None;
-    let mut buffer = vec![0; BUFFER];
-    while !interrupted.load(Ordering::Relaxed) {
-        if options.count.is_some_and(|count| totals.printed >= count) {
+struct Listener<'a> {
+    options: &'a Options,
+    socket: UdpSocket,
+    judge: Judge,
+    out: io::StdoutLock<'static>,
+    /// What is yet to be written to `out`.
+    page: Vec<u8>,
+    printed: u64,
+    mentioned: Option<Instant>,
+}
+
+impl Listener<'_> {
+    fn receive(&mut self, interrupted: &AtomicBool) -> Result<(), Error> {
+        let start = Instant::now();
+        let end = self.options.timeout.map(|timeout| start + timeout);
+        let (mut settle, mut save, mut stats) = (start + SETTLE, start + SAVE, start + STATS);
+        // While datagrams wait, none is waited for: output is written when there is no more to add to it.
+        let mut draining = false;
+        let mut buffer = vec![0; BUFFER];
+        while !interrupted.load(Ordering::Relaxed) {
+            if self.options.count.is_some_and(|count| self.printed >= count) {
+                return Ok(());
+            }
+            let now = Instant::now();
+            if end.is_some_and(|end| now >= end) {
+                return match self.options.count {
+                    Some(count) => Err(Error::TooFew { printed: self.printed, count }),
+                    None => Ok(()),
+                };
+            }
+            if now >= settle {
+                settle = now + SETTLE;
+                tell(&self.judge.settle(now));
+            }
+            if now >= save {
+                save = now + SAVE;
+                // What is remembered as heard has been printed.
+                self.flush()?;
+                self.save()?;
+            }
+            if now >= stats {
+                stats = now + STATS;
+                if self.options.stats {
+                    eprintln!("rollcall-listen: {}", self.totals());
+                }
+            }
+            match self.socket.recv_from(&mut buffer) {
+                Ok((len, source)) => {
+                    if !draining {
+                        self.socket.set_nonblocking(true).map_err(Error::Receive)?;
+                        draining = true;
+                    }
+                    self.hear(&buffer[..len], source);
+                    if self.page.len() >= PAGE {
+                        self.flush()?;
+                    }
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock if draining => {
+                        self.flush()?;
+                        self.socket.set_nonblocking(false).map_err(Error::Receive)?;
+                        draining = false;
+                    }
+                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted => {}
+                    _ => return Err(Error::Receive(error)),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, datagram: &[u8], source: SocketAddr) {
+        match self.judge.judge(datagram, now_ns()) {
+            Verdict::New(announcement) => {
+                let status = announcement.verified.status();
+                match self.options.json {
+                    true => print::json(&mut self.page, source, status, &Proof::Verified(&announcement)),
+                    false => print::block(&mut self.page, source, status, None),
+                }
+                self.printed += 1;
+            }
+            Verdict::Unverified(status, doubt) => {
+                // Without a key nobody expects a signature: version 1 looks as it always did.
+                let expected = doubt == Doubt::Unsigned && self.options.keys.is_empty();
+                let mark = (!expected).then_some(doubt);
+                match self.options.json {
+                    true => print::json(&mut self.page, source, &status, &Proof::Doubted(doubt)),
+                    false => print::block(&mut self.page, source, &status, mark),
+                }
+                self.printed += 1;
+            }
+            Verdict::Ignored(Ignored::Malformed(error)) => self.mention(source, &error),
+            Verdict::Ignored(Ignored::Refused(doubt)) => self.mention(source, &doubt),
+            Verdict::Ignored(_) => {}
+        }
+    }
+
+    /// Says that something else is on the port, at most once a minute: others may share it rightly.
+    fn mention(&mut self, source: SocketAddr, what: &dyn fmt::Display) {
+        if self.mentioned.is_none_or(|last| last.elapsed() >= MENTION) {
+            self.mentioned = Some(Instant::now());
+            eprintln!(
+                "rollcall-listen: ignored a datagram from {source}: {what} (said at most once a minute)"
+            );
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        if self.page.is_empty() {
             return Ok(());
         }
-        if end.is_some_and(|end| Instant::now() >= end) {
-            return match options.count {
-                Some(count) => Err(Error::TooFew { printed: totals.printed, count }),
-                None => Ok(()),
-            };
-        }
-        let (len, source) = match socket.recv_from(&mut buffer) {
-            Ok(received) => received,
-            Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted => continue,
-                _ => return Err(Error::Receive(error)),
-            },
-        };
-        totals.received += 1;
-        match wire::decode(&buffer[..len]) {
-            Ok((status, [])) => {
-                let written = match options.json {
-                    true => print_json(out, source, &status),
-                    false => print_block(out, source, &status),
-                };
-                written.and_then(|()| out.flush()).map_err(Error::Output)?;
-                totals.printed += 1;
+        let written = self.out.write_all(&self.page).and_then(|()| self.out.flush());
+        self.page.clear();
+        written.map_err(Error::Output)
+    }
+
+    fn save(&mut self) -> Result<(), Error> {
+        match &self.options.state {
+            Some(file) if self.judge.take_changed() => {
+                memory::save(file, &self.judge.memory()).map_err(Error::State)
             }
-            Ok((_, rest)) => {
-                totals.foreign += 1;
-                mention(
-                    &mut mentioned,
-                    source,
-                    &format_args!("{} unknown bytes follow the status", rest.len()),
-                );
-            }
-            Err(error) => {
-                totals.malformed += 1;
-                mention(&mut mentioned, source, &error);
-            }
+            _ => Ok(()),
         }
     }
-    Ok(())
-}
 
-/// Says that something else is on the port, at most once a minute: others may share it rightly.
-fn mention(last: &mut Option<Instant>, source: SocketAddr, what: &dyn fmt::Display) {
-    if last.is_none_or(|last| last.elapsed() >= MENTION) {
-        *last = Some(Instant::now());
-        eprintln!("rollcall-listen: ignored a datagram from {source}: {what} (said at most once a minute)");
+    fn totals(&self) -> String {
+        let number = |known: Option<u64>| known.map_or("unknown".to_owned(), |number| number.to_string());
+        let granted = SockRef::from(&self.socket).recv_buffer_size().ok();
+        format!(
+            "{}, printed {}, dropped by the kernel {} (receive buffer {} bytes)",
+            self.judge.counters(),
+            self.printed,
+            number(drops::of_socket(&self.socket)),
+            number(granted.map(|bytes| bytes as u64)),
+        )
     }
 }
 
-fn time(status: &Status) -> humantime::Rfc3339Timestamp {
-    humantime::format_rfc3339_nanos(SystemTime::UNIX_EPOCH + Duration::from_nanos(status.last_seen_ns))
-}
-
-fn print_block(out: &mut impl Write, source: SocketAddr, status: &Status) -> io::Result<()> {
-    const LINE: &str = "----------------------------------------";
-    let time = time(status).to_string().replace('T', " ").replace('Z', " UTC");
-    writeln!(out, "{LINE}")?;
-    writeln!(out, "Source Packet: {source}")?;
-    writeln!(out, "User Email   : {}", status.email)?;
-    writeln!(out, "Last Seen    : {time} ({})", status.last_seen_ns)?;
-    writeln!(out, "Client IP    : {}", status.ip)?;
-    writeln!(out, "Client Port  : {}", status.port)?;
-    writeln!(out, "{LINE}")
-}
-
-/// The nanoseconds are a string: they do not fit the double that most readers of JSON use.
-fn print_json(out: &mut impl Write, source: SocketAddr, status: &Status) -> io::Result<()> {
-    let line = serde_json::json!({
-        "source": source.to_string(),
-        "email": status.email.as_str(),
-        "last_seen": time(status).to_string(),
-        "last_seen_ns": status.last_seen_ns.to_string(),
-        "ip": status.ip.to_string(),
-        "port": status.port,
-    });
-    writeln!(out, "{line}")
-}
-
-#[derive(Default)]
-struct Totals {
-    received: u64,
-    printed: u64,
-    malformed: u64,
-    foreign: u64,
-}
-
-impl fmt::Display for Totals {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { received, printed, malformed, foreign } = self;
-        write!(f, "received {received}, printed {printed}, malformed {malformed}, foreign {foreign}")
+fn tell(gaps: &[Gap]) {
+    for gap in gaps {
+        eprintln!("rollcall-listen: {gap}");
     }
+}
+
+fn now_ns() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[derive(Debug)]
 pub enum Error {
+    Key(sign::Error),
+    State(memory::Error),
     Signals(io::Error),
     Bind { address: SocketAddr, error: io::Error, holder: Option<String> },
     Receive(io::Error),
@@ -193,6 +285,8 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Error::Key(error) => write!(f, "{error}"),
+            Error::State(error) => write!(f, "{error}"),
             Error::Signals(error) => write!(f, "cannot listen for signals: {error}"),
             Error::Bind { address, error, holder } => {
                 write!(f, "cannot bind {address}: {error}")?;
@@ -216,6 +310,8 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
+            Error::Key(error) => Some(error),
+            Error::State(error) => Some(error),
             Error::Signals(error)
             | Error::Bind { error, .. }
             | Error::Receive(error)
@@ -227,60 +323,9 @@ impl std::error::Error for Error {
 
 impl Fatal for Error {
     fn exit(&self) -> Exit {
-        Exit::Failure
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::status::Email;
-
-    const SOURCE: &str = "192.0.2.10:41234";
-
-    fn printed(print: fn(&mut Vec<u8>, SocketAddr, &Status) -> io::Result<()>) -> String {
-        let status = Status {
-            email: Email::new("valid_user@qt-test.com").unwrap(),
-            last_seen_ns: 1_795_456_442_123_456_789,
-            ip: "127.0.0.1".parse().unwrap(),
-            port: 62453,
-        };
-        let mut out = Vec::new();
-        print(&mut out, SOURCE.parse().unwrap(), &status).unwrap();
-        String::from_utf8(out).unwrap()
-    }
-
-    #[test]
-    fn the_block_is_the_one_of_the_walkthrough() {
-        assert_eq!(
-            printed(print_block),
-            "\
-----------------------------------------
-Source Packet: 192.0.2.10:41234
-User Email   : valid_user@qt-test.com
-Last Seen    : 2026-11-23 17:54:02.123456789 UTC (1795456442123456789)
-Client IP    : 127.0.0.1
-Client Port  : 62453
-----------------------------------------
-"
-        );
-    }
-
-    #[test]
-    fn the_json_is_one_line_with_the_nanoseconds_as_text() {
-        let line = printed(print_json);
-        assert_eq!(line.matches('\n').count(), 1);
-        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(
-            value,
-            serde_json::json!({
-                "source": SOURCE,
-                "email": "valid_user@qt-test.com",
-                "last_seen": "2026-11-23T17:54:02.123456789Z",
-                "last_seen_ns": "1795456442123456789",
-                "ip": "127.0.0.1",
-                "port": 62453,
-            })
-        );
+        match self {
+            Error::Key(_) | Error::State(_) => Exit::Config,
+            _ => Exit::Failure,
+        }
     }
 }

@@ -13,11 +13,13 @@ use async_std::net::TcpListener;
 use async_std::os::unix::net::{UnixListener, UnixStream};
 use async_std::task;
 
+use crate::announce::{self, Announcer, EpochError};
 use crate::broadcast::{self, Broadcaster};
 use crate::cli::{Exit, Fatal, SettingError, setting};
 use crate::commit;
 use crate::http::{self, State};
 use crate::identity::{Credential, CredentialError, Trust};
+use crate::sign::{self, Signer};
 use crate::signals;
 use crate::store::{self, Store};
 
@@ -32,6 +34,8 @@ pub struct Options {
     pub listen: Option<Address>,
     pub broadcast: Option<String>,
     pub proxy_credential: Option<PathBuf>,
+    /// Private key that signs announcements; beside it, `KEY.epoch` remembers the last epoch.
+    pub broadcast_key: Option<PathBuf>,
     pub deadline: Option<humantime::Duration>,
     /// Read the settings, say what is wrong with them, and start nothing.
     pub check: bool,
@@ -67,10 +71,28 @@ pub fn run(options: Options) -> Result<(), Error> {
     if url.is_empty() {
         return Err(Error::NoDatabase);
     }
-    let broadcaster = Broadcaster::open(&destinations).map_err(Error::Broadcast)?;
+    let key: PathBuf = setting(options.broadcast_key, "ROLLCALL_BROADCAST_KEY", "")?;
+    let signer = match key.as_os_str().is_empty() {
+        true => None,
+        false => Some(Signer::load(&key).map_err(Error::BroadcastKey)?),
+    };
     if options.check {
+        Broadcaster::open(&destinations, None).map_err(Error::Broadcast)?;
         return Ok(());
     }
+    let announcer = match signer {
+        None => {
+            log::warn!("announcements are not signed: ROLLCALL_BROADCAST_KEY is not set");
+            None
+        }
+        Some(signer) => {
+            let mut remembered = key.into_os_string();
+            remembered.push(".epoch");
+            let epoch = announce::next_epoch(Path::new(&remembered), now_ns()).map_err(Error::Epoch)?;
+            Some(Announcer::new(signer, epoch))
+        }
+    };
+    let broadcaster = Broadcaster::open(&destinations, announcer).map_err(Error::Broadcast)?;
     let shutdown = signals::stop().map_err(Error::Signals)?;
     task::block_on(async {
         // A request may have to wait for the commit before its own.
@@ -86,7 +108,7 @@ pub fn run(options: Options) -> Result<(), Error> {
                 Trust::Credential(read_credential(&options.proxy_credential.unwrap_or(file))?)
             }
         };
-        let commits = commit::start(store.clone(), broadcaster);
+        let commits = commit::start(store.clone(), broadcaster, deadline / 2);
         let app = http::app(State { trust, commits, store: store.clone(), clock: now_ns });
         let (fail, failed) = channel::bounded(1);
         task::spawn(async move {
@@ -216,6 +238,8 @@ pub enum Error {
     Setting(SettingError),
     NoDatabase,
     Broadcast(broadcast::Error),
+    BroadcastKey(sign::Error),
+    Epoch(EpochError),
     Signals(io::Error),
     Store(store::Error),
     CredentialFile(PathBuf, io::Error),
@@ -239,6 +263,8 @@ impl fmt::Display for Error {
             Error::NoDatabase => {
                 f.write_str("DATABASE_URL is not set (postgres://USER@HOST/DATABASE); `just up` sets it")
             }
+            Error::BroadcastKey(error) => write!(f, "ROLLCALL_BROADCAST_KEY: {error}"),
+            Error::Epoch(error) => write!(f, "{error}"),
             Error::Broadcast(error) => write!(f, "ROLLCALL_BROADCAST: {error}"),
             Error::Signals(error) => write!(f, "cannot listen for signals: {error}"),
             Error::Store(error) => write!(f, "{error}"),
@@ -274,6 +300,8 @@ impl std::error::Error for Error {
             Error::NoDatabase | Error::CredentialExposed(..) | Error::FolderExposed(..) => None,
             Error::Setting(error) => Some(error),
             Error::Broadcast(error) => Some(error),
+            Error::BroadcastKey(error) => Some(error),
+            Error::Epoch(error) => Some(error),
             Error::Store(error) => Some(error),
             Error::Credential(_, error) => Some(error),
             Error::Signals(error)

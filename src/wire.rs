@@ -1,4 +1,6 @@
-//! The datagram, version 1: the prefix that every listener understands. `docs/wire.md` is the contract.
+//! The datagram's bytes. `docs/wire.md` is the contract.
+//!
+//! Version 1 is the prefix that every listener understands:
 //!
 //! | field | size | meaning |
 //! |---|---|---|
@@ -9,7 +11,11 @@
 //! | ip | m | the client's address as text, IPv4 or IPv6 (RFC 5952) |
 //! | port | 2 | the client's source port |
 //!
-//! All integers are big-endian. No socket, no clock, no log: bytes in, values out.
+//! A version-1 datagram ends there. Version 2 adds a [`trailer`] that makes it believable: what
+//! [`Datagram::decode`] finds there is a [`Claim`], and only [`Claim::verify`] makes it [`Verified`].
+//! [`encode_batch`] makes the datagrams of one batch, which share one signature.
+//!
+//! All integers are big-endian. No socket, no clock, no log, and no keys: bytes in, values out.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -18,6 +24,14 @@ use byteorder::{BigEndian, ByteOrder, WriteBytesExt};
 
 use crate::status::{Email, EmailError, Status};
 
+pub mod merkle;
+pub mod trailer;
+
+pub use trailer::{Batch, BatchMessage, Claim, KeyId, Kind, SignatureBytes, Verified, encode_batch};
+
+/// No datagram is longer, so that it fits one packet on every network. The longest that there can be,
+/// with the longest email and address in a full batch, has 685 bytes.
+pub const MAX_DATAGRAM: usize = 1_200;
 /// Bytes of the longest prefix: the longest email, and the longest text of an IPv6 address (39).
 pub const MAX_PREFIX: usize = 1 + Email::MAX_LEN + 8 + 1 + 39 + 2;
 
@@ -45,6 +59,28 @@ pub fn decode(datagram: &[u8]) -> Result<(Status, &[u8]), Error> {
     let ip: IpAddr = ip.parse().map_err(|_| Error::Ip(ip.to_owned()))?;
     let port = BigEndian::read_u16(reader.take(Field::Port, 2)?);
     Ok((Status { email, last_seen_ns, ip, port }, &datagram[reader.at..]))
+}
+
+/// What a datagram says, before anybody has checked whether it is true.
+#[derive(Debug)]
+pub enum Datagram<'a> {
+    /// Version 1: anybody on the network can have made it.
+    Unsigned(Status),
+    /// Version 2.
+    Signed(Claim<'a>),
+}
+
+impl<'a> Datagram<'a> {
+    pub fn decode(datagram: &'a [u8]) -> Result<Self, Error> {
+        let (status, rest) = decode(datagram)?;
+        match rest {
+            [] => Ok(Datagram::Unsigned(status)),
+            [b'R', b'C', trailer::VERSION, ..] => {
+                Claim::decode(datagram, status, rest).map(Datagram::Signed).map_err(Error::Trailer)
+            }
+            _ => Err(Error::Unknown { len: rest.len() }),
+        }
+    }
 }
 
 /// A position in the datagram. Every length is compared with what is left before it is used.
@@ -96,10 +132,23 @@ impl fmt::Display for Field {
 /// Why bytes are not a datagram of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
-    Truncated { field: Field, at: usize, need: usize, left: usize },
-    NotUtf8 { field: Field },
+    Truncated {
+        field: Field,
+        at: usize,
+        need: usize,
+        left: usize,
+    },
+    NotUtf8 {
+        field: Field,
+    },
     Email(EmailError),
     Ip(String),
+    /// What follows the prefix is not a trailer of ours.
+    Unknown {
+        len: usize,
+    },
+    /// It says that it is of version 2, and is broken.
+    Trailer(trailer::Error),
 }
 
 impl fmt::Display for Error {
@@ -111,6 +160,8 @@ impl fmt::Display for Error {
             Error::NotUtf8 { field } => write!(f, "the {field} is not UTF-8"),
             Error::Email(error) => write!(f, "{error}"),
             Error::Ip(text) => write!(f, "not an IP address: {text:?}"),
+            Error::Unknown { len } => write!(f, "{len} unknown bytes follow the status"),
+            Error::Trailer(error) => write!(f, "{error}"),
         }
     }
 }
@@ -119,6 +170,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Email(error) => Some(error),
+            Error::Trailer(error) => Some(error),
             _ => None,
         }
     }

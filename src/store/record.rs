@@ -1,7 +1,7 @@
 //! The heartbeat: many sightings written by one statement, durable when it returns.
 
 use sqlx::Row;
-use sqlx::postgres::PgRow;
+use sqlx::postgres::{PgConnection, PgRow};
 
 use super::{Error, Store};
 use crate::certificate::Sighting;
@@ -35,7 +35,7 @@ pub enum Verdict {
 /// * A certificate's row is written when it is new and then at most once a minute, so that the usual
 ///   heartbeat writes one row and reads another.
 macro_rules! record {
-    ($free:literal, $from:literal) => {
+    ($free:literal, $from:literal, $used:literal) => {
         concat!(
             "with seen as (
     select * from unnest($1::text[], $2::bigint[], $3::text[], $4::integer[], $5::text[], $6::text[], $7::bigint[])
@@ -52,27 +52,35 @@ macro_rules! record {
      where users.email = seen.email and users.disabled_at is null and certificates.revoked_at is null
  returning seen.*, users.last_seen_ns as committed_ns,
            coalesce(certificates.last_used_ns < seen.last_seen_ns - 60000000000, true) as stale
-),
-used as (
-    insert into certificates (serial, email, fingerprint, not_after, last_used_ns)
-    select distinct on (serial) serial, email, fingerprint, not_after, last_seen_ns from committed where stale
-        on conflict (serial) do update set last_used_ns = excluded.last_used_ns
-)
+)",
+            $used,
+            "
 select n, committed_ns from committed"
         )
     };
 }
 
 /// The statement of a heartbeat, public so that anybody can ask PostgreSQL for its plan.
-pub const RECORD: &str = record!("", "seen");
-/// The same, but a row whose lock somebody holds is passed over. It costs a lock for each row, so it is
-/// only for the batch that found one.
+pub const RECORD: &str = record!(
+    "",
+    "seen",
+    ",
+used as (
+    insert into certificates (serial, email, fingerprint, not_after, last_used_ns)
+    select distinct on (serial) serial, email, fingerprint, not_after, last_seen_ns from committed where stale
+        on conflict (serial) do update set last_used_ns = excluded.last_used_ns
+)"
+);
+/// The same, but a row whose lock somebody holds is passed over, and certificates are left to a later
+/// heartbeat: theirs may be the row that is locked. It costs a lock for each row, so it is only for the
+/// batch that found one.
 const RECORD_UNLOCKED: &str = record!(
     "free as (
     select seen.* from seen join users using (email) for no key update of users skip locked
 ),
 ",
-    "free"
+    "free",
+    ""
 );
 
 /// Why nothing was written: asked only for those to whom it happened.
@@ -87,63 +95,81 @@ impl Store {
     /// of them was.
     pub async fn record(&self, sightings: &[&Sighting]) -> Result<Recorded, Error> {
         debug_assert!(sightings.is_sorted_by(|a, b| a.status.email < b.status.email));
-        self.within_deadline(async {
-            let rows = match self.run(RECORD, sightings).await {
-                Err(error) if error.is_locked() => self.run(RECORD_UNLOCKED, sightings).await,
-                done => done,
-            }?;
-            let mut verdicts = vec![Verdict::Locked; sightings.len()];
-            let mut committed = Vec::with_capacity(rows.len());
-            for row in &rows {
-                let i = row.try_get::<i64, _>(0)? as usize - 1;
-                let last_seen_ns = row.try_get::<i64, _>(1)? as u64;
-                verdicts[i] = Verdict::Committed;
-                committed.push(Status { last_seen_ns, ..sightings[i].status.clone() });
-            }
-            if committed.len() < sightings.len() {
-                self.judge(sightings, &mut verdicts).await?;
-            }
-            Ok(Recorded { committed, verdicts })
-        })
-        .await
-    }
-
-    async fn run(&self, statement: &'static str, sightings: &[&Sighting]) -> Result<Vec<PgRow>, Error> {
-        fn column<'a, T>(sightings: &[&'a Sighting], value: impl Fn(&'a Sighting) -> T) -> Vec<T> {
-            sightings.iter().map(|sighting| value(sighting)).collect()
+        let mut connection = self.within_deadline(async { Ok(self.pool.acquire().await?) }).await?;
+        let done = self.within_deadline(record_over(&mut connection, sightings)).await;
+        if let Err(Error::Deadline(_)) = done {
+            // Its answer may still come, or never: nobody may use or wait for it again.
+            drop(connection.detach());
         }
-        // Past the year 2262 the clock does not fit the column; the newest that does stands for it.
-        let bounded = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        let rows = sqlx::query(statement)
-            .bind(column(sightings, |sighting| sighting.status.email.as_str()))
-            .bind(column(sightings, |sighting| bounded(sighting.status.last_seen_ns)))
-            .bind(column(sightings, |sighting| sighting.status.ip.to_string()))
-            .bind(column(sightings, |sighting| i32::from(sighting.status.port)))
-            .bind(column(sightings, |sighting| sighting.certificate.serial.as_str()))
-            .bind(column(sightings, |sighting| sighting.certificate.fingerprint.as_str()))
-            .bind(column(sightings, |sighting| bounded(sighting.certificate.not_after)))
-            .fetch_all(&self.pool)
-            .await?;
-        Ok(rows)
+        done
     }
+}
 
-    /// Finds the reason for each that was not committed; one without a reason was locked.
-    async fn judge(&self, sightings: &[&Sighting], verdicts: &mut [Verdict]) -> Result<(), Error> {
-        let missed: Vec<usize> = (0..verdicts.len()).filter(|i| verdicts[*i] == Verdict::Locked).collect();
-        let emails: Vec<&str> = missed.iter().map(|i| sightings[*i].status.email.as_str()).collect();
-        let serials: Vec<&str> = missed.iter().map(|i| sightings[*i].certificate.serial.as_str()).collect();
-        let rows = sqlx::query(WHY_NOT).bind(emails).bind(serials).fetch_all(&self.pool).await?;
-        for (i, row) in missed.into_iter().zip(&rows) {
-            verdicts[i] = if row.try_get(2)? {
-                Verdict::Revoked
-            } else if !row.try_get::<bool, _>(0)? {
-                Verdict::NotEnrolled
-            } else if row.try_get(1)? {
-                Verdict::Disabled
-            } else {
-                Verdict::Locked
-            };
-        }
-        Ok(())
+async fn record_over(connection: &mut PgConnection, sightings: &[&Sighting]) -> Result<Recorded, Error> {
+    let rows = match run(connection, RECORD, sightings).await {
+        Err(error) if error.is_locked() => run(connection, RECORD_UNLOCKED, sightings).await,
+        done => done,
+    }?;
+    let mut verdicts = vec![Verdict::Locked; sightings.len()];
+    let mut committed = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let i = row.try_get::<i64, _>(0)? as usize - 1;
+        let last_seen_ns = row.try_get::<i64, _>(1)? as u64;
+        verdicts[i] = Verdict::Committed;
+        committed.push(Status { last_seen_ns, ..sightings[i].status.clone() });
     }
+    if committed.len() < sightings.len()
+        && let Err(error) = judge(connection, sightings, &mut verdicts).await
+    {
+        // The commit stands; those whose refusal could not be explained try again.
+        log::warn!("cannot ask why some were not recorded: {error}");
+    }
+    Ok(Recorded { committed, verdicts })
+}
+
+async fn run(
+    connection: &mut PgConnection,
+    statement: &'static str,
+    sightings: &[&Sighting],
+) -> Result<Vec<PgRow>, Error> {
+    fn column<'a, T>(sightings: &[&'a Sighting], value: impl Fn(&'a Sighting) -> T) -> Vec<T> {
+        sightings.iter().map(|sighting| value(sighting)).collect()
+    }
+    // Past the year 2262 the clock does not fit the column; the newest that does stands for it.
+    let bounded = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let rows = sqlx::query(statement)
+        .bind(column(sightings, |sighting| sighting.status.email.as_str()))
+        .bind(column(sightings, |sighting| bounded(sighting.status.last_seen_ns)))
+        .bind(column(sightings, |sighting| sighting.status.ip.to_string()))
+        .bind(column(sightings, |sighting| i32::from(sighting.status.port)))
+        .bind(column(sightings, |sighting| sighting.certificate.serial.as_str()))
+        .bind(column(sightings, |sighting| sighting.certificate.fingerprint.as_str()))
+        .bind(column(sightings, |sighting| bounded(sighting.certificate.not_after)))
+        .fetch_all(connection)
+        .await?;
+    Ok(rows)
+}
+
+/// Finds the reason for each that was not committed; one without a reason was locked.
+async fn judge(
+    connection: &mut PgConnection,
+    sightings: &[&Sighting],
+    verdicts: &mut [Verdict],
+) -> Result<(), Error> {
+    let missed: Vec<usize> = (0..verdicts.len()).filter(|i| verdicts[*i] == Verdict::Locked).collect();
+    let emails: Vec<&str> = missed.iter().map(|i| sightings[*i].status.email.as_str()).collect();
+    let serials: Vec<&str> = missed.iter().map(|i| sightings[*i].certificate.serial.as_str()).collect();
+    let rows = sqlx::query(WHY_NOT).bind(emails).bind(serials).fetch_all(connection).await?;
+    for (i, row) in missed.into_iter().zip(&rows) {
+        verdicts[i] = if row.try_get(2)? {
+            Verdict::Revoked
+        } else if !row.try_get::<bool, _>(0)? {
+            Verdict::NotEnrolled
+        } else if row.try_get(1)? {
+            Verdict::Disabled
+        } else {
+            Verdict::Locked
+        };
+    }
+    Ok(())
 }

@@ -1,12 +1,14 @@
 //! A stack of its own for each test, and the tools that drive it.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rollcall::status::Status;
 use rollcall::{listen, wire};
@@ -248,7 +250,9 @@ impl Stack {
 
     /// Hears this stack's datagrams from now on.
     pub fn ear(&self) -> Ear {
-        Ear(listen::bind(Ipv4Addr::UNSPECIFIED.into(), self.broadcast_port).unwrap())
+        let socket = listen::bind(Ipv4Addr::UNSPECIFIED.into(), self.broadcast_port).unwrap();
+        let opened_ns = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
+        Ear { socket, opened_ns, heard: Mutex::default() }
     }
 
     /// The row as the datagram would say it.
@@ -308,10 +312,15 @@ impl Answer {
 }
 
 /// A socket on the broadcast port.
-pub struct Ear(UdpSocket);
+pub struct Ear {
+    socket: UdpSocket,
+    opened_ns: u128,
+    /// The newest is said again and again (docs/wire.md): byte for byte the same.
+    heard: Mutex<BTreeSet<Vec<u8>>>,
+}
 
 impl Ear {
-    /// The next datagram, which must be a whole and clean one.
+    /// The next status that is new.
     #[track_caller]
     pub fn hear(&self) -> Status {
         self.hear_within(PATIENCE).expect("nothing was announced")
@@ -323,16 +332,19 @@ impl Ear {
         let end = Instant::now() + patience;
         while Instant::now() < end {
             // The socket's own timeout is shorter and only ends one turn of this loop.
-            if let Ok(len) = self.0.recv(&mut buffer) {
-                let (status, rest) = wire::decode(&buffer[..len]).unwrap();
-                assert_eq!(rest, b"");
-                return Some(status);
+            if let Ok(len) = self.socket.recv(&mut buffer) {
+                let (status, trailer) = wire::decode(&buffer[..len]).unwrap();
+                assert!(trailer.starts_with(b"RC\x02"), "{trailer:?}");
+                let is_new = self.heard.lock().unwrap().insert(buffer[..len].to_vec());
+                if is_new && u128::from(status.last_seen_ns) >= self.opened_ns {
+                    return Some(status);
+                }
             }
         }
         None
     }
 
-    /// Nothing comes for long enough to be sure that nothing will.
+    /// Nothing new comes for long enough to be sure that nothing will.
     #[track_caller]
     pub fn hears_nothing(&self) {
         assert_eq!(self.hear_within(Duration::from_millis(500)), None);

@@ -1,0 +1,382 @@
+//! What a listener concludes from a datagram. No socket and no clock: bytes and times in, verdicts out.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::memory::Heard;
+use super::roots::Roots;
+use super::window::{Place, WINDOW, Window};
+use crate::sign::PublicKey;
+use crate::status::Status;
+use crate::wire::{self, Datagram, Kind, Verified};
+
+/// How long a number may be late before it is reported as missing.
+const GRACE: Duration = Duration::from_secs(1);
+/// Datagrams that nobody vouches for and that were shown, so that a repetition is not shown again.
+const SHOWN: usize = 64;
+
+/// Whom to believe, and what else to show.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// The keys of the servers, any of which is believed. Without one nothing can be verified.
+    pub keys: Vec<PublicKey>,
+    /// Hand out what does not verify, too. Without a key that is all there is.
+    pub accept_unverified: bool,
+    /// Refuse what was seen longer ago than this, by our clock.
+    pub max_age: Option<Duration>,
+}
+
+/// What one datagram is.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Signed by a key that we believe, and not heard before.
+    New(Announcement),
+    /// Anybody on the network can have made it. Only if the policy accepts such.
+    Unverified(Status, Doubt),
+    Ignored(Ignored),
+}
+
+/// Who was seen, and by which server's word.
+#[derive(Debug)]
+pub struct Announcement {
+    pub key: PublicKey,
+    pub verified: Verified,
+}
+
+/// Why a status is not verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// Version 1.
+    Unsigned,
+    /// Signed, and we have no key at all.
+    NoKey,
+    /// Signed, so it says, with a key that we do not have.
+    UnknownKey,
+    /// Says that it is signed with a key of ours, and is not.
+    Forged,
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Doubt::Unsigned => "not signed",
+            Doubt::NoKey => "signed, but there is no --key to verify it with",
+            Doubt::UnknownKey => "signed with a key that is not ours",
+            Doubt::Forged => "the signature is forged",
+        })
+    }
+}
+
+/// Why there is nothing to show.
+#[derive(Debug)]
+pub enum Ignored {
+    Duplicate,
+    /// An older epoch, or further back than the window reaches.
+    Replay,
+    /// Verified and new to us, but older than the policy wants.
+    TooOld,
+    /// Verified and new, but not a kind that we know.
+    OtherKind,
+    /// Not verified, and the policy wants only what is.
+    Refused(Doubt),
+    /// Shown already; the sender repeats its newest.
+    Repeated,
+    /// Nothing of ours, or broken.
+    Malformed(wire::Error),
+}
+
+/// Every datagram is counted in `received` and in one of the others; `missing` counts what never came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub received: u64,
+    pub new: u64,
+    pub duplicate: u64,
+    pub replayed: u64,
+    pub too_old: u64,
+    pub other_kind: u64,
+    pub unsigned: u64,
+    pub unchecked: u64,
+    pub unknown_key: u64,
+    pub forged: u64,
+    pub foreign: u64,
+    pub missing: u64,
+}
+
+impl Counters {
+    pub fn unverified(&self) -> u64 {
+        self.unsigned + self.unchecked + self.unknown_key + self.forged
+    }
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { received, new, duplicate, replayed, too_old, other_kind, .. } = self;
+        let Self { unsigned, unchecked, unknown_key, forged, foreign, missing, .. } = self;
+        let unverified = self.unverified();
+        write!(
+            f,
+            "received {received}, new {new}, duplicate {duplicate}, replayed {replayed}, too old {too_old}, \
+             other kind {other_kind}, unverified {unverified} (unsigned {unsigned}, unchecked {unchecked}, \
+             unknown key {unknown_key}, forged {forged}), foreign {foreign}, missing {missing}"
+        )
+    }
+}
+
+/// Announcements of one key that did not come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    pub key: PublicKey,
+    pub missing: u64,
+}
+
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = if self.missing == 1 { "" } else { "s" };
+        write!(f, "{} announcement{plural} of key {} never came", self.missing, self.key)
+    }
+}
+
+/// All that a listener knows: per key the epoch and the window, the batches that were verified, the counts.
+pub struct Judge {
+    accept_unverified: bool,
+    max_age: Option<Duration>,
+    tracks: Vec<Track>,
+    /// Memory of keys that are not in use now, kept for when they are again.
+    laid_by: Vec<Heard>,
+    roots: Roots,
+    shown: VecDeque<Vec<u8>>,
+    counters: Counters,
+    /// When listening began, in nanoseconds since the Unix epoch.
+    began_ns: u64,
+    changed: bool,
+}
+
+/// One key that we believe.
+struct Track {
+    key: PublicKey,
+    epoch: Option<Epoch>,
+    /// Missing in the epochs that are over, and how many of those are yet to be reported.
+    missing_before: u64,
+    unreported_before: u64,
+}
+
+struct Epoch {
+    number: u64,
+    window: Window,
+    /// The highest number that had come at a moment: what is missing below it a while later is late.
+    noted: Option<(u64, Instant)>,
+}
+
+impl Judge {
+    /// `memory` is what [`Judge::memory`] gave before a restart.
+    pub fn new(policy: Policy, memory: Vec<Heard>, began_ns: u64) -> Self {
+        let mut tracks: Vec<Track> = Vec::new();
+        for key in policy.keys {
+            if !tracks.iter().any(|track| track.key == key) {
+                tracks.push(Track::of(key));
+            }
+        }
+        let mut laid_by = Vec::new();
+        for heard in memory {
+            match tracks.iter_mut().find(|track| track.key == heard.key) {
+                Some(track) => {
+                    let window = Window::resumed(heard.highest, heard.seen);
+                    track.epoch = Some(Epoch { number: heard.epoch, window, noted: None });
+                }
+                None => laid_by.push(heard),
+            }
+        }
+        Self {
+            // Without a key there is nothing else to show.
+            accept_unverified: policy.accept_unverified || tracks.is_empty(),
+            max_age: policy.max_age,
+            tracks,
+            laid_by,
+            roots: Roots::default(),
+            shown: VecDeque::new(),
+            counters: Counters::default(),
+            began_ns,
+            changed: false,
+        }
+    }
+
+    /// Judges one datagram. What does not verify changes nothing but the counters.
+    pub fn judge(&mut self, datagram: &[u8], now_ns: u64) -> Verdict {
+        self.counters.received += 1;
+        match Datagram::decode(datagram) {
+            Ok(Datagram::Unsigned(status)) => {
+                self.counters.unsigned += 1;
+                self.doubt(status, Doubt::Unsigned, None, now_ns)
+            }
+            Ok(Datagram::Signed(claim)) if self.tracks.is_empty() => {
+                self.counters.unchecked += 1;
+                self.doubt(claim.into_unverified(), Doubt::NoKey, Some(datagram), now_ns)
+            }
+            Ok(Datagram::Signed(claim)) => {
+                // The id has four bytes, so that two keys may have the same one.
+                let id = claim.key_id();
+                let mut asked = None;
+                let verified = claim.verify(|message, signature| {
+                    self.tracks.iter().enumerate().filter(|(_, track)| track.key.id() == id).any(
+                        |(at, track)| {
+                            asked = Some(at);
+                            self.roots.believes(&track.key, message, signature)
+                        },
+                    )
+                });
+                match (verified, asked) {
+                    (Ok(verified), Some(at)) => self.place(at, verified, now_ns),
+                    (Ok(_), None) => unreachable!("a claim is verified by a key"),
+                    (Err(status), Some(_)) => {
+                        self.counters.forged += 1;
+                        self.doubt(status, Doubt::Forged, Some(datagram), now_ns)
+                    }
+                    (Err(status), None) => {
+                        self.counters.unknown_key += 1;
+                        self.doubt(status, Doubt::UnknownKey, Some(datagram), now_ns)
+                    }
+                }
+            }
+            Err(error) => {
+                match error {
+                    wire::Error::Trailer(_) => self.counters.forged += 1,
+                    _ => self.counters.foreign += 1,
+                }
+                Verdict::Ignored(Ignored::Malformed(error))
+            }
+        }
+    }
+
+    /// What is verified: is it new?
+    fn place(&mut self, at: usize, verified: Verified, now_ns: u64) -> Verdict {
+        let track = &mut self.tracks[at];
+        let (number, sequence) = (verified.epoch(), verified.sequence());
+        if track.epoch.as_ref().is_none_or(|epoch| epoch.number < number) {
+            // Of a server that we know we missed what came before. Of one that is new to us we did only if
+            // it started after us; the bound keeps clocks that differ from making that a huge number.
+            let began_before_it = number >= self.began_ns && sequence <= WINDOW;
+            let first = if track.epoch.is_some() || began_before_it { 1 } else { sequence };
+            track.begin(Epoch { number, window: Window::starting_at(first), noted: None });
+        }
+        let Some(epoch) = track.epoch.as_mut().filter(|epoch| epoch.number == number) else {
+            self.counters.replayed += 1;
+            return Verdict::Ignored(Ignored::Replay);
+        };
+        match epoch.window.insert(sequence) {
+            Place::Duplicate => {
+                self.counters.duplicate += 1;
+                return Verdict::Ignored(Ignored::Duplicate);
+            }
+            Place::Behind => {
+                self.counters.replayed += 1;
+                return Verdict::Ignored(Ignored::Replay);
+            }
+            Place::New => self.changed = true,
+        }
+        if verified.kind() != Kind::SEEN {
+            self.counters.other_kind += 1;
+            return Verdict::Ignored(Ignored::OtherKind);
+        }
+        if self.is_too_old(verified.status(), now_ns) {
+            self.counters.too_old += 1;
+            return Verdict::Ignored(Ignored::TooOld);
+        }
+        self.counters.new += 1;
+        Verdict::New(Announcement { key: self.tracks[at].key, verified })
+    }
+
+    /// What nobody vouches for. `repeatable` are the bytes of a datagram that its sender may repeat.
+    fn doubt(&mut self, status: Status, doubt: Doubt, repeatable: Option<&[u8]>, now_ns: u64) -> Verdict {
+        if !self.accept_unverified {
+            return Verdict::Ignored(Ignored::Refused(doubt));
+        }
+        if self.is_too_old(&status, now_ns) {
+            return Verdict::Ignored(Ignored::TooOld);
+        }
+        if let Some(datagram) = repeatable {
+            if self.shown.iter().any(|shown| shown == datagram) {
+                return Verdict::Ignored(Ignored::Repeated);
+            }
+            self.shown.truncate(SHOWN - 1);
+            self.shown.push_front(datagram.to_owned());
+        }
+        Verdict::Unverified(status, doubt)
+    }
+
+    fn is_too_old(&self, status: &Status, now_ns: u64) -> bool {
+        let age = Duration::from_nanos(now_ns.saturating_sub(status.last_seen_ns));
+        self.max_age.is_some_and(|max_age| age > max_age)
+    }
+
+    /// Reports what is missing and no longer awaited. To be called about every second.
+    pub fn settle(&mut self, now: Instant) -> Vec<Gap> {
+        self.gaps(|epoch| {
+            let (number, since) = *epoch.noted.get_or_insert((epoch.window.highest(), now));
+            if now.saturating_duration_since(since) < GRACE {
+                return 0;
+            }
+            epoch.noted = None;
+            epoch.window.settle(number)
+        })
+    }
+
+    /// Reports what is missing, late or not: nobody will be there when it comes.
+    pub fn finish(&mut self) -> Vec<Gap> {
+        self.gaps(|epoch| epoch.window.settle(u64::MAX))
+    }
+
+    fn gaps(&mut self, mut settle: impl FnMut(&mut Epoch) -> u64) -> Vec<Gap> {
+        let gaps = self.tracks.iter_mut().map(|track| {
+            let before = std::mem::take(&mut track.unreported_before);
+            let now =
+                track.epoch.as_mut().filter(|epoch| epoch.window.unreported() > 0).map_or(0, &mut settle);
+            Gap { key: track.key, missing: before.saturating_add(now) }
+        });
+        gaps.filter(|gap| gap.missing > 0).collect()
+    }
+
+    pub fn counters(&self) -> Counters {
+        let missing = self.tracks.iter().fold(0_u64, |sum, track| {
+            let now = track.epoch.as_ref().map_or(0, |epoch| epoch.window.missing());
+            sum.saturating_add(track.missing_before).saturating_add(now)
+        });
+        Counters { missing, ..self.counters }
+    }
+
+    /// Signatures that were computed: one per batch, and one per forgery.
+    pub fn signature_checks(&self) -> u64 {
+        self.roots.checks()
+    }
+
+    /// Has anything new come since the last call? Then [`Judge::memory`] differs.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// What has to outlive a restart, so that nothing is believed twice.
+    pub fn memory(&self) -> Vec<Heard> {
+        let heard = self.tracks.iter().filter_map(|track| {
+            let Epoch { number, window, .. } = track.epoch.as_ref()?;
+            Some(Heard { key: track.key, epoch: *number, highest: window.highest(), seen: *window.seen() })
+        });
+        heard.chain(self.laid_by.iter().cloned()).collect()
+    }
+}
+
+impl Track {
+    fn of(key: PublicKey) -> Self {
+        Self { key, epoch: None, missing_before: 0, unreported_before: 0 }
+    }
+
+    /// A new epoch: what the last one still missed will not come any more.
+    fn begin(&mut self, epoch: Epoch) {
+        if let Some(over) = self.epoch.replace(epoch) {
+            self.missing_before = self.missing_before.saturating_add(over.window.missing());
+            self.unreported_before = self.unreported_before.saturating_add(over.window.unreported());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,192 @@
+//! What `--state FILE` keeps over a restart: per key the epoch, and the window of sequence numbers.
+//!
+//! ```text
+//! rollcall-listen state 1
+//! key <64 hex digits> epoch <number> highest <number> seen <1024 hex digits>
+//! sha256 <64 hex digits, over every byte before this line>
+//! ```
+
+use std::fmt::{self, Write};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use ring::digest::{SHA256, digest};
+
+use super::window::Bits;
+use crate::replace::replace;
+use crate::sign::PublicKey;
+
+const TITLE: &str = "rollcall-listen state 1\n";
+
+/// How far one key has been heard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    pub key: PublicKey,
+    pub epoch: u64,
+    pub highest: u64,
+    pub seen: Bits,
+}
+
+/// What the file remembers; nothing, if there is no file yet.
+pub fn load(path: &Path) -> Result<Vec<Heard>, Error> {
+    let error = |problem| Error { path: path.to_owned(), problem };
+    match fs::read(path) {
+        Ok(bytes) => parse(&bytes).ok_or_else(|| error(Problem::Damaged)),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(cause) => Err(error(Problem::Read(cause))),
+    }
+}
+
+pub fn save(path: &Path, heard: &[Heard]) -> Result<(), Error> {
+    let text = render(heard);
+    replace(path, text.as_bytes())
+        .map_err(|cause| Error { path: path.to_owned(), problem: Problem::Write(cause) })
+}
+
+fn render(heard: &[Heard]) -> String {
+    let mut text = TITLE.to_owned();
+    for Heard { key, epoch, highest, seen } in heard {
+        let key = hex(key.as_bytes());
+        write!(text, "key {key} epoch {epoch} highest {highest} seen ").expect("a String takes every write");
+        for word in seen {
+            write!(text, "{word:016x}").expect("a String takes every write");
+        }
+        text.push('\n');
+    }
+    let sum = hex(digest(&SHA256, text.as_bytes()).as_ref());
+    text + "sha256 " + &sum + "\n"
+}
+
+fn parse(bytes: &[u8]) -> Option<Vec<Heard>> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let (body, sum) = text.split_at_checked(text.rfind("sha256 ")?)?;
+    if sum != format!("sha256 {}\n", hex(digest(&SHA256, body.as_bytes()).as_ref())) {
+        return None;
+    }
+    body.strip_prefix(TITLE)?.lines().map(parse_line).collect()
+}
+
+fn parse_line(line: &str) -> Option<Heard> {
+    let words: Vec<&str> = line.split(' ').collect();
+    let ["key", key, "epoch", epoch, "highest", highest, "seen", digits] = words[..] else { return None };
+    let mut bytes = [0; 32];
+    from_hex(key, &mut bytes)?;
+    let mut window = [0; size_of::<Bits>()];
+    from_hex(digits, &mut window)?;
+    let mut seen = [0; size_of::<Bits>() / 8];
+    for (word, bytes) in seen.iter_mut().zip(window.as_chunks().0) {
+        *word = u64::from_be_bytes(*bytes);
+    }
+    let key = PublicKey::from_bytes(bytes);
+    Some(Heard { key, epoch: epoch.parse().ok()?, highest: highest.parse().ok()?, seen })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn from_hex(digits: &str, bytes: &mut [u8]) -> Option<()> {
+    if digits.len() != 2 * bytes.len() {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(digits.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(())
+}
+
+/// A state file that cannot be used.
+#[derive(Debug)]
+pub struct Error {
+    path: PathBuf,
+    problem: Problem,
+}
+
+#[derive(Debug)]
+enum Problem {
+    Read(io::Error),
+    Write(io::Error),
+    Damaged,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        match &self.problem {
+            Problem::Read(error) => write!(f, "cannot read the state file {path}: {error}"),
+            Problem::Write(error) => write!(f, "cannot write the state file {path}: {error}"),
+            Problem::Damaged => write!(
+                f,
+                "the state file {path} is damaged, and without it a replay can pass for news; remove it to start afresh"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.problem {
+            Problem::Read(error) | Problem::Write(error) => Some(error),
+            Problem::Damaged => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heard() -> Vec<Heard> {
+        let mut seen: Bits = [0; 64];
+        seen[0] = 1;
+        seen[63] = u64::MAX;
+        vec![
+            Heard { key: PublicKey::from_bytes([0xab; 32]), epoch: u64::MAX, highest: 1, seen },
+            Heard { key: PublicKey::from_bytes([1; 32]), epoch: 0, highest: u64::MAX, seen },
+        ]
+    }
+
+    #[test]
+    fn what_was_saved_is_loaded() {
+        let path = std::env::temp_dir().join(format!("rollcall-memory-{}", std::process::id()));
+        assert_eq!(load(&path).unwrap(), []);
+        for heard in [heard(), Vec::new()] {
+            save(&path, &heard).unwrap();
+            assert_eq!(load(&path).unwrap(), heard);
+        }
+        fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn every_cut_and_every_changed_byte_is_damage() {
+        let text = render(&heard()).into_bytes();
+        assert_eq!(parse(&text), Some(heard()));
+        for at in 0..text.len() {
+            assert_eq!(parse(&text[..at]), None, "cut at {at}");
+            let mut changed = text.clone();
+            changed[at] ^= 1;
+            assert_eq!(parse(&changed), None, "changed at {at}");
+        }
+        assert_eq!(parse(&[text.as_slice(), b"\n"].concat()), None);
+    }
+
+    #[test]
+    fn a_bad_file_is_named() {
+        let path = std::env::temp_dir().join(format!("rollcall-damaged-{}", std::process::id()));
+        fs::write(&path, "rollcall-listen state 1\n").unwrap();
+        assert_eq!(
+            load(&path).unwrap_err().to_string(),
+            format!(
+                "the state file {} is damaged, and without it a replay can pass for news; \
+                 remove it to start afresh",
+                path.display()
+            )
+        );
+        fs::remove_file(path).unwrap();
+        assert_eq!(
+            save(Path::new("no/such/folder"), &[]).unwrap_err().to_string(),
+            "cannot write the state file no/such/folder: No such file or directory (os error 2)"
+        );
+    }
+}

@@ -1,0 +1,46 @@
+//! Replaces a small file as a whole: a crash leaves the old content or the new one, and nothing between.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+/// Writes beside the file and renames; both are on the disk when this returns.
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    // Its own name per process, so that two of them never write into one file.
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".{}.new", std::process::id()));
+    let beside = Path::new(&beside);
+    let write = || {
+        let mut file = File::create(beside)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(beside, path)?;
+        // The rename is in the folder.
+        let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+        File::open(folder)?.sync_all()
+    };
+    write().inspect_err(|_| {
+        let _ = fs::remove_file(beside);
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replaces_and_leaves_nothing_beside() {
+        let folder = std::env::temp_dir().join(format!("rollcall-replace-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        let path = folder.join("file");
+        for content in [&b"a longer one"[..], b"short", b""] {
+            replace(&path, content).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), content);
+        }
+        let taken = folder.join("folder");
+        fs::create_dir(&taken).unwrap();
+        assert!(replace(&taken, b"a folder is no file").is_err());
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 2);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}
