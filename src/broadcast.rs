@@ -28,7 +28,7 @@ pub struct Broadcaster {
 struct Signed {
     /// One lock for both, so that the order on the wire is the order of the numbers.
     voice: Mutex<(Announcer, Repetition)>,
-    /// Wakes the repeater when there is something newer to repeat.
+    /// Wakes the repeater when there is something to repeat earlier than it planned.
     news: Sender<()>,
 }
 
@@ -71,9 +71,12 @@ impl Broadcaster {
                 self.send_datagram(datagram);
             }
             if let Some(newest) = datagrams.into_iter().next_back() {
+                let planned = repetition.next();
                 repetition.sent(newest, Instant::now());
-                // A full channel has woken it already.
-                let _ = signed.news.try_send(());
+                // Under load the repeater wakes soon enough by itself. A full channel has woken it already.
+                if planned.is_none_or(|planned| Some(planned) > repetition.next()) {
+                    let _ = signed.news.try_send(());
+                }
             }
             return;
         }

@@ -260,9 +260,7 @@ impl Error {
             _ => false,
         }
     }
-}
 
-impl Error {
     /// Did a statement wait too long for somebody else's lock?
     fn is_locked(&self) -> bool {
         matches!(self, Error::Database(sqlx::Error::Database(error)) if error.code().as_deref() == Some("55P03"))

@@ -95,9 +95,13 @@ impl Store {
     /// of them was.
     pub async fn record(&self, sightings: &[&Sighting]) -> Result<Recorded, Error> {
         debug_assert!(sightings.is_sorted_by(|a, b| a.status.email < b.status.email));
-        let mut connection = self.within_deadline(async { Ok(self.pool.acquire().await?) }).await?;
-        let done = self.within_deadline(record_over(&mut connection, sightings)).await;
-        if let Err(Error::Deadline(_)) = done {
+        let mut connection = None;
+        let recording = async {
+            let connection = connection.insert(self.pool.acquire().await?);
+            record_over(connection, sightings).await
+        };
+        let done = self.within_deadline(recording).await;
+        if let (Err(Error::Deadline(_)), Some(connection)) = (&done, connection) {
             // Its answer may still come, or never: nobody may use or wait for it again.
             drop(connection.detach());
         }

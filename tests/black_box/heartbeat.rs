@@ -66,3 +66,25 @@ fn last_seen_never_goes_backwards() {
             || stack.row("valid_user@qt-test.com").starts_with(&format!("{future}|::1|"))
     });
 }
+
+#[test]
+fn the_newest_is_said_again_byte_for_byte() {
+    let stack = Stack::up();
+    let socket = rollcall::listen::bind("0.0.0.0".parse().unwrap(), stack.broadcast_port).unwrap();
+    let mut buffer = [0; 2048];
+    let mut hear = || {
+        let mut len = 0;
+        // The socket's own timeout is shorter than what the test is ready to wait.
+        wait_until("something is said", || {
+            len = socket.recv(&mut buffer).unwrap_or(0);
+            len > 0
+        });
+        buffer[..len].to_vec()
+    };
+    // Twice, so that the second also interrupts the first one's schedule.
+    for _ in 0..2 {
+        expect(&mut stack.client(&stack.pair("client")), 0, "Success!");
+        let newest = hear();
+        assert_eq!([hear(), hear(), hear()], [newest.clone(), newest.clone(), newest]);
+    }
+}
