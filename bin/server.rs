@@ -13,7 +13,7 @@ struct Args {
     /// where to listen: HOST:PORT or unix:PATH (ROLLCALL_LISTEN, default 127.0.0.1:8000)
     #[argh(option)]
     listen: Option<server::Address>,
-    /// destinations IPV4:PORT, separated by commas (ROLLCALL_BROADCAST, default 255.255.255.255:6667)
+    /// where to announce: auto, or interfaces and addresses, separated by commas (ROLLCALL_BROADCAST, default auto)
     #[argh(option)]
     broadcast: Option<String>,
     /// file with the secret that nginx presents (default $ROLLCALL_STATE/proxy-credential)

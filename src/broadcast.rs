@@ -1,106 +1,193 @@
-//! The broadcaster: one UDP socket, opened once, that shouts what was committed.
+//! The broadcaster: sockets opened once, that shout what was committed on every network of the host.
 //!
-//! With a key it numbers and signs what it says, and repeats the newest (docs/wire.md, version 2).
+//! With a key it numbers and signs what it says, and repeats the newest (docs/wire.md, version 2). Where it
+//! says it is `ROLLCALL_BROADCAST`: [`destination`] reads that, and interfaces are followed as they come,
+//! go and change their address.
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_std::channel::{self, Receiver, Sender};
 use async_std::future::timeout;
 use async_std::task;
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::announce::{Announcer, Repetition};
+use crate::interfaces::{self, Interface};
 use crate::outage::Outage;
 use crate::status::Status;
 use crate::wire;
 
+pub mod destination;
+
+use destination::{Absent, Destination, Target};
+
+/// How often the interfaces are looked at: what changes is followed within twice this.
+const LOOK: Duration = Duration::from_secs(1);
+/// The send buffer that is asked for: a full batch, which a slow interface may take its time with.
+const SEND_BUFFER: usize = 1 << 20;
+
 /// Sends each status to every destination. A send that fails is counted and never fails a request.
 pub struct Broadcaster {
-    socket: UdpSocket,
     destinations: Vec<Destination>,
-    /// `None`: version 1, which anybody could have said.
-    signed: Option<Signed>,
-}
-
-struct Signed {
-    /// One lock for both, so that the order on the wire is the order of the numbers.
-    voice: Mutex<(Announcer, Repetition)>,
+    /// One lock, so that the order on the wire is the order of the numbers.
+    voice: Mutex<Voice>,
     /// Wakes the repeater when there is something to repeat earlier than it planned.
     news: Sender<()>,
 }
 
-struct Destination {
-    address: SocketAddr,
+#[derive(Default)]
+struct Voice {
+    outlets: Vec<Outlet>,
+    /// Why destinations have no socket now, as the log was told.
+    complaints: Vec<String>,
+    /// `None`: version 1, which anybody could have said.
+    announcer: Option<Announcer>,
+    repetition: Repetition,
+}
+
+/// One socket, and what became of what was sent by it.
+struct Outlet {
+    target: Target,
+    socket: UdpSocket,
     outage: Outage,
+    sent: u64,
+    failed: u64,
 }
 
 impl Broadcaster {
-    /// Opens the socket. `destinations` is the comma-separated list of `ROLLCALL_BROADCAST`.
-    pub fn open(destinations: &str, announcer: Option<Announcer>) -> Result<Arc<Self>, Error> {
-        let destinations = destinations
-            .split(',')
-            .map(|text| match text.trim().parse() {
-                Ok(address @ SocketAddr::V4(_)) if address.port() != 0 => Ok(Destination::new(address)),
-                _ => Err(Error::Destination(text.to_owned())),
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(Error::Socket)?;
-        socket.set_broadcast(true).map_err(Error::Socket)?;
-        // A full send buffer drops this datagram; it must not stall the request behind it.
-        socket.set_nonblocking(true).map_err(Error::Socket)?;
+    /// Opens the sockets, and follows the interfaces as long as it lives.
+    pub fn open(destinations: Vec<Destination>, announcer: Option<Announcer>) -> Result<Arc<Self>, Error> {
+        let mut voice = Voice { announcer, ..Voice::default() };
+        voice.follow(&destinations, &interfaces::list().map_err(Error)?);
+        let is_signed = voice.announcer.is_some();
         let (news, heard) = channel::bounded(1);
-        let signed =
-            announcer.map(|announcer| Signed { voice: Mutex::new((announcer, Repetition::default())), news });
-        let broadcaster = Arc::new(Self { socket, destinations, signed });
-        if broadcaster.signed.is_some() {
+        let broadcaster = Arc::new(Self { destinations, voice: Mutex::new(voice), news });
+        if is_signed {
             task::spawn(repeat(Arc::downgrade(&broadcaster), heard));
         }
+        task::spawn(follow(Arc::downgrade(&broadcaster)));
         Ok(broadcaster)
     }
 
     /// Announces what one commit held.
     pub fn send(&self, committed: &[Status]) {
-        if let Some(signed) = &self.signed {
-            let mut voice = signed.lock();
-            let (announcer, repetition) = &mut *voice;
-            let datagrams = announcer.announce(committed);
-            for datagram in &datagrams {
-                self.send_datagram(datagram);
-            }
-            if let Some(newest) = datagrams.into_iter().next_back() {
-                let planned = repetition.next();
-                repetition.sent(newest, Instant::now());
-                // Under load the repeater wakes soon enough by itself. A full channel has woken it already.
-                if planned.is_none_or(|planned| Some(planned) > repetition.next()) {
-                    let _ = signed.news.try_send(());
-                }
+        let mut voice = self.lock();
+        let Some(announcer) = &mut voice.announcer else {
+            let mut datagram = Vec::with_capacity(wire::MAX_PREFIX);
+            for status in committed {
+                datagram.clear();
+                wire::encode(status, &mut datagram);
+                voice.say(&datagram);
             }
             return;
+        };
+        let datagrams = announcer.announce(committed);
+        for datagram in &datagrams {
+            voice.say(datagram);
         }
-        let mut datagram = Vec::with_capacity(wire::MAX_PREFIX);
-        for status in committed {
-            datagram.clear();
-            wire::encode(status, &mut datagram);
-            self.send_datagram(&datagram);
+        if let Some(newest) = datagrams.into_iter().next_back() {
+            let planned = voice.repetition.next();
+            voice.repetition.sent(newest, Instant::now());
+            // Under load the repeater wakes soon enough by itself. A full channel has woken it already.
+            if planned.is_none_or(|planned| Some(planned) > voice.repetition.next()) {
+                let _ = self.news.try_send(());
+            }
         }
     }
 
-    fn send_datagram(&self, datagram: &[u8]) {
-        for destination in &self.destinations {
-            match self.socket.send_to(datagram, destination.address) {
-                Ok(_) => destination.outage.worked(),
-                Err(error) => destination.outage.failed(&error),
+    /// Says in the log how much was sent by which socket, and how much could not be.
+    pub fn tell(&self) {
+        for outlet in &self.lock().outlets {
+            log::info!("announced by {outlet}");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Voice> {
+        self.voice.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Voice {
+    fn say(&mut self, datagram: &[u8]) {
+        for outlet in &mut self.outlets {
+            outlet.send(datagram);
+        }
+    }
+
+    /// Closes what is no longer meant and opens what is. What cannot be opened is tried again next time.
+    fn follow(&mut self, destinations: &[Destination], interfaces: &[Interface]) {
+        let (targets, absent) = destination::targets(destinations, interfaces);
+        let mut complaints: Vec<String> = absent.iter().map(Absent::to_string).collect();
+        self.outlets.retain(|outlet| {
+            let stays = targets.contains(&outlet.target);
+            if !stays {
+                log::info!("no longer announcing by {outlet}");
+            }
+            stays
+        });
+        for target in targets {
+            if self.outlets.iter().any(|outlet| outlet.target == target) {
+                continue;
+            }
+            match target.open() {
+                Ok(socket) => {
+                    log::info!("announcing by {target}");
+                    self.outlets.push(Outlet::new(target, socket));
+                }
+                Err(error) => complaints.push(format!("cannot open a socket for {target}: {error}")),
+            }
+        }
+        for complaint in complaints.iter().filter(|complaint| !self.complaints.contains(complaint)) {
+            log::warn!("{complaint}");
+        }
+        self.complaints = complaints;
+    }
+}
+
+impl Outlet {
+    fn new(target: Target, socket: UdpSocket) -> Self {
+        let outage = Outage::of(format!("broadcast by {target}"));
+        Self { target, socket, outage, sent: 0, failed: 0 }
+    }
+
+    fn send(&mut self, datagram: &[u8]) {
+        match self.socket.send_to(datagram, self.target.to) {
+            Ok(_) => {
+                self.sent += 1;
+                self.outage.worked();
+            }
+            Err(error) => {
+                self.failed += 1;
+                self.outage.failed(&error);
             }
         }
     }
 }
 
-impl Signed {
-    fn lock(&self) -> MutexGuard<'_, (Announcer, Repetition)> {
-        self.voice.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+impl Target {
+    /// The socket that sends to this target and to nobody else.
+    pub fn open(&self) -> io::Result<UdpSocket> {
+        let socket = Socket::new(Domain::for_address(self.to), Type::DGRAM, Some(Protocol::UDP))?;
+        // A full send buffer drops this datagram; it must not stall the request behind it.
+        socket.set_nonblocking(true)?;
+        socket.set_send_buffer_size(SEND_BUFFER)?;
+        let index = self.interface.as_ref().map_or(0, |(_, index)| *index);
+        match self.to {
+            SocketAddr::V4(_) => {
+                socket.set_broadcast(true)?;
+                socket.set_multicast_ttl_v4(self.ttl.unwrap_or(1).into())?;
+            }
+            SocketAddr::V6(_) => {
+                socket.set_multicast_hops_v6(self.ttl.unwrap_or(1).into())?;
+                socket.set_multicast_if_v6(index)?;
+            }
+        }
+        socket.bind(&SocketAddr::new(self.from, 0).into())?;
+        Ok(socket.into())
     }
 }
 
@@ -115,46 +202,51 @@ async fn repeat(broadcaster: Weak<Broadcaster>, news: Receiver<()>) {
             }
         };
         let (Ok(()), Some(broadcaster)) = (news, broadcaster.upgrade()) else { return };
-        let Some(signed) = &broadcaster.signed else { return };
-        let mut voice = signed.lock();
-        if let Some(datagram) = voice.1.due(Instant::now()) {
-            broadcaster.send_datagram(datagram);
+        let mut voice = broadcaster.lock();
+        let Voice { outlets, repetition, .. } = &mut *voice;
+        if let Some(datagram) = repetition.due(Instant::now()) {
+            outlets.iter_mut().for_each(|outlet| outlet.send(datagram));
         }
-        next = voice.1.next();
+        next = repetition.next();
     }
 }
 
-impl Destination {
-    fn new(address: SocketAddr) -> Self {
-        Self { address, outage: Outage::of(format!("broadcast to {address}")) }
+/// Looks at the interfaces every second. netlink(7) would tell of each change at once, and can lose one.
+async fn follow(broadcaster: Weak<Broadcaster>) {
+    let trouble = Outage::of("following the network's interfaces");
+    loop {
+        task::sleep(LOOK).await;
+        let Some(broadcaster) = broadcaster.upgrade() else { return };
+        match interfaces::list() {
+            Ok(interfaces) => {
+                trouble.worked();
+                broadcaster.lock().follow(&broadcaster.destinations, &interfaces);
+            }
+            Err(error) => trouble.failed(&error),
+        }
     }
 }
 
+impl fmt::Display for Outlet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { target, sent, failed, .. } = self;
+        write!(f, "{target}: {sent} datagrams sent, {failed} failed")
+    }
+}
+
+/// The interfaces cannot be listed.
 #[derive(Debug)]
-pub enum Error {
-    Destination(String),
-    Socket(io::Error),
-}
+pub struct Error(io::Error);
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Destination(text) => write!(
-                f,
-                "not a broadcast destination: {text:?}; the form is IPV4:PORT, several separated by commas \
-                 (255.255.255.255:6667)"
-            ),
-            Error::Socket(error) => write!(f, "cannot open the broadcast socket: {error}"),
-        }
+        write!(f, "cannot list the network's interfaces: {}", self.0)
     }
 }
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Error::Destination(_) => None,
-            Error::Socket(error) => Some(error),
-        }
+        Some(&self.0)
     }
 }
 
@@ -162,7 +254,6 @@ impl std::error::Error for Error {
 mod tests {
     use super::*;
     use crate::status::Email;
-    use std::time::Duration;
 
     fn status() -> Status {
         Status {
@@ -177,12 +268,21 @@ mod tests {
     fn every_destination_hears_and_a_dead_one_stops_nobody() {
         let ears = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
         let [first, last] = ears.each_ref().map(|ear| ear.local_addr().unwrap());
-        let mut broadcaster = Broadcaster::open(&format!("{first}, {last}"), None).unwrap();
-        // An IPv4 socket cannot send to IPv6: the kernel refuses, as it does where there is no route.
-        let destinations = &mut Arc::get_mut(&mut broadcaster).unwrap().destinations;
-        destinations.insert(1, Destination::new("[::1]:9".parse().unwrap()));
+        // The documentation's network has no route from loopback: the kernel refuses.
+        let dead = Target {
+            interface: None,
+            from: "127.0.0.1".parse().unwrap(),
+            to: "192.0.2.1:9".parse().unwrap(),
+            ttl: None,
+        };
+        let destinations = destination::parse(&format!("{first}, {last}")).unwrap();
+        let broadcaster = Broadcaster::open(destinations, None).unwrap();
+        let socket = dead.open().unwrap();
+        broadcaster.lock().outlets.insert(1, Outlet::new(dead, socket));
         broadcaster.send(&[status(), status()]);
-        assert_eq!(broadcaster.destinations[1].outage.failures(), 2);
+        let counts: Vec<_> =
+            broadcaster.lock().outlets.iter().map(|outlet| (outlet.sent, outlet.failed)).collect();
+        assert_eq!(counts, [(2, 0), (0, 2), (2, 0)]);
         for ear in &ears {
             ear.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
             for _ in 0..2 {
@@ -194,10 +294,16 @@ mod tests {
     }
 
     #[test]
-    fn names_the_bad_destination() {
-        for text in ["", "255.255.255.255", "127.0.0.1:0", "host:6667", "[::1]:6667", "127.0.0.1:1,,"] {
-            let error = Broadcaster::open(text, None).err().unwrap().to_string();
-            assert!(error.starts_with("not a broadcast destination: \""), "{error}");
-        }
+    fn what_is_no_longer_meant_is_closed() {
+        let mut voice = Voice::default();
+        let interfaces = interfaces::list().unwrap();
+        let both = destination::parse("lo,127.0.0.1:9,nothing0").unwrap();
+        voice.follow(&both, &interfaces);
+        let opened: Vec<_> = voice.outlets.iter().map(|outlet| outlet.socket.local_addr().unwrap()).collect();
+        assert_eq!((opened.len(), voice.complaints.len()), (2, 1));
+        voice.follow(&both, &interfaces);
+        voice.follow(&both[1..], &[]);
+        let left: Vec<_> = voice.outlets.iter().map(|outlet| outlet.socket.local_addr().unwrap()).collect();
+        assert_eq!(left, opened[1..], "the same socket");
     }
 }

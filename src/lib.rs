@@ -13,7 +13,8 @@
 //! | [`wire`] | the datagram's bytes |
 //! | [`sign`] | the key pair that makes the datagrams believable |
 //! | [`announce`] | numbers, signs and repeats what is announced |
-//! | [`broadcast`] | the UDP socket, opened once |
+//! | [`interfaces`] | the networks that the host is attached to |
+//! | [`broadcast`] | the UDP sockets, each opened once: one per network, or where `ROLLCALL_BROADCAST` says |
 //! | [`http`] | the HTTP contract: the router, and the loop that serves it |
 //! | [`server`] | puts the five above together |
 //! | [`listen`] | receives, decodes and prints datagrams |
@@ -29,18 +30,18 @@ pub mod status;
 
 #[cfg(feature = "client")]
 pub mod client;
-#[cfg(feature = "listen")]
-pub mod listen;
 #[cfg(any(feature = "client", feature = "server"))]
 pub mod signals;
 
-#[cfg(any(feature = "server", feature = "listen"))]
+#[cfg(feature = "listen")]
 pub mod announce;
-#[cfg(any(feature = "server", feature = "listen"))]
+#[cfg(feature = "listen")]
+pub mod listen;
+#[cfg(feature = "listen")]
 pub mod replace;
-#[cfg(any(feature = "server", feature = "listen"))]
+#[cfg(feature = "listen")]
 pub mod sign;
-#[cfg(any(feature = "server", feature = "listen"))]
+#[cfg(feature = "listen")]
 pub mod wire;
 
 #[cfg(feature = "server")]
@@ -55,6 +56,8 @@ pub mod commit;
 pub mod http;
 #[cfg(feature = "server")]
 pub mod identity;
+#[cfg(feature = "server")]
+pub mod interfaces;
 #[cfg(feature = "server")]
 pub mod outage;
 #[cfg(feature = "server")]

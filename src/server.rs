@@ -14,6 +14,7 @@ use async_std::os::unix::net::{UnixListener, UnixStream};
 use async_std::task;
 
 use crate::announce::{self, Announcer, EpochError};
+use crate::broadcast::destination::{self, Destination};
 use crate::broadcast::{self, Broadcaster};
 use crate::cli::{Exit, Fatal, SettingError, setting};
 use crate::commit;
@@ -65,7 +66,7 @@ impl FromStr for Address {
 pub fn run(options: Options) -> Result<(), Error> {
     start_log();
     let listen = setting(options.listen, "ROLLCALL_LISTEN", "127.0.0.1:8000")?;
-    let destinations = setting(options.broadcast, "ROLLCALL_BROADCAST", "255.255.255.255:6667")?;
+    let destinations = destinations(options.broadcast)?;
     let deadline: Duration = setting(options.deadline, "ROLLCALL_DEADLINE", "2s")?.into();
     let url: String = setting(None, "DATABASE_URL", "")?;
     if url.is_empty() {
@@ -77,7 +78,6 @@ pub fn run(options: Options) -> Result<(), Error> {
         false => Some(Signer::load(&key).map_err(Error::BroadcastKey)?),
     };
     if options.check {
-        Broadcaster::open(&destinations, None).map_err(Error::Broadcast)?;
         return Ok(());
     }
     let announcer = match signer {
@@ -92,7 +92,7 @@ pub fn run(options: Options) -> Result<(), Error> {
             Some(Announcer::new(signer, epoch))
         }
     };
-    let broadcaster = Broadcaster::open(&destinations, announcer).map_err(Error::Broadcast)?;
+    let broadcaster = Broadcaster::open(destinations, announcer).map_err(Error::Broadcast)?;
     let shutdown = signals::stop().map_err(Error::Signals)?;
     task::block_on(async {
         // A request may have to wait for the commit before its own.
@@ -108,7 +108,7 @@ pub fn run(options: Options) -> Result<(), Error> {
                 Trust::Credential(read_credential(&options.proxy_credential.unwrap_or(file))?)
             }
         };
-        let commits = commit::start(store.clone(), broadcaster, deadline / 2);
+        let commits = commit::start(store.clone(), broadcaster.clone(), deadline / 2);
         let app = http::app(State { trust, commits, store: store.clone(), clock: now_ns });
         let (fail, failed) = channel::bounded(1);
         task::spawn(async move {
@@ -144,8 +144,15 @@ pub fn run(options: Options) -> Result<(), Error> {
                 let _ = fs::remove_file(path);
             }
         }
+        broadcaster.tell();
         failure.map_or(Ok(()), |error| Err(Error::Store(error)))
     })
+}
+
+/// Where announcements go.
+fn destinations(flag: Option<String>) -> Result<Vec<Destination>, Error> {
+    let text: String = setting(flag, "ROLLCALL_BROADCAST", "auto")?;
+    destination::parse(&text).map_err(Error::Destination)
 }
 
 fn start_log() {
@@ -237,6 +244,7 @@ impl fmt::Display for Address {
 pub enum Error {
     Setting(SettingError),
     NoDatabase,
+    Destination(destination::ParseError),
     Broadcast(broadcast::Error),
     BroadcastKey(sign::Error),
     Epoch(EpochError),
@@ -265,7 +273,8 @@ impl fmt::Display for Error {
             }
             Error::BroadcastKey(error) => write!(f, "ROLLCALL_BROADCAST_KEY: {error}"),
             Error::Epoch(error) => write!(f, "{error}"),
-            Error::Broadcast(error) => write!(f, "ROLLCALL_BROADCAST: {error}"),
+            Error::Destination(error) => write!(f, "ROLLCALL_BROADCAST: {error}"),
+            Error::Broadcast(error) => write!(f, "{error}"),
             Error::Signals(error) => write!(f, "cannot listen for signals: {error}"),
             Error::Store(error) => write!(f, "{error}"),
             Error::CredentialFile(path, error) => write!(
@@ -299,6 +308,7 @@ impl std::error::Error for Error {
         match self {
             Error::NoDatabase | Error::CredentialExposed(..) | Error::FolderExposed(..) => None,
             Error::Setting(error) => Some(error),
+            Error::Destination(error) => Some(error),
             Error::Broadcast(error) => Some(error),
             Error::BroadcastKey(error) => Some(error),
             Error::Epoch(error) => Some(error),
@@ -315,7 +325,7 @@ impl std::error::Error for Error {
 impl Fatal for Error {
     fn exit(&self) -> Exit {
         match self {
-            Error::Signals(_) | Error::Listen(..) => Exit::Failure,
+            Error::Broadcast(_) | Error::Signals(_) | Error::Listen(..) => Exit::Failure,
             Error::Store(store::Error::Url) => Exit::Config,
             Error::Store(_) => Exit::Failure,
             _ => Exit::Config,

@@ -1,0 +1,147 @@
+//! The networks that this host is attached to, and which of them a broadcast of ours is meant for.
+
+use std::fmt;
+use std::io;
+use std::net::Ipv4Addr;
+
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
+
+/// Names of interfaces behind which there is no LAN but this host's own containers, virtual machines and
+/// tunnels. Who wants one of them names it in `ROLLCALL_BROADCAST`.
+const OWN: [&str; 17] = [
+    "veth", "docker", "br-", "podman", "cni", "cali", "flannel", "kube", "lxc", "lxd", "incusbr", "virbr",
+    "vnet", "vmnet", "vboxnet", "tap", "wg",
+];
+
+/// One network interface, as netdevice(7) describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    pub name: String,
+    pub index: u32,
+    /// The first, if it has several.
+    pub address: Option<Ipv4Addr>,
+    pub flags: InterfaceFlags,
+}
+
+/// Why an interface is not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unused {
+    Down,
+    NoCarrier,
+    NoBroadcast,
+    NoAddress,
+    Loopback,
+    Own,
+}
+
+/// All interfaces, in the kernel's order.
+pub fn list() -> io::Result<Vec<Interface>> {
+    let mut interfaces: Vec<Interface> = Vec::new();
+    for entry in getifaddrs()? {
+        // A second address may have a label of its own: eth0:1 is eth0 (ip-address(8)).
+        let name = entry.interface_name.split(':').next().unwrap_or_default();
+        let known = interfaces.iter().position(|interface| interface.name == name);
+        let at = known.unwrap_or_else(|| {
+            let (name, flags) = (name.to_owned(), entry.flags);
+            interfaces.push(Interface { name, index: 0, address: None, flags });
+            interfaces.len() - 1
+        });
+        let Some(address) = entry.address else { continue };
+        if let Some(link) = address.as_link_addr() {
+            interfaces[at].index = u32::try_from(link.ifindex()).unwrap_or_default();
+        } else if let Some(ipv4) = address.as_sockaddr_in() {
+            interfaces[at].address.get_or_insert(ipv4.ip());
+        }
+    }
+    Ok(interfaces)
+}
+
+impl Interface {
+    /// Why it cannot carry a broadcast, whoever asks for it. The loopback interface can, in its way.
+    pub fn unable(&self) -> Option<Unused> {
+        if !self.flags.contains(InterfaceFlags::IFF_UP) {
+            Some(Unused::Down)
+        } else if !self.flags.contains(InterfaceFlags::IFF_RUNNING) {
+            Some(Unused::NoCarrier)
+        } else if !self.flags.contains(InterfaceFlags::IFF_BROADCAST) && !self.is_loopback() {
+            Some(Unused::NoBroadcast)
+        } else if self.address.is_none() {
+            Some(Unused::NoAddress)
+        } else {
+            None
+        }
+    }
+
+    /// Why `auto` does not take it.
+    pub fn left_out(&self) -> Option<Unused> {
+        if self.is_loopback() {
+            Some(Unused::Loopback)
+        } else if OWN.iter().any(|prefix| self.name.starts_with(prefix)) {
+            Some(Unused::Own)
+        } else {
+            self.unable()
+        }
+    }
+
+    pub fn is_loopback(&self) -> bool {
+        self.flags.contains(InterfaceFlags::IFF_LOOPBACK)
+    }
+}
+
+impl fmt::Display for Unused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Unused::Down => "it is down",
+            Unused::NoCarrier => "it has no carrier",
+            Unused::NoBroadcast => "it cannot broadcast",
+            Unused::NoAddress => "it has no IPv4 address",
+            Unused::Loopback => "it is the loopback interface",
+            Unused::Own => "by its name it leads to this host's own containers, machines or tunnels",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loopback_interface_is_there() {
+        let interfaces = list().unwrap();
+        let lo = interfaces.iter().find(|interface| interface.is_loopback()).unwrap();
+        assert_eq!(lo.address, Some(Ipv4Addr::LOCALHOST));
+        assert_ne!(lo.index, 0);
+        assert_eq!((lo.unable(), lo.left_out()), (None, Some(Unused::Loopback)));
+    }
+
+    #[test]
+    fn each_reason_is_told() {
+        let up = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING | InterfaceFlags::IFF_BROADCAST;
+        let interface = |name: &str, flags, address: Option<[u8; 4]>| Interface {
+            name: name.to_owned(),
+            index: 1,
+            address: address.map(Into::into),
+            flags,
+        };
+        let address = Some([192, 0, 2, 10]);
+        for (name, flags, address, left_out) in [
+            ("eth0", up, address, None),
+            ("wlp3s0", up, address, None),
+            ("br0", up, address, None),
+            ("eth0", up, None, Some(Unused::NoAddress)),
+            ("eth0", up - InterfaceFlags::IFF_UP, address, Some(Unused::Down)),
+            ("eth0", up - InterfaceFlags::IFF_RUNNING, address, Some(Unused::NoCarrier)),
+            ("ppp0", up - InterfaceFlags::IFF_BROADCAST, address, Some(Unused::NoBroadcast)),
+            ("docker0", up, address, Some(Unused::Own)),
+            ("br-1f2e3d4c5b6a", up, address, Some(Unused::Own)),
+            ("veth1234567", up, address, Some(Unused::Own)),
+        ] {
+            let interface = interface(name, flags, address);
+            assert_eq!(interface.left_out(), left_out, "{name}");
+            if left_out == Some(Unused::Own) {
+                assert_eq!(interface.unable(), None, "{name} can be named");
+            }
+        }
+    }
+}
