@@ -16,6 +16,9 @@ struct Args {
     /// UDP port (default 6667)
     #[argh(option, default = "6667")]
     port: u16,
+    /// multicast group to hear as well, ADDRESS[%INTERFACE]; again for each further one
+    #[argh(option)]
+    join: Vec<listen::Group>,
     /// one JSON object per line
     #[argh(switch)]
     json: bool,
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
     let options = listen::Options {
         bind: args.bind,
         port: args.port,
+        join: args.join,
         json: args.json,
         count: args.count,
         timeout: args.timeout.map(Into::into),

@@ -17,6 +17,7 @@ use crate::cli::{Exit, Fatal};
 use crate::sign::{self, PublicKey};
 
 mod drops;
+mod group;
 mod holder;
 mod judge;
 pub mod memory;
@@ -24,6 +25,7 @@ mod print;
 mod roots;
 mod window;
 
+pub use group::Group;
 pub use judge::{Announcement, Counters, Doubt, Gap, Ignored, Judge, Policy, Verdict};
 use print::Proof;
 
@@ -49,6 +51,8 @@ const PAGE: usize = 1 << 16;
 pub struct Options {
     pub bind: IpAddr,
     pub port: u16,
+    /// Multicast groups to hear besides what is broadcast.
+    pub join: Vec<Group>,
     pub json: bool,
     /// Stop after this many statuses.
     pub count: Option<u64>,
@@ -81,9 +85,13 @@ pub fn run(options: &Options) -> Result<(), Error> {
         max_age: options.max_age,
     };
     let memory = options.state.as_deref().map_or(Ok(Vec::new()), memory::load).map_err(Error::State)?;
+    let socket = bind(options.bind, options.port)?;
+    for group in &options.join {
+        group.join(&socket).map_err(|error| Error::Join(group.clone(), error))?;
+    }
     let mut listener = Listener {
         options,
-        socket: bind(options.bind, options.port)?,
+        socket,
         judge: Judge::new(policy, memory, now_ns()),
         out: io::stdout().lock(),
         page: Vec::with_capacity(2 * PAGE),
@@ -277,6 +285,7 @@ pub enum Error {
     State(memory::Error),
     Signals(io::Error),
     Bind { address: SocketAddr, error: io::Error, holder: Option<String> },
+    Join(Group, io::Error),
     Receive(io::Error),
     Output(io::Error),
     TooFew { printed: u64, count: u64 },
@@ -298,6 +307,10 @@ impl fmt::Display for Error {
                     None => Ok(()),
                 }
             }
+            Error::Join(group, error) => write!(
+                f,
+                "cannot join {group}: {error}; name the interface as in 239.1.2.3%eth0, and for IPv6 use --bind ::"
+            ),
             Error::Receive(error) => write!(f, "cannot receive: {error}"),
             Error::Output(error) => write!(f, "cannot write to standard output: {error}"),
             Error::TooFew { printed, count } => {
@@ -314,6 +327,7 @@ impl std::error::Error for Error {
             Error::State(error) => Some(error),
             Error::Signals(error)
             | Error::Bind { error, .. }
+            | Error::Join(_, error)
             | Error::Receive(error)
             | Error::Output(error) => Some(error),
             Error::TooFew { .. } => None,
