@@ -102,7 +102,7 @@ impl Broadcaster {
     /// Says in the log how much was sent by which socket, and how much could not be.
     pub fn tell(&self) {
         for outlet in &self.lock().outlets {
-            log::info!("announced by {outlet}");
+            log::info!("announced to {outlet}");
         }
     }
 
@@ -125,7 +125,7 @@ impl Voice {
         self.outlets.retain(|outlet| {
             let stays = targets.contains(&outlet.target);
             if !stays {
-                log::info!("no longer announcing by {outlet}");
+                log::info!("no longer announcing to {outlet}");
             }
             stays
         });
@@ -135,7 +135,7 @@ impl Voice {
             }
             match target.open() {
                 Ok(socket) => {
-                    log::info!("announcing by {target}");
+                    log::info!("announcing to {target}");
                     self.outlets.push(Outlet::new(target, socket));
                 }
                 Err(error) => complaints.push(format!("cannot open a socket for {target}: {error}")),
@@ -150,7 +150,7 @@ impl Voice {
 
 impl Outlet {
     fn new(target: Target, socket: UdpSocket) -> Self {
-        let outage = Outage::of(format!("broadcast by {target}"));
+        let outage = Outage::of(format!("broadcast to {target}"));
         Self { target, socket, outage, sent: 0, failed: 0 }
     }
 

@@ -202,13 +202,14 @@ fn is_name(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_graphic() && !"/:%[]".contains(c))
 }
 
-/// For the log: `eth0 (192.0.2.10)`, or the address.
+/// For the log: `255.255.255.255:6667 by eth0 (192.0.2.10)`, or the address alone.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.to)?;
         match &self.interface {
-            Some((name, _)) if self.from.is_unspecified() => write!(f, "{name} to {}", self.to),
-            Some((name, _)) => write!(f, "{name} ({}) to {}", self.from, self.to),
-            None => write!(f, "{}", self.to),
+            Some((name, _)) if self.from.is_unspecified() => write!(f, " by {name}"),
+            Some((name, _)) => write!(f, " by {name} ({})", self.from),
+            None => Ok(()),
         }
     }
 }

@@ -106,10 +106,10 @@ fn settings_that_cannot_work_end_it_at_once() {
             "the setting ROLLCALL_LISTEN is \"nowhere\": the form is HOST:PORT or unix:PATH",
         ),
         (
-            &[("ROLLCALL_BROADCAST", "255.255.255.255")],
+            &[("ROLLCALL_BROADCAST", "255.255.255.256")],
             vec![],
             78,
-            "ROLLCALL_BROADCAST: not a broadcast destination: \"255.255.255.255\"",
+            "ROLLCALL_BROADCAST: not a broadcast destination: \"255.255.255.256\"",
         ),
         (&[("DATABASE_URL", "")], vec![], 78, "DATABASE_URL is not set"),
         (&[("DATABASE_URL", "mysql://user:hunter2@host/db")], vec![], 78, "DATABASE_URL is malformed"),
