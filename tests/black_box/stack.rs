@@ -52,6 +52,10 @@ impl Builder {
         &self.0.state
     }
 
+    pub fn broadcast_port(&self) -> u16 {
+        self.0.broadcast_port
+    }
+
     pub fn set(mut self, variable: &str, value: impl Into<String>) -> Self {
         let value = value.into();
         if variable == "ROLLCALL_LISTEN" {
