@@ -14,6 +14,7 @@ use async_std::task;
 
 use crate::announce::{Announcer, Repetition};
 use crate::outage::Outage;
+use crate::privacy;
 use crate::status::Status;
 use crate::wire;
 
@@ -23,6 +24,8 @@ pub struct Broadcaster {
     destinations: Vec<Destination>,
     /// `None`: version 1, which anybody could have said.
     signed: Option<Signed>,
+    /// `None`: emails are announced in clear.
+    privacy: Option<privacy::Key>,
 }
 
 struct Signed {
@@ -39,7 +42,11 @@ struct Destination {
 
 impl Broadcaster {
     /// Opens the socket. `destinations` is the comma-separated list of `ROLLCALL_BROADCAST`.
-    pub fn open(destinations: &str, announcer: Option<Announcer>) -> Result<Arc<Self>, Error> {
+    pub fn open(
+        destinations: &str,
+        announcer: Option<Announcer>,
+        privacy: Option<privacy::Key>,
+    ) -> Result<Arc<Self>, Error> {
         let destinations = destinations
             .split(',')
             .map(|text| match text.trim().parse() {
@@ -54,7 +61,7 @@ impl Broadcaster {
         let (news, heard) = channel::bounded(1);
         let signed =
             announcer.map(|announcer| Signed { voice: Mutex::new((announcer, Repetition::default())), news });
-        let broadcaster = Arc::new(Self { socket, destinations, signed });
+        let broadcaster = Arc::new(Self { socket, destinations, signed, privacy });
         if broadcaster.signed.is_some() {
             task::spawn(repeat(Arc::downgrade(&broadcaster), heard));
         }
@@ -63,6 +70,8 @@ impl Broadcaster {
 
     /// Announces what one commit held.
     pub fn send(&self, committed: &[Status]) {
+        let hidden = self.privacy.as_ref().map(|key| key.hide(committed));
+        let committed = hidden.as_deref().unwrap_or(committed);
         if let Some(signed) = &self.signed {
             let mut voice = signed.lock();
             let (announcer, repetition) = &mut *voice;
@@ -177,7 +186,7 @@ mod tests {
     fn every_destination_hears_and_a_dead_one_stops_nobody() {
         let ears = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
         let [first, last] = ears.each_ref().map(|ear| ear.local_addr().unwrap());
-        let mut broadcaster = Broadcaster::open(&format!("{first}, {last}"), None).unwrap();
+        let mut broadcaster = Broadcaster::open(&format!("{first}, {last}"), None, None).unwrap();
         // An IPv4 socket cannot send to IPv6: the kernel refuses, as it does where there is no route.
         let destinations = &mut Arc::get_mut(&mut broadcaster).unwrap().destinations;
         destinations.insert(1, Destination::new("[::1]:9".parse().unwrap()));
@@ -196,7 +205,7 @@ mod tests {
     #[test]
     fn names_the_bad_destination() {
         for text in ["", "255.255.255.255", "127.0.0.1:0", "host:6667", "[::1]:6667", "127.0.0.1:1,,"] {
-            let error = Broadcaster::open(text, None).err().unwrap().to_string();
+            let error = Broadcaster::open(text, None, None).err().unwrap().to_string();
             assert!(error.starts_with("not a broadcast destination: \""), "{error}");
         }
     }

@@ -12,6 +12,7 @@
 //! | [`store`] | the only SQL |
 //! | [`wire`] | the datagram's bytes |
 //! | [`sign`] | the key pair that makes the datagrams believable |
+//! | [`privacy`] | pseudonyms in the place of emails, and the list that resolves them |
 //! | [`announce`] | numbers, signs and repeats what is announced |
 //! | [`broadcast`] | the UDP socket, opened once |
 //! | [`http`] | the HTTP contract: the router, and the loop that serves it |
@@ -36,6 +37,8 @@ pub mod signals;
 
 #[cfg(any(feature = "server", feature = "listen"))]
 pub mod announce;
+#[cfg(any(feature = "server", feature = "listen"))]
+pub mod privacy;
 #[cfg(any(feature = "server", feature = "listen"))]
 pub mod replace;
 #[cfg(any(feature = "server", feature = "listen"))]
