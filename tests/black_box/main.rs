@@ -15,6 +15,7 @@ mod heartbeat;
 mod identity;
 mod lifecycle;
 mod listener;
+mod privacy;
 mod requests;
 mod server;
 mod up_and_down;
