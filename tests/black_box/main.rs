@@ -17,5 +17,6 @@ mod lifecycle;
 mod listener;
 mod privacy;
 mod requests;
+mod rotation;
 mod server;
 mod up_and_down;
