@@ -95,6 +95,11 @@ revoke +names: build
 crl:
     @stack/crl
 
+# replace the key that signs announcements, in steps: just rotate-key [--switch|--finish]
+[group('certificates')]
+rotate-key *args: build
+    @stack/rotate "$@"
+
 # format, lint and build the documentation
 [group('check')]
 lint:

@@ -40,6 +40,12 @@ struct Args {
     /// refuse what was seen longer ago than this, such as 5m
     #[argh(option)]
     max_age: Option<humantime::Duration>,
+    /// file with the key of the pseudonyms (privacy.key), to show the emails of those in --people
+    #[argh(option)]
+    privacy_key: Option<PathBuf>,
+    /// file with the emails to show in the place of their pseudonyms, one a line
+    #[argh(option)]
+    people: Option<PathBuf>,
     /// tell every minute what was received, missed and dropped; the end tells it in any case
     #[argh(switch)]
     stats: bool,
@@ -59,6 +65,8 @@ fn main() -> ExitCode {
         accept_unsigned: args.accept_unsigned,
         state: args.state,
         max_age: args.max_age.map(Into::into),
+        privacy_key: args.privacy_key,
+        people: args.people,
         stats: args.stats,
     };
     cli::finish(PROGRAM, listen::run(&options))

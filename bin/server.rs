@@ -7,7 +7,8 @@ use argh::FromArgs;
 use rollcall::{cli, server};
 
 /// Records who was seen and announces it. Runs behind nginx, which checks the certificates. The
-/// database is DATABASE_URL; the log's detail is ROLLCALL_LOG (error, warn, info, debug).
+/// database is DATABASE_URL; the log's detail is ROLLCALL_LOG (error, warn, info, debug). Announcements
+/// carry emails or, with ROLLCALL_PRIVACY=pseudonym, what ROLLCALL_PRIVACY_KEY makes of them.
 #[derive(FromArgs)]
 struct Args {
     /// where to listen: HOST:PORT or unix:PATH (ROLLCALL_LISTEN, default 127.0.0.1:8000)

@@ -18,6 +18,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::announce::{Announcer, Repetition};
 use crate::interfaces::{self, Interface};
 use crate::outage::Outage;
+use crate::privacy;
 use crate::status::Status;
 use crate::wire;
 
@@ -33,6 +34,8 @@ const SEND_BUFFER: usize = 1 << 20;
 /// Sends each status to every destination. A send that fails is counted and never fails a request.
 pub struct Broadcaster {
     destinations: Vec<Destination>,
+    /// `None`: emails are announced in clear.
+    privacy: Option<privacy::Key>,
     /// One lock, so that the order on the wire is the order of the numbers.
     voice: Mutex<Voice>,
     /// Wakes the repeater when there is something to repeat earlier than it planned.
@@ -60,12 +63,16 @@ struct Outlet {
 
 impl Broadcaster {
     /// Opens the sockets, and follows the interfaces as long as it lives.
-    pub fn open(destinations: Vec<Destination>, announcer: Option<Announcer>) -> Result<Arc<Self>, Error> {
+    pub fn open(
+        destinations: Vec<Destination>,
+        announcer: Option<Announcer>,
+        privacy: Option<privacy::Key>,
+    ) -> Result<Arc<Self>, Error> {
         let mut voice = Voice { announcer, ..Voice::default() };
         voice.follow(&destinations, &interfaces::list().map_err(Error)?);
         let is_signed = voice.announcer.is_some();
         let (news, heard) = channel::bounded(1);
-        let broadcaster = Arc::new(Self { destinations, voice: Mutex::new(voice), news });
+        let broadcaster = Arc::new(Self { destinations, privacy, voice: Mutex::new(voice), news });
         if is_signed {
             task::spawn(repeat(Arc::downgrade(&broadcaster), heard));
         }
@@ -75,6 +82,8 @@ impl Broadcaster {
 
     /// Announces what one commit held.
     pub fn send(&self, committed: &[Status]) {
+        let hidden = self.privacy.as_ref().map(|key| key.hide(committed));
+        let committed = hidden.as_deref().unwrap_or(committed);
         let mut voice = self.lock();
         let Some(announcer) = &mut voice.announcer else {
             let mut datagram = Vec::with_capacity(wire::MAX_PREFIX);
@@ -276,7 +285,7 @@ mod tests {
             ttl: None,
         };
         let destinations = destination::parse(&format!("{first}, {last}")).unwrap();
-        let broadcaster = Broadcaster::open(destinations, None).unwrap();
+        let broadcaster = Broadcaster::open(destinations, None, None).unwrap();
         let socket = dead.open().unwrap();
         broadcaster.lock().outlets.insert(1, Outlet::new(dead, socket));
         broadcaster.send(&[status(), status()]);

@@ -12,6 +12,7 @@
 //! | [`store`] | the only SQL |
 //! | [`wire`] | the datagram's bytes |
 //! | [`sign`] | the key pair that makes the datagrams believable |
+//! | [`privacy`] | pseudonyms in the place of emails, and the list that resolves them |
 //! | [`announce`] | numbers, signs and repeats what is announced |
 //! | [`interfaces`] | the networks that the host is attached to |
 //! | [`broadcast`] | the UDP sockets, each opened once: one per network, or where `ROLLCALL_BROADCAST` says |
@@ -37,6 +38,8 @@ pub mod signals;
 pub mod announce;
 #[cfg(feature = "listen")]
 pub mod listen;
+#[cfg(feature = "listen")]
+pub mod privacy;
 #[cfg(feature = "listen")]
 pub mod replace;
 #[cfg(feature = "listen")]

@@ -14,6 +14,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::cli::{Exit, Fatal};
+use crate::privacy::{self, People};
 use crate::sign::{self, PublicKey};
 
 mod drops;
@@ -65,6 +66,9 @@ pub struct Options {
     /// Remembers epoch and window over a restart.
     pub state: Option<PathBuf>,
     pub max_age: Option<Duration>,
+    /// With the list of people: shows the emails behind pseudonyms.
+    pub privacy_key: Option<PathBuf>,
+    pub people: Option<PathBuf>,
     /// Tell the counts every minute.
     pub stats: bool,
 }
@@ -84,6 +88,14 @@ pub fn run(options: &Options) -> Result<(), Error> {
         accept_unverified: options.accept_unsigned,
         max_age: options.max_age,
     };
+    let people = match (&options.privacy_key, &options.people) {
+        (None, None) => People::default(),
+        (Some(key), Some(list)) => {
+            let key = privacy::Key::load(key).map_err(Error::Privacy)?;
+            People::load(&key, list).map_err(Error::Privacy)?
+        }
+        _ => return Err(Error::HalfOfPrivacy),
+    };
     let memory = options.state.as_deref().map_or(Ok(Vec::new()), memory::load).map_err(Error::State)?;
     let socket = bind(options.bind, options.port)?;
     for group in &options.join {
@@ -93,6 +105,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         options,
         socket,
         judge: Judge::new(policy, memory, now_ns()),
+        people,
         out: io::stdout().lock(),
         page: Vec::with_capacity(2 * PAGE),
         printed: 0,
@@ -134,6 +147,8 @@ struct Listener<'a> {
     options: &'a Options,
     socket: UdpSocket,
     judge: Judge,
+    /// Whose pseudonyms are resolved, where they are printed and nowhere before.
+    people: People,
     out: io::StdoutLock<'static>,
     /// What is yet to be written to `out`.
     page: Vec<u8>,
@@ -205,9 +220,11 @@ impl Listener<'_> {
         match self.judge.judge(datagram, now_ns()) {
             Verdict::New(announcement) => {
                 let status = announcement.verified.status();
+                let person = self.people.resolve(&status.email);
+                let proof = Proof::Verified(&announcement);
                 match self.options.json {
-                    true => print::json(&mut self.page, source, status, &Proof::Verified(&announcement)),
-                    false => print::block(&mut self.page, source, status, None),
+                    true => print::json(&mut self.page, source, status, person, &proof),
+                    false => print::block(&mut self.page, source, status, person, None),
                 }
                 self.printed += 1;
             }
@@ -215,9 +232,10 @@ impl Listener<'_> {
                 // Without a key nobody expects a signature: version 1 looks as it always did.
                 let expected = doubt == Doubt::Unsigned && self.options.keys.is_empty();
                 let mark = (!expected).then_some(doubt);
+                let person = self.people.resolve(&status.email);
                 match self.options.json {
-                    true => print::json(&mut self.page, source, &status, &Proof::Doubted(doubt)),
-                    false => print::block(&mut self.page, source, &status, mark),
+                    true => print::json(&mut self.page, source, &status, person, &Proof::Doubted(doubt)),
+                    false => print::block(&mut self.page, source, &status, person, mark),
                 }
                 self.printed += 1;
             }
@@ -282,6 +300,8 @@ fn now_ns() -> u64 {
 #[derive(Debug)]
 pub enum Error {
     Key(sign::Error),
+    Privacy(privacy::Error),
+    HalfOfPrivacy,
     State(memory::Error),
     Signals(io::Error),
     Bind { address: SocketAddr, error: io::Error, holder: Option<String> },
@@ -295,6 +315,10 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Key(error) => write!(f, "{error}"),
+            Error::Privacy(error) => write!(f, "{error}"),
+            Error::HalfOfPrivacy => {
+                f.write_str("--privacy-key and --people resolve pseudonyms together; one is missing")
+            }
             Error::State(error) => write!(f, "{error}"),
             Error::Signals(error) => write!(f, "cannot listen for signals: {error}"),
             Error::Bind { address, error, holder } => {
@@ -324,13 +348,14 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Key(error) => Some(error),
+            Error::Privacy(error) => Some(error),
             Error::State(error) => Some(error),
             Error::Signals(error)
             | Error::Bind { error, .. }
             | Error::Join(_, error)
             | Error::Receive(error)
             | Error::Output(error) => Some(error),
-            Error::TooFew { .. } => None,
+            Error::HalfOfPrivacy | Error::TooFew { .. } => None,
         }
     }
 }
@@ -338,7 +363,8 @@ impl std::error::Error for Error {
 impl Fatal for Error {
     fn exit(&self) -> Exit {
         match self {
-            Error::Key(_) | Error::State(_) => Exit::Config,
+            Error::HalfOfPrivacy => Exit::Usage,
+            Error::Key(_) | Error::Privacy(_) | Error::State(_) => Exit::Config,
             _ => Exit::Failure,
         }
     }

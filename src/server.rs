@@ -20,6 +20,7 @@ use crate::cli::{Exit, Fatal, SettingError, setting};
 use crate::commit;
 use crate::http::{self, State};
 use crate::identity::{Credential, CredentialError, Trust};
+use crate::privacy::{self, Privacy};
 use crate::sign::{self, Signer};
 use crate::signals;
 use crate::store::{self, Store};
@@ -77,6 +78,12 @@ pub fn run(options: Options) -> Result<(), Error> {
         true => None,
         false => Some(Signer::load(&key).map_err(Error::BroadcastKey)?),
     };
+    let privacy_key: PathBuf = setting(None, "ROLLCALL_PRIVACY_KEY", "")?;
+    let privacy = match setting(None, "ROLLCALL_PRIVACY", "clear")? {
+        Privacy::Clear => None,
+        Privacy::Pseudonym if privacy_key.as_os_str().is_empty() => return Err(Error::NoPrivacyKey),
+        Privacy::Pseudonym => Some(privacy::Key::load(&privacy_key).map_err(Error::PrivacyKey)?),
+    };
     if options.check {
         return Ok(());
     }
@@ -92,7 +99,7 @@ pub fn run(options: Options) -> Result<(), Error> {
             Some(Announcer::new(signer, epoch))
         }
     };
-    let broadcaster = Broadcaster::open(destinations, announcer).map_err(Error::Broadcast)?;
+    let broadcaster = Broadcaster::open(destinations, announcer, privacy).map_err(Error::Broadcast)?;
     let shutdown = signals::stop().map_err(Error::Signals)?;
     task::block_on(async {
         // A request may have to wait for the commit before its own.
@@ -247,6 +254,8 @@ pub enum Error {
     Destination(destination::ParseError),
     Broadcast(broadcast::Error),
     BroadcastKey(sign::Error),
+    NoPrivacyKey,
+    PrivacyKey(privacy::Error),
     Epoch(EpochError),
     Signals(io::Error),
     Store(store::Error),
@@ -272,6 +281,10 @@ impl fmt::Display for Error {
                 f.write_str("DATABASE_URL is not set (postgres://USER@HOST/DATABASE); `just up` sets it")
             }
             Error::BroadcastKey(error) => write!(f, "ROLLCALL_BROADCAST_KEY: {error}"),
+            Error::NoPrivacyKey => f.write_str(
+                "ROLLCALL_PRIVACY is pseudonym, and ROLLCALL_PRIVACY_KEY, the file with the key, is not set",
+            ),
+            Error::PrivacyKey(error) => write!(f, "ROLLCALL_PRIVACY_KEY: {error}"),
             Error::Epoch(error) => write!(f, "{error}"),
             Error::Destination(error) => write!(f, "ROLLCALL_BROADCAST: {error}"),
             Error::Broadcast(error) => write!(f, "{error}"),
@@ -306,11 +319,15 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Error::NoDatabase | Error::CredentialExposed(..) | Error::FolderExposed(..) => None,
+            Error::NoDatabase
+            | Error::NoPrivacyKey
+            | Error::CredentialExposed(..)
+            | Error::FolderExposed(..) => None,
             Error::Setting(error) => Some(error),
             Error::Destination(error) => Some(error),
             Error::Broadcast(error) => Some(error),
             Error::BroadcastKey(error) => Some(error),
+            Error::PrivacyKey(error) => Some(error),
             Error::Epoch(error) => Some(error),
             Error::Store(error) => Some(error),
             Error::Credential(_, error) => Some(error),

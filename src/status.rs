@@ -130,8 +130,9 @@ impl std::error::Error for EmailError {}
 
 /// One sighting: what a row of `users` holds and what a datagram carries.
 ///
-/// The store returns the `Status` that it committed and the broadcaster sends nothing else; so
-/// what is announced was stored, and what was stored came with a checked [`Email`].
+/// The store returns the `Status` that it committed and the broadcaster sends nothing else, but that a
+/// pseudonym may stand for the email; so what is announced was stored, and what was stored came with a
+/// checked [`Email`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     pub email: Email,

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use super::judge::{Announcement, Doubt};
-use crate::status::Status;
+use crate::status::{Email, Status};
 
 const FITS: &str = "a Vec takes every write";
 
@@ -17,11 +17,18 @@ pub enum Proof<'a> {
     Doubted(Doubt),
 }
 
-/// `mark` stands in the block of a status that is not what the reader may take it for.
-pub fn block(page: &mut Vec<u8>, source: SocketAddr, status: &Status, mark: Option<Doubt>) {
+/// `person` is who is behind the pseudonym, if we know. `mark` stands in the block of a status that is not
+/// what the reader may take it for.
+pub fn block(
+    page: &mut Vec<u8>,
+    source: SocketAddr,
+    status: &Status,
+    person: Option<&Email>,
+    mark: Option<Doubt>,
+) {
     const LINE: &str = "----------------------------------------";
-    write!(page, "{LINE}\nSource Packet: {source}\nUser Email   : {}\nLast Seen    : ", status.email)
-        .expect(FITS);
+    let email = person.unwrap_or(&status.email);
+    write!(page, "{LINE}\nSource Packet: {source}\nUser Email   : {email}\nLast Seen    : ").expect(FITS);
     let start = page.len();
     push_time(page, status);
     // 2026-11-23T17:54:02.123456789Z becomes 2026-11-23 17:54:02.123456789 UTC.
@@ -37,9 +44,14 @@ pub fn block(page: &mut Vec<u8>, source: SocketAddr, status: &Status, mark: Opti
 
 /// Numbers of 64 bits are strings: they do not fit the double that most readers of JSON use. Nothing
 /// needs an escape: an `Email` has neither quotes nor backslashes nor control characters.
-pub fn json(page: &mut Vec<u8>, source: SocketAddr, status: &Status, proof: &Proof) {
+pub fn json(page: &mut Vec<u8>, source: SocketAddr, status: &Status, person: Option<&Email>, proof: &Proof) {
     let Status { email, last_seen_ns, ip, port } = status;
-    write!(page, r#"{{"email":"{email}","ip":"{ip}","last_seen":""#).expect(FITS);
+    match person {
+        Some(person) => write!(page, r#"{{"email":"{person}","pseudonym":"{email}""#),
+        None => write!(page, r#"{{"email":"{email}""#),
+    }
+    .expect(FITS);
+    write!(page, r#","ip":"{ip}","last_seen":""#).expect(FITS);
     push_time(page, status);
     write!(page, r#"","last_seen_ns":"{last_seen_ns}","port":{port},"source":"{source}","#).expect(FITS);
     match proof {
@@ -62,7 +74,6 @@ fn push_time(page: &mut Vec<u8>, status: &Status) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::Email;
 
     const SOURCE: &str = "192.0.2.10:41234";
 
@@ -84,7 +95,7 @@ mod tests {
     #[test]
     fn the_block_is_the_one_of_the_walkthrough() {
         assert_eq!(
-            shown(|page, source| block(page, source, &status(), None)),
+            shown(|page, source| block(page, source, &status(), None, None)),
             "\
 ----------------------------------------
 Source Packet: 192.0.2.10:41234
@@ -99,7 +110,7 @@ Client Port  : 62453
 
     #[test]
     fn what_is_doubted_is_marked_inside_the_block() {
-        let block = shown(|page, source| block(page, source, &status(), Some(Doubt::UnknownKey)));
+        let block = shown(|page, source| block(page, source, &status(), None, Some(Doubt::UnknownKey)));
         let end = "Client Port  : 62453\nUnverified   : signed with a key that is not ours\n-----";
         assert!(block.contains(end), "{block}");
     }
@@ -109,9 +120,23 @@ Client Port  : 62453
         for (last_seen_ns, time) in
             [(0, "1970-01-01 00:00:00.000000000 UTC (0)"), (u64::MAX, "2554-07-21 23:34:33.709551615 UTC (1")]
         {
-            let block = shown(|page, source| block(page, source, &Status { last_seen_ns, ..status() }, None));
+            let status = Status { last_seen_ns, ..status() };
+            let block = shown(|page, source| block(page, source, &status, None, None));
             assert!(block.contains(time), "{block}");
         }
+    }
+
+    #[test]
+    fn a_person_stands_in_the_place_of_the_pseudonym() {
+        let person = Some(Email::new("a@example.com").unwrap());
+        let block = shown(|page, source| block(page, source, &status(), person.as_ref(), None));
+        assert_eq!(block.lines().count(), 7);
+        assert!(block.contains("\nUser Email   : a@example.com\nLast Seen "), "{block}");
+        let doubted = Proof::Doubted(Doubt::Unsigned);
+        let line = shown(|page, source| json(page, source, &status(), person.as_ref(), &doubted));
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!((&value["email"], &value["port"]), (&"a@example.com".into(), &62453.into()));
+        assert_eq!(value["pseudonym"], "valid_user@qt-test.com");
     }
 
     #[test]
@@ -119,7 +144,7 @@ Client Port  : 62453
         let email = Email::new("!#$%&'*+-/=?^_`{|}~@x").unwrap();
         let status = Status { email, ..status() };
         let doubted = Proof::Doubted(Doubt::NoKey);
-        let line = shown(|page, source| json(page, source, &status, &doubted));
+        let line = shown(|page, source| json(page, source, &status, None, &doubted));
         assert_eq!(line.matches('\n').count(), 1);
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(

@@ -5,7 +5,7 @@ use rollcall::status::{Email, Status};
 use rollcall::wire;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, UdpSocket};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 fn datagram() -> Vec<u8> {
     let status = Status {
@@ -20,27 +20,33 @@ fn datagram() -> Vec<u8> {
 }
 
 /// Sends to everybody who listens on this host and stack.
-struct Voice {
+pub struct Voice {
     socket: UdpSocket,
     to: SocketAddr,
 }
 
 impl Voice {
-    fn of(stack: &Stack) -> Self {
+    pub fn of(stack: &Stack) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_broadcast(true).unwrap();
         Self { socket, to: format!("127.255.255.255:{}", stack.broadcast_port).parse().unwrap() }
     }
 
-    fn say(&self, bytes: &[u8]) {
+    pub fn say(&self, bytes: &[u8]) {
         self.socket.send_to(bytes, self.to).unwrap();
     }
 }
 
 /// A listener that has bound its port.
-fn listening(stack: &Stack, arguments: &[&str]) -> Running {
+pub fn listening(stack: &Stack, arguments: &[&str]) -> Running {
     let mut command = stack.program("rollcall-listen");
-    command.args(["--port", &stack.broadcast_port.to_string()]).args(arguments);
+    command.args(arguments);
+    bound(stack, command)
+}
+
+/// The same, of a command that ends in becoming one.
+pub fn bound(stack: &Stack, mut command: Command) -> Running {
+    command.args(["--port", &stack.broadcast_port.to_string()]);
     let before = sockets_on(stack.broadcast_port);
     let running = Running::start(stack, command);
     wait_until("the listener has bound", || sockets_on(stack.broadcast_port) > before);

@@ -19,6 +19,8 @@ mod identity;
 mod lans;
 mod lifecycle;
 mod listener;
+mod privacy;
 mod requests;
+mod rotation;
 mod server;
 mod up_and_down;

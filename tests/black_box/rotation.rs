@@ -1,0 +1,199 @@
+//! The rotation of the key that signs announcements, with both keys believed for a time.
+
+use crate::listener::{Voice, bound, listening};
+use crate::stack::{Builder, Running, Stack, expect, free_port, wait_until};
+use rollcall::announce::Announcer;
+use rollcall::sign::{PublicKey, Signer};
+use rollcall::status::{Email, Status};
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::SystemTime;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+fn rotate(stack: &Stack, arguments: &[&str], exit: i32, said: &str) {
+    expect(stack.command(Path::new(ROOT).join("stack/rotate")).args(arguments), exit, said);
+}
+
+fn authority(stack: &Stack, arguments: &[&str]) -> Command {
+    let mut command = stack.command(Path::new(ROOT).join("certs/ca"));
+    command.args(arguments);
+    command
+}
+
+/// What `just listen` runs.
+fn just_listen(stack: &Stack) -> Running {
+    let mut command = stack.command(Path::new(ROOT).join("stack/run"));
+    command.args(["rollcall-listen", "--json"]);
+    bound(stack, command)
+}
+
+fn key_id(stack: &Stack, file: &str) -> String {
+    PublicKey::load(&stack.certs.join(file)).unwrap().to_string()
+}
+
+/// The key ids of the announcements that it printed, each of which it verified.
+fn heard(listener: &Running) -> Vec<String> {
+    let out = listener.out();
+    let keys = out.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).map(|line| {
+        assert_eq!((&line["email"], &line["verified"]), (&"valid_user@qt-test.com".into(), &true.into()));
+        line["key"].as_str().unwrap().to_owned()
+    });
+    keys.collect()
+}
+
+#[test]
+fn who_believes_both_keys_hears_everything_over_the_switch() {
+    let stack = Stack::up();
+    let pair = stack.pair("client");
+    let seen = || expect(&mut stack.client(&pair), 0, "Success!");
+    let old = key_id(&stack, "broadcast.pub");
+    // What a listener that nobody told anything goes on with, and what a thief has.
+    let [kept, stolen] = ["kept.pub", "stolen.key"].map(|name| stack.state.join(name));
+    fs::copy(stack.certs.join("broadcast.pub"), &kept).unwrap();
+    fs::copy(stack.certs.join("broadcast.key"), &stolen).unwrap();
+    let server = stack.pid("server/pid");
+
+    for _ in 0..2 {
+        rotate(&stack, &[], 0, "Copy it to every listener");
+        assert_eq!(stack.pid("server/pid"), server);
+    }
+    let new = key_id(&stack, "broadcast.next.pub");
+    assert_ne!(new, old);
+    let mut both = just_listen(&stack);
+    let mut unaware = listening(&stack, &["--json", "--key", kept.to_str().unwrap()]);
+    seen();
+    wait_until("both hear it", || heard(&both).len() == 1 && heard(&unaware).len() == 1);
+
+    rotate(&stack, &["--switch"], 0, "settings changed: restarting");
+    assert_eq!(
+        [key_id(&stack, "broadcast.pub"), key_id(&stack, "broadcast.old.pub")],
+        [new.clone(), old.clone()]
+    );
+    let server = stack.pid("server/pid");
+    rotate(&stack, &["--switch"], 0, "just rotate-key --finish");
+    assert_eq!(stack.pid("server/pid"), server, "a second switch restarted it");
+    seen();
+    wait_until("one goes on", || heard(&both).len() == 2);
+    wait_until("one does not", || unaware.err().contains("signed with a key that is not ours"));
+    assert_eq!(heard(&both), [old.clone(), new.clone()]);
+    assert_eq!(heard(&unaware), std::slice::from_ref(&old));
+    for listener in [&mut both, &mut unaware] {
+        listener.signal("INT");
+        assert_eq!(listener.exit(), 0);
+    }
+    assert!(
+        both.err().contains("unverified 0 ") && both.err().contains(" missing 0, printed 2"),
+        "{}",
+        both.err()
+    );
+    let said = unaware.err();
+    assert!(said.contains(" printed 1, ") && !said.contains("unknown key 0,"), "{said}");
+
+    // Until the end, `just listen` believes the old key too, and from then on it does not. In between the
+    // server repeats its newest, which is news to a listener that has just been started.
+    let status = Status {
+        email: Email::new("valid_user@qt-test.com").unwrap(),
+        last_seen_ns: 1,
+        ip: "192.0.2.1".parse().unwrap(),
+        port: 7,
+    };
+    let epoch = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
+    let mut thief = Announcer::new(Signer::load(&stolen).unwrap(), epoch);
+    let listener = just_listen(&stack);
+    Voice::of(&stack).say(&thief.announce(std::slice::from_ref(&status))[0]);
+    wait_until("the old key is believed", || heard(&listener).contains(&old));
+    drop(listener);
+    rotate(&stack, &["--finish"], 0, "believes");
+    rotate(&stack, &["--finish"], 0, "nothing to do");
+    let listener = just_listen(&stack);
+    Voice::of(&stack).say(&thief.announce(&[status])[0]);
+    wait_until("the old key is a stranger's", || {
+        listener.err().contains("signed with a key that is not ours")
+    });
+    seen();
+    wait_until("the new one is believed", || heard(&listener).contains(&new));
+    assert!(!heard(&listener).contains(&old));
+}
+
+/// A script that is killed before its `at`-th rename. Was it?
+fn killed(stack: &Stack, arguments: &[&str], at: u32) -> bool {
+    let folder = stack.state.join(format!("killer-{}", free_port()));
+    fs::create_dir(&folder).unwrap();
+    let mv = "#!/bin/sh\necho >>\"$0.calls\"\nif [ \"$(wc -l <\"$0.calls\")\" = \"$AT\" ]; then kill -9 $PPID; else exec /bin/mv \"$@\"; fi\n";
+    fs::write(folder.join("mv"), mv).unwrap();
+    fs::set_permissions(folder.join("mv"), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+    let mut command = stack.command(Path::new(ROOT).join("stack/rotate"));
+    !command.args(arguments).env("PATH", path).env("AT", at.to_string()).output().unwrap().status.success()
+}
+
+#[test]
+fn killed_at_any_moment_each_step_goes_on_when_it_is_run_again() {
+    let stack = Builder::new().stopped();
+    expect(&mut authority(&stack, &["init"]), 0, "");
+    let public = |name: &str| PublicKey::load(&stack.certs.join(name)).ok();
+    let (mut making, mut switching) = (0, 0);
+    for at in 1.. {
+        let old = public("broadcast.pub").unwrap();
+        let made = killed(&stack, &[], at);
+        if made {
+            making += 1;
+            rotate(&stack, &["--switch"], 1, "there is no broadcast.next.pub");
+            rotate(&stack, &[], 0, "Copy it");
+        }
+        let next = public("broadcast.next.pub").unwrap();
+        let switched = killed(&stack, &["--switch"], at);
+        if switched {
+            switching += 1;
+            // Whatever is started now finds a pair: the server its key, and listeners both.
+            expect(&mut authority(&stack, &["init"]), 0, "");
+            let signer = Signer::load(&stack.certs.join("broadcast.key")).unwrap();
+            let believed = ["broadcast.pub", "broadcast.next.pub", "broadcast.old.pub"].map(public);
+            assert!([old, next].contains(signer.public()), "{at}");
+            assert!(believed.contains(&Some(old)) && believed.contains(&Some(next)), "{at}: {believed:?}");
+            rotate(&stack, &["--finish"], 1, "the switch to the next key comes first");
+            rotate(&stack, &["--switch"], 0, "it signs with the new key when it starts");
+        }
+        let signer = Signer::load(&stack.certs.join("broadcast.key")).unwrap();
+        assert_eq!((*signer.public(), public("broadcast.pub")), (next, Some(next)));
+        assert_eq!((public("broadcast.next.pub"), public("broadcast.old.pub")), (None, Some(old)));
+        rotate(&stack, &["--finish"], 0, "believes");
+        if !made && !switched {
+            break;
+        }
+    }
+    assert_eq!((making, switching), (2, 3), "the renames of each step");
+}
+
+#[test]
+fn the_steps_come_in_their_order() {
+    let stack = Builder::new().stopped();
+    let certs = |name: &str| stack.certs.join(name);
+    expect(&mut authority(&stack, &["init"]), 0, "");
+    rotate(&stack, &["--switch"], 1, "there is no broadcast.next.pub to switch to: just rotate-key makes it");
+    rotate(&stack, &["--finish"], 0, "nothing to do");
+    rotate(&stack, &["--back"], 1, "usage: stack/rotate");
+    rotate(&stack, &["--switch", "--finish"], 1, "usage: stack/rotate");
+    rotate(&stack, &[], 0, "Copy it");
+    rotate(&stack, &["--finish"], 1, "the switch to the next key comes first: just rotate-key --switch");
+    // A damaged half never takes the server's place.
+    let [present, next] = ["broadcast.key", "broadcast.next.key"].map(|name| fs::read(certs(name)).unwrap());
+    fs::write(certs("broadcast.next.key"), &present).unwrap();
+    rotate(&stack, &["--switch"], 1, "broadcast.next.pub is not the public half of broadcast.next.key");
+    fs::write(certs("broadcast.next.key"), "").unwrap();
+    rotate(&stack, &["--switch"], 1, "broadcast.next.pub is not the public half of broadcast.key");
+    assert_eq!(fs::read(certs("broadcast.key")).unwrap(), present);
+    fs::write(certs("broadcast.next.key"), &next).unwrap();
+    rotate(&stack, &["--switch"], 0, "it signs with the new key when it starts");
+    rotate(&stack, &[], 1, "the last rotation is not over: just rotate-key --switch, if that");
+    rotate(&stack, &["--finish"], 0, "believes");
+    expect(
+        &mut authority(&stack, &["client", "a@b", "broadcast.next"]),
+        1,
+        "the NAME broadcast.next is taken",
+    );
+}
