@@ -81,10 +81,12 @@ pub fn run(options: &Options) -> Result<(), Error> {
         max_age: options.max_age,
     };
     let memory = options.state.as_deref().map_or(Ok(Vec::new()), memory::load).map_err(Error::State)?;
+    // Before the port is ours: who sees that it is, and then starts a server, has started it after us.
+    let began_ns = now_ns();
     let mut listener = Listener {
         options,
         socket: bind(options.bind, options.port)?,
-        judge: Judge::new(policy, memory, now_ns()),
+        judge: Judge::new(policy, memory, began_ns),
         out: io::stdout().lock(),
         page: Vec::with_capacity(2 * PAGE),
         printed: 0,
