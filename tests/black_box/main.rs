@@ -3,6 +3,9 @@
 //! Each test starts its own stack with `stack/up`, the script behind `just up`, on free ports and
 //! with its own state folder, and drives it with the real client, with curl and with raw sockets.
 
+#[allow(dead_code, reason = "the tests in ../lan use the rest")]
+#[path = "../scene/namespace.rs"]
+mod namespace;
 mod stack;
 
 mod admin;
