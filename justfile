@@ -111,7 +111,7 @@ lint:
     cargo clippy --locked --no-default-features --features client -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 
-# all tests, on free ports and loopback
+# all tests, on free ports, loopback and networks of their own
 [group('check')]
 test *args:
     cargo test --locked "$@"

@@ -97,6 +97,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
         _ => return Err(Error::HalfOfPrivacy),
     };
     let memory = options.state.as_deref().map_or(Ok(Vec::new()), memory::load).map_err(Error::State)?;
+    // Before the port is ours: who sees that it is, and then starts a server, has started it after us.
+    let began_ns = now_ns();
     let socket = bind(options.bind, options.port)?;
     for group in &options.join {
         group.join(&socket).map_err(|error| Error::Join(group.clone(), error))?;
@@ -104,7 +106,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let mut listener = Listener {
         options,
         socket,
-        judge: Judge::new(policy, memory, now_ns()),
+        judge: Judge::new(policy, memory, began_ns),
         people,
         out: io::stdout().lock(),
         page: Vec::with_capacity(2 * PAGE),

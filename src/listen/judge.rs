@@ -156,6 +156,8 @@ pub struct Judge {
 struct Track {
     key: PublicKey,
     epoch: Option<Epoch>,
+    /// Have we listened since before one of its epochs began? Then we miss the start of each further one.
+    followed: bool,
     /// Missing in the epochs that are over, and how many of those are yet to be reported.
     missing_before: u64,
     unreported_before: u64,
@@ -183,6 +185,7 @@ impl Judge {
                 Some(track) => {
                     let window = Window::resumed(heard.highest, heard.seen);
                     track.epoch = Some(Epoch { number: heard.epoch, window, noted: None });
+                    track.followed = true;
                 }
                 None => laid_by.push(heard),
             }
@@ -250,13 +253,20 @@ impl Judge {
 
     /// What is verified: is it new?
     fn place(&mut self, at: usize, verified: Verified, now_ns: u64) -> Verdict {
+        let too_old = self.is_too_old(verified.status(), now_ns);
         let track = &mut self.tracks[at];
         let (number, sequence) = (verified.epoch(), verified.sequence());
         if track.epoch.as_ref().is_none_or(|epoch| epoch.number < number) {
-            // Of a server that we know we missed what came before. Of one that is new to us we did only if
-            // it started after us; the bound keeps clocks that differ from making that a huge number.
-            let began_before_it = number >= self.began_ns && sequence <= WINDOW;
-            let first = if track.epoch.is_some() || began_before_it { 1 } else { sequence };
+            // A recording does not tell where the server is now.
+            if too_old {
+                self.counters.too_old += 1;
+                return Verdict::Ignored(Ignored::TooOld);
+            }
+            // We missed what came before if we were there, and we were if the server started after us. To
+            // have heard an older epoch proves nothing: that can be a recording. The bound keeps clocks that
+            // differ from making it a huge number.
+            track.followed |= number >= self.began_ns && sequence <= WINDOW;
+            let first = if track.followed { 1 } else { sequence };
             track.begin(Epoch { number, window: Window::starting_at(first), noted: None });
         }
         let Some(epoch) = track.epoch.as_mut().filter(|epoch| epoch.number == number) else {
@@ -278,7 +288,7 @@ impl Judge {
             self.counters.other_kind += 1;
             return Verdict::Ignored(Ignored::OtherKind);
         }
-        if self.is_too_old(verified.status(), now_ns) {
+        if too_old {
             self.counters.too_old += 1;
             return Verdict::Ignored(Ignored::TooOld);
         }
@@ -366,7 +376,7 @@ impl Judge {
 
 impl Track {
     fn of(key: PublicKey) -> Self {
-        Self { key, epoch: None, missing_before: 0, unreported_before: 0 }
+        Self { key, epoch: None, followed: false, missing_before: 0, unreported_before: 0 }
     }
 
     /// A new epoch: what the last one still missed will not come any more.

@@ -308,6 +308,39 @@ fn a_listener_that_came_late_does_not_miss_what_was_before() {
 }
 
 #[test]
+fn regression_a_recording_opened_a_gap_for_a_listener_that_just_began() {
+    let (before, said) = (said(0, 5, 2, 1), said(0, 500, 60, 1));
+    let policy = Policy { keys: vec![public(0)], ..Policy::default() };
+    let mut judge = Judge::new(policy.clone(), Vec::new(), 501);
+    hears(&mut judge, &before, "new");
+    hears(&mut judge, &said[49..], "new");
+    assert_eq!((judge.counters().missing, judge.finish()), (0, vec![]));
+    // What is too old does not even say where the epoch is, neither an older one nor this.
+    let policy = Policy { max_age: Some(Duration::from_secs(60)), ..policy };
+    let mut judge = Judge::new(policy, Vec::new(), 501);
+    for recorded in before.iter().chain(&said[..2]) {
+        assert!(matches!(judge.judge(recorded, 11 * HOUR), Verdict::Ignored(Ignored::TooOld)));
+    }
+    hears(&mut judge, &said[49..], "new");
+    assert_eq!((judge.counters().missing, judge.counters().too_old), (0, 4));
+}
+
+#[test]
+fn a_server_that_was_followed_is_followed_over_its_restarts() {
+    let (policy, said) =
+        (Policy { keys: vec![public(0)], ..Policy::default() }, |epoch| said(0, epoch, 60, 1));
+    // Followed because it started after us, and because we remember it.
+    let mut judge = Judge::new(policy.clone(), Vec::new(), 400);
+    hears(&mut judge, &said(300)[10..], "new");
+    hears(&mut judge, &said(400)[1..], "new");
+    hears(&mut judge, &said(401)[59..], "new");
+    assert_eq!(judge.counters().missing, 1 + 59);
+    let mut again = Judge::new(policy, judge.memory(), 1000);
+    hears(&mut again, &said(900)[20..], "new");
+    assert_eq!(again.counters().missing, 20);
+}
+
+#[test]
 fn a_huge_number_that_is_signed_costs_nothing() {
     let sign = |sequence| {
         let (key_id, statuses) = (public(0).id(), statuses(0, 1));
@@ -381,10 +414,11 @@ fn old_news_is_refused() {
         assert!(matches!(judge.judge(datagram, now_ns), Verdict::New(_)), "{now_ns}");
     }
     let mut judge = Judge::new(policy.clone(), Vec::new(), 0);
-    assert!(matches!(judge.judge(&said[0], 11 * HOUR), Verdict::Ignored(Ignored::TooOld)));
+    hears(&mut judge, &said[..1], "new");
+    assert!(matches!(judge.judge(&said[1], 11 * HOUR), Verdict::Ignored(Ignored::TooOld)));
     // It has been heard all the same.
-    assert!(matches!(judge.judge(&said[0], 10 * HOUR), Verdict::Ignored(Ignored::Duplicate)));
-    assert_eq!((judge.counters().too_old, judge.counters().new), (1, 0));
+    hears(&mut judge, &said[1..2], "duplicate");
+    assert_eq!((judge.counters().too_old, judge.counters().new), (1, 1));
     policy.keys.clear();
     let mut judge = Judge::new(policy, Vec::new(), 0);
     assert!(matches!(judge.judge(&said[0], 11 * HOUR), Verdict::Ignored(Ignored::TooOld)));
