@@ -80,7 +80,7 @@ pub enum Ignored {
     OtherKind,
     /// Not verified, and the policy wants only what is.
     Refused(Doubt),
-    /// Shown already; the sender repeats its newest.
+    /// Shown already, byte for byte.
     Repeated,
     /// Nothing of ours, or broken.
     Malformed(wire::Error),
@@ -210,11 +210,11 @@ impl Judge {
         match Datagram::decode(datagram) {
             Ok(Datagram::Unsigned(status)) => {
                 self.counters.unsigned += 1;
-                self.doubt(status, Doubt::Unsigned, None, now_ns)
+                self.doubt(datagram, status, Doubt::Unsigned, now_ns)
             }
             Ok(Datagram::Signed(claim)) if self.tracks.is_empty() => {
                 self.counters.unchecked += 1;
-                self.doubt(claim.into_unverified(), Doubt::NoKey, Some(datagram), now_ns)
+                self.doubt(datagram, claim.into_unverified(), Doubt::NoKey, now_ns)
             }
             Ok(Datagram::Signed(claim)) => {
                 // The id has four bytes, so that two keys may have the same one.
@@ -233,11 +233,11 @@ impl Judge {
                     (Ok(_), None) => unreachable!("a claim is verified by a key"),
                     (Err(status), Some(_)) => {
                         self.counters.forged += 1;
-                        self.doubt(status, Doubt::Forged, Some(datagram), now_ns)
+                        self.doubt(datagram, status, Doubt::Forged, now_ns)
                     }
                     (Err(status), None) => {
                         self.counters.unknown_key += 1;
-                        self.doubt(status, Doubt::UnknownKey, Some(datagram), now_ns)
+                        self.doubt(datagram, status, Doubt::UnknownKey, now_ns)
                     }
                 }
             }
@@ -296,21 +296,20 @@ impl Judge {
         Verdict::New(Announcement { key: self.tracks[at].key, verified })
     }
 
-    /// What nobody vouches for. `repeatable` are the bytes of a datagram that its sender may repeat.
-    fn doubt(&mut self, status: Status, doubt: Doubt, repeatable: Option<&[u8]>, now_ns: u64) -> Verdict {
+    /// What nobody vouches for. Without numbers to believe, only its bytes tell that it was shown: its sender
+    /// repeats the newest, and says everything once on each network.
+    fn doubt(&mut self, datagram: &[u8], status: Status, doubt: Doubt, now_ns: u64) -> Verdict {
         if !self.accept_unverified {
             return Verdict::Ignored(Ignored::Refused(doubt));
         }
         if self.is_too_old(&status, now_ns) {
             return Verdict::Ignored(Ignored::TooOld);
         }
-        if let Some(datagram) = repeatable {
-            if self.shown.iter().any(|shown| shown == datagram) {
-                return Verdict::Ignored(Ignored::Repeated);
-            }
-            self.shown.truncate(SHOWN - 1);
-            self.shown.push_front(datagram.to_owned());
+        if self.shown.iter().any(|shown| shown == datagram) {
+            return Verdict::Ignored(Ignored::Repeated);
         }
+        self.shown.truncate(SHOWN - 1);
+        self.shown.push_front(datagram.to_owned());
         Verdict::Unverified(status, doubt)
     }
 
