@@ -33,6 +33,12 @@ down:
 status:
     stack/status
 
+# what keeps announcements from being heard or clients from being let in, and what to do
+[group('run')]
+[no-exit-message]
+doctor *args: build
+    @stack/run rollcall-server "$@" doctor
+
 # the last lines of every log: just logs [-f] [LINES]
 [group('run')]
 logs *args:

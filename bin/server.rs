@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use argh::FromArgs;
-use rollcall::{cli, server};
+use rollcall::cli::Exit;
+use rollcall::doctor::Level;
+use rollcall::{cli, doctor, server};
 
 /// Records who was seen and announces it. Runs behind nginx, which checks the certificates. The
 /// database is DATABASE_URL; the log's detail is ROLLCALL_LOG (error, warn, info, debug). Announcements
@@ -29,12 +31,32 @@ struct Args {
     /// read the settings, say what is wrong with them, and start nothing
     #[argh(switch)]
     check: bool,
+    #[argh(subcommand)]
+    command: Option<Command>,
 }
+
+#[derive(FromArgs)]
+#[argh(subcommand)]
+enum Command {
+    Doctor(Doctor),
+}
+
+/// say what keeps announcements from being heard or clients from being let in: a line each, green, yellow or
+/// red, with what to do. Exits with 1 if one is red. Starts nothing; the flags above hold, before the word doctor
+#[derive(FromArgs)]
+#[argh(subcommand, name = "doctor")]
+struct Doctor {}
 
 fn main() -> ExitCode {
     const PROGRAM: &str = "rollcall-server";
-    let Args { listen, broadcast, proxy_credential, broadcast_key, deadline, check } =
+    let Args { listen, broadcast, proxy_credential, broadcast_key, deadline, check, command } =
         cli::arguments(PROGRAM);
     let options = server::Options { listen, broadcast, proxy_credential, broadcast_key, deadline, check };
-    cli::finish(PROGRAM, server::run(options))
+    match command {
+        None => cli::finish(PROGRAM, server::run(options)),
+        Some(Command::Doctor(Doctor {})) => match doctor::run(options) {
+            Ok(Level::Red) => ExitCode::from(Exit::Failure as u8),
+            other => cli::finish(PROGRAM, other.map(drop)),
+        },
+    }
 }

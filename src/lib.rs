@@ -21,10 +21,11 @@
 //! | [`listen`] | receives, decodes and prints datagrams |
 //! | [`client`] | proves who it is over mutual TLS, once or every so often |
 //! | [`admin`] | enrolment |
+//! | [`doctor`] | looks for what keeps announcements from being heard, or clients from being let in |
 //! | [`cli`], [`signals`], [`outage`], [`replace`] | what the programs share: arguments and exit codes, signals, failures logged once, a file replaced as a whole |
 //!
 //! The binaries in `bin/` turn arguments into one call of [`server::run`], [`client::run`],
-//! [`listen::run`] or [`admin::run`]. The features `server`, `client` and `listen` choose what is built.
+//! [`listen::run`], [`admin::run`] or [`doctor::run`]. The features `server`, `client` and `listen` choose what is built.
 
 pub mod cli;
 pub mod status;
@@ -55,6 +56,8 @@ pub mod broadcast;
 pub mod certificate;
 #[cfg(feature = "server")]
 pub mod commit;
+#[cfg(feature = "server")]
+pub mod doctor;
 #[cfg(feature = "server")]
 pub mod http;
 #[cfg(feature = "server")]

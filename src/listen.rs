@@ -19,7 +19,7 @@ use crate::sign::{self, PublicKey};
 
 mod drops;
 mod group;
-mod holder;
+pub mod holder;
 mod judge;
 pub mod memory;
 mod print;
@@ -44,7 +44,7 @@ const STATS: Duration = Duration::from_secs(60);
 const BUFFER: usize = 1 << 16;
 /// The receive buffer that is asked for. The kernel counts about 800 bytes for a small datagram, so this
 /// holds a tenth of a second at 100,000 a second, if `net.core.rmem_max` allows it.
-const RECEIVE_BUFFER: usize = 8 << 20;
+pub const RECEIVE_BUFFER: usize = 8 << 20;
 /// Bytes of output that are written at once while more datagrams wait.
 const PAGE: usize = 1 << 16;
 
@@ -124,25 +124,29 @@ pub fn run(options: &Options) -> Result<(), Error> {
     }
 }
 
-/// Opens the port so that other listeners can share it: with both options set before the bind, each
-/// socket receives every broadcast (socket(7)).
+/// Opens the port, and names who keeps us from it.
 pub fn bind(ip: IpAddr, port: u16) -> Result<UdpSocket, Error> {
     let address = SocketAddr::new(ip, port);
-    let open = || {
-        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-        socket.set_reuse_address(true)?;
-        socket.set_reuse_port(true)?;
-        socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
-        socket.bind(&address.into())?;
-        let socket = UdpSocket::from(socket);
-        // Besides bounding the wait, a timeout makes a signal end it (signal(7)).
-        socket.set_read_timeout(Some(TICK))?;
-        Ok(socket)
-    };
-    open().map_err(|error: io::Error| {
-        let holder = (error.kind() == io::ErrorKind::AddrInUse).then(|| holder::of_udp_port(port)).flatten();
+    share(address).map_err(|error| {
+        let is_held = error.kind() == io::ErrorKind::AddrInUse;
+        let programs = if is_held { holder::of_udp_port(port).programs } else { Vec::new() };
+        let holder = (!programs.is_empty()).then(|| programs.join(", "));
         Error::Bind { address, error, holder }
     })
+}
+
+/// Opens the port so that other listeners can share it: with both options set before the bind, each
+/// socket receives every broadcast (socket(7)).
+pub fn share(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    socket.bind(&address.into())?;
+    let socket = UdpSocket::from(socket);
+    // Besides bounding the wait, a timeout makes a signal end it (signal(7)).
+    socket.set_read_timeout(Some(TICK))?;
+    Ok(socket)
 }
 
 struct Listener<'a> {

@@ -157,7 +157,7 @@ pub fn run(options: Options) -> Result<(), Error> {
 }
 
 /// Where announcements go.
-fn destinations(flag: Option<String>) -> Result<Vec<Destination>, Error> {
+pub(crate) fn destinations(flag: Option<String>) -> Result<Vec<Destination>, Error> {
     let text: String = setting(flag, "ROLLCALL_BROADCAST", "auto")?;
     destination::parse(&text).map_err(Error::Destination)
 }

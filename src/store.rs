@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
 use sqlx::{Executor, Row};
@@ -99,6 +99,14 @@ impl Store {
         self.within_deadline(async { Ok(self.pool.execute("select from users limit 0").await?) })
             .await
             .map(|_| ())
+    }
+
+    /// What time is it there? To the microsecond, which is all that PostgreSQL keeps.
+    pub async fn clock(&self) -> Result<SystemTime, Error> {
+        let now =
+            sqlx::query_scalar::<_, i64>("select (extract(epoch from clock_timestamp()) * 1000000)::bigint");
+        let micros = self.within_deadline(async { Ok(now.fetch_one(&self.pool).await?) }).await?;
+        Ok(SystemTime::UNIX_EPOCH + Duration::from_micros(u64::try_from(micros).unwrap_or_default()))
     }
 
     /// Enrols; `false` if the row was there before, which stays as it was, disabled or not.

@@ -13,6 +13,7 @@ mod broadcast;
 mod certificates;
 mod client;
 mod database;
+mod doctor;
 mod group_commit;
 mod heartbeat;
 mod identity;

@@ -1,0 +1,268 @@
+//! `rollcall-server doctor`: what could keep announcements from being heard or clients from being let in.
+//!
+//! Each check is a function that looks and changes nothing, and hands out findings: green, yellow or red, one
+//! line each, with what to do. The checks run beside each other, and one that hangs holds up no other.
+
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::broadcast::destination::Destination;
+use crate::cli::{Exit, Fatal, setting};
+use crate::privacy::Privacy;
+use crate::server::{self, Address, Options};
+use crate::store::Store;
+
+mod container;
+mod database;
+mod hearing;
+mod key;
+mod link;
+mod network;
+mod port;
+mod validity;
+
+/// Longest wait for a check, counted from the start of all. Each is done earlier unless something hangs that
+/// it cannot give up by itself, such as a file on a disk that does not answer.
+const LIMIT: Duration = Duration::from_secs(5);
+/// The database gets no longer than this, even if the server is patient.
+const DEADLINE: Duration = Duration::from_secs(2);
+
+/// Where what was found begins in a line.
+const COLUMN: usize = 8;
+
+type Check = fn(&Settings) -> Vec<Finding>;
+
+/// In the order of the report.
+const CHECKS: [(&str, Check); 4] = [
+    ("the network", network::check),
+    ("the database", database::check),
+    ("certificates and CRL", validity::check),
+    ("the key that signs", key::check),
+];
+
+/// Prints every finding, and returns the worst level among them.
+pub fn run(options: Options) -> Result<Level, Error> {
+    let settings = Arc::new(Settings::read(options).map_err(Error::Settings)?);
+    let end = Instant::now() + LIMIT;
+    let running = CHECKS.map(|(name, check)| {
+        let (done, findings) = mpsc::channel();
+        let settings = Arc::clone(&settings);
+        thread::spawn(move || done.send(check(&settings)));
+        (name, findings)
+    });
+    let mut report = Report::to_stdout();
+    for (name, findings) in running {
+        match findings.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            Ok(findings) => findings.iter().try_for_each(|finding| report.say(finding))?,
+            Err(_) => report.say(&Finding::red(
+                format!("{name}: this check did not come to an end within {LIMIT:?}"),
+                "look for a file of rollcall's on a disk that does not answer",
+            ))?,
+        }
+    }
+    print(&report.summary())?;
+    Ok(report.worst())
+}
+
+/// What the server would read, and where the files of its stack are.
+struct Settings {
+    destinations: Vec<Destination>,
+    /// `None` without `DATABASE_URL`.
+    store: Option<Store>,
+    /// Empty if announcements are not signed.
+    key: PathBuf,
+    state: PathBuf,
+    certs: PathBuf,
+}
+
+impl Settings {
+    /// In the order of the server, which refuses to start with the same mistakes.
+    fn read(options: Options) -> Result<Self, server::Error> {
+        let _: Address = setting(options.listen, "ROLLCALL_LISTEN", "127.0.0.1:8000")?;
+        let destinations = server::destinations(options.broadcast)?;
+        let deadline: Duration = setting(options.deadline, "ROLLCALL_DEADLINE", "2s")?.into();
+        let _: Privacy = setting(None, "ROLLCALL_PRIVACY", "clear")?;
+        let url: String = setting(None, "DATABASE_URL", "")?;
+        let store = match url.is_empty() {
+            true => None,
+            false => Some(Store::open(&url, deadline.min(DEADLINE), 1).map_err(server::Error::Store)?),
+        };
+        Ok(Self {
+            destinations,
+            store,
+            key: setting(options.broadcast_key, "ROLLCALL_BROADCAST_KEY", "")?,
+            state: setting(None, "ROLLCALL_STATE", ".run")?,
+            certs: setting(None, "ROLLCALL_CERTS", "certs")?,
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    Green,
+    Yellow,
+    Red,
+}
+
+impl Level {
+    fn word(self) -> &'static str {
+        match self {
+            Level::Green => "green",
+            Level::Yellow => "yellow",
+            Level::Red => "red",
+        }
+    }
+
+    /// ECMA-48, as terminals understand it.
+    fn escape(self) -> &'static str {
+        match self {
+            Level::Green => "\x1b[32m",
+            Level::Yellow => "\x1b[33m",
+            Level::Red => "\x1b[31m",
+        }
+    }
+}
+
+/// One line of the report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Finding {
+    level: Level,
+    what: String,
+    advice: Option<String>,
+}
+
+impl Finding {
+    fn green(what: impl Into<String>) -> Self {
+        Self { level: Level::Green, what: what.into(), advice: None }
+    }
+
+    fn yellow(what: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { level: Level::Yellow, what: what.into(), advice: Some(advice.into()) }
+    }
+
+    fn red(what: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { level: Level::Red, what: what.into(), advice: Some(advice.into()) }
+    }
+
+    fn line(&self, coloured: bool) -> String {
+        let word = self.level.word();
+        // Escapes have no width, so that the padding comes after them.
+        let mut line = match coloured {
+            true => format!("{}{word}\x1b[0m", self.level.escape()),
+            false => word.to_owned(),
+        };
+        line.push_str(&" ".repeat(COLUMN - word.len()));
+        let advice = self.advice.iter().flat_map(|advice| ["; do: ", advice]);
+        for text in [self.what.as_str()].into_iter().chain(advice) {
+            // Names of interfaces and the database's errors are not ours: neither breaks the line or colours it.
+            for c in text.chars() {
+                if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+            }
+        }
+        line
+    }
+}
+
+/// What was said so far.
+struct Report {
+    coloured: bool,
+    said: Vec<Level>,
+}
+
+impl Report {
+    fn to_stdout() -> Self {
+        // https://no-color.org: any value but an empty one.
+        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self { coloured: io::stdout().is_terminal() && !unwanted, said: Vec::new() }
+    }
+
+    fn say(&mut self, finding: &Finding) -> Result<(), Error> {
+        self.said.push(finding.level);
+        print(&finding.line(self.coloured))
+    }
+
+    fn summary(&self) -> String {
+        let count = |level| self.said.iter().filter(|said| **said == level).count();
+        let [green, yellow, red] = [Level::Green, Level::Yellow, Level::Red].map(count);
+        format!("{green} green, {yellow} yellow, {red} red")
+    }
+
+    fn worst(&self) -> Level {
+        self.said.iter().copied().max().unwrap_or(Level::Green)
+    }
+}
+
+/// A reader that closed the pipe has seen enough.
+fn print(line: &str) -> Result<(), Error> {
+    match writeln!(io::stdout(), "{line}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::Output(error)),
+        _ => Ok(()),
+    }
+}
+
+#[derive(Debug)]
+pub enum Error {
+    /// One that the server does not start with either.
+    Settings(server::Error),
+    Output(io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Settings(error) => write!(f, "{error}"),
+            Error::Output(error) => write!(f, "cannot write to standard output: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Settings(error) => Some(error),
+            Error::Output(error) => Some(error),
+        }
+    }
+}
+
+impl Fatal for Error {
+    fn exit(&self) -> Exit {
+        match self {
+            Error::Settings(error) => error.exit(),
+            Error::Output(_) => Exit::Failure,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_is_one_line_whatever_it_says() {
+        let finding = Finding::yellow("eth\x1b[2J0\nred     all is well", "look\rhere");
+        let text = "eth\\u{1b}[2J0\\nred     all is well; do: look\\rhere";
+        assert_eq!(finding.line(false), format!("yellow  {text}"));
+        assert_eq!(finding.line(true), format!("\x1b[33myellow\x1b[0m  {text}"));
+        assert_eq!(Finding::green("fine").line(false), "green   fine");
+        assert_eq!(Finding::red("broken", "mend").line(true), "\x1b[31mred\x1b[0m     broken; do: mend");
+    }
+
+    #[test]
+    fn the_worst_level_counts() {
+        let (green, yellow, red) = (Level::Green, Level::Yellow, Level::Red);
+        for (said, worst, summary) in [
+            (vec![], green, "0 green, 0 yellow, 0 red"),
+            (vec![green, yellow, green], yellow, "2 green, 1 yellow, 0 red"),
+            (vec![yellow, red, green], red, "1 green, 1 yellow, 1 red"),
+        ] {
+            let report = Report { coloured: false, said };
+            assert_eq!((report.worst(), report.summary().as_str()), (worst, summary));
+        }
+    }
+}

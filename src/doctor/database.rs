@@ -1,0 +1,142 @@
+//! What the database says: its clock, and the certificates that end soon.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use async_std::task;
+
+use super::validity::{SOON, seconds};
+use super::{Finding, Settings};
+use crate::store::{self, Known, Store};
+
+/// Clocks that are kept by NTP differ by less.
+const TOLERATED: Duration = Duration::from_secs(1);
+/// With a clock this far off, --max-age of a listener, certificates and CRLs fail.
+const BROKEN: Duration = Duration::from_secs(60);
+/// How often the clock is asked for: the fastest answer says most.
+const QUESTIONS: u32 = 3;
+
+pub fn check(settings: &Settings) -> Vec<Finding> {
+    let Some(store) = &settings.store else {
+        return vec![Finding::yellow(
+            "DATABASE_URL is not set: the database was not checked",
+            "just doctor sets it; without just, set it as for the server",
+        )];
+    };
+    let mut findings = Vec::new();
+    let done = task::block_on(async {
+        findings.push(of_clocks(&clocks(store).await?));
+        findings.push(of_certificates(&store.certificates(None).await?, SystemTime::now()));
+        store.close().await;
+        Ok(())
+    });
+    findings.extend(done.err().map(|error: store::Error| {
+        let advice = "look at DATABASE_URL; just up, as the user of the stack, starts the private cluster and \
+                      brings the schema up to date";
+        let what = match error.is_transient() {
+            true => format!("the database is unreachable or too slow: {error}"),
+            false => error.to_string(),
+        };
+        Finding::red(what, advice)
+    }));
+    findings
+}
+
+/// Both at one moment, and how exactly that moment is known.
+struct Clocks {
+    theirs: SystemTime,
+    ours: SystemTime,
+    within: Duration,
+}
+
+async fn clocks(store: &Store) -> Result<Clocks, store::Error> {
+    let mut best = ask(store).await?;
+    for _ in 1..QUESTIONS {
+        let next = ask(store).await?;
+        if next.within < best.within {
+            best = next;
+        }
+    }
+    Ok(best)
+}
+
+/// The database read its clock at some time between question and answer.
+async fn ask(store: &Store) -> Result<Clocks, store::Error> {
+    let (asked, start) = (SystemTime::now(), Instant::now());
+    let theirs = store.clock().await?;
+    let within = start.elapsed() / 2;
+    Ok(Clocks { theirs, ours: asked + within, within })
+}
+
+fn of_clocks(&Clocks { theirs, ours, within }: &Clocks) -> Finding {
+    let (apart, which) = match theirs.duration_since(ours) {
+        Ok(ahead) => (ahead, "ahead of"),
+        Err(behind) => (behind.duration(), "behind"),
+    };
+    let what = format!("the database's clock is {apart:.1?} {which} ours, give or take {within:.1?}");
+    let advice = "set the clocks of both hosts (timedatectl set-ntp true)";
+    // Only what the time of the answer does not explain.
+    match apart.saturating_sub(within) {
+        surely if surely > BROKEN => Finding::red(what, advice),
+        surely if surely > TOLERATED => Finding::yellow(what, advice),
+        _ => Finding::green(what),
+    }
+}
+
+/// One that has ended already was replaced, or is missed by nobody.
+fn of_certificates(known: &[Known], now: SystemTime) -> Finding {
+    let soon = seconds(now)..seconds(now + SOON);
+    let ending = known.iter().filter(|known| !known.revoked && soon.contains(&known.certificate.not_after));
+    match ending.count() {
+        0 => Finding::green("the database knows no certificate that ends within 30 days"),
+        count => Finding::yellow(
+            format!("{count} of the certificates in the database end within 30 days"),
+            "just certs --expiring 30d, and just renew NAME for those that are still in use",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::certificate::{Certificate, Serial};
+    use crate::doctor::Level;
+
+    #[test]
+    fn only_what_the_round_trip_does_not_explain_counts() {
+        let ours = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_456_442);
+        let ms = Duration::from_millis;
+        for (theirs, within, level, what) in [
+            (ours + ms(2), ms(1), Level::Green, "is 2.0ms ahead of ours, give or take 1.0ms"),
+            (ours - ms(1_400), ms(500), Level::Green, "is 1.4s behind ours"),
+            (ours - ms(1_600), ms(500), Level::Yellow, "is 1.6s behind ours"),
+            (ours + ms(60_400), ms(500), Level::Yellow, "is 60.4s ahead of ours"),
+            (ours + ms(60_600), ms(500), Level::Red, "is 60.6s ahead of ours"),
+        ] {
+            let finding = of_clocks(&Clocks { theirs, ours, within });
+            assert_eq!(finding.level, level, "{finding:?}");
+            assert!(finding.what.contains(what), "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn what_ended_or_was_revoked_ends_no_more() {
+        const DAY: u64 = 24 * 60 * 60;
+        let now = 1_795_456_442;
+        let known = |not_after, revoked| Known {
+            certificate: Certificate {
+                serial: Serial::new("0A").unwrap(),
+                fingerprint: String::new(),
+                not_after,
+            },
+            email: "a@b".to_owned(),
+            last_used_ns: None,
+            revoked,
+        };
+        let of = |known: &[Known]| of_certificates(known, SystemTime::UNIX_EPOCH + Duration::from_secs(now));
+        let calm = [known(now - DAY, false), known(now + 29 * DAY, true), known(now + 31 * DAY, false)];
+        assert_eq!(of(&calm).level, Level::Green);
+        let finding = of(&[known(now + 29 * DAY, false), known(now + DAY, false), known(now - DAY, false)]);
+        assert_eq!(finding.level, Level::Yellow);
+        assert!(finding.what.starts_with("2 of the certificates"), "{finding:?}");
+    }
+}
