@@ -5,7 +5,6 @@ use crate::stack::{Builder, Running, Stack, expect, free_port, text, wait_until}
 use std::fs;
 use std::net::UdpSocket;
 use std::path::Path;
-use std::process::Command;
 
 const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
 
