@@ -1,7 +1,35 @@
-//! What happens to a request when its broadcast cannot leave.
+//! What becomes of announcements when the network or the clock is not as it should be.
 
+use crate::listener::listening;
 use crate::namespace::Namespace;
-use crate::stack::{Builder, expect, wait_until};
+use crate::stack::{Builder, Stack, expect, wait_until};
+use serde_json::Value;
+use std::fs;
+
+/// The clock of the host stepped back by a day between two starts.
+#[test]
+fn a_server_whose_clock_stepped_back_is_still_news() {
+    let stack = Stack::up();
+    let remembered = stack.state.join("server/own/broadcast.key.epoch");
+    let epoch = || fs::read_to_string(&remembered).unwrap().trim_end().parse::<u64>().unwrap();
+    let ahead = epoch() + 24 * 60 * 60 * 1_000_000_000;
+    let public = stack.certs.join("broadcast.pub");
+    let listener = listening(&stack, &["--json", "--key", public.to_str().unwrap()]);
+    let pair = stack.pair("client");
+    for start in 1..=2 {
+        assert!(stack.script("stack/down").status.success());
+        if start == 1 {
+            fs::write(&remembered, format!("{ahead}\n")).unwrap();
+        }
+        assert!(stack.script("stack/up").status.success());
+        assert_eq!(epoch(), ahead + start);
+        expect(&mut stack.client(&pair), 0, "Success!");
+        wait_until("it is heard", || listener.out().lines().count() == start as usize);
+        let line: Value = serde_json::from_str(listener.out().lines().last().unwrap()).unwrap();
+        assert_eq!(line["epoch"], (ahead + start).to_string());
+        assert_eq!((&line["sequence"], &line["verified"]), (&"1".into(), &true.into()));
+    }
+}
 
 #[test]
 fn no_route_never_fails_a_request_and_is_said_once() {
