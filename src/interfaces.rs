@@ -103,6 +103,30 @@ impl fmt::Display for Unused {
 }
 
 #[cfg(test)]
+impl Interface {
+    /// A network card that works.
+    pub fn card(name: &str, index: u32, address: [u8; 4]) -> Self {
+        let flags = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING | InterfaceFlags::IFF_BROADCAST;
+        Self { name: name.to_owned(), index, address: Some(address.into()), flags }
+    }
+
+    /// A host with two networks, a card without a cable, and what leads to containers.
+    pub fn host() -> Vec<Self> {
+        let loopback = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING | InterfaceFlags::IFF_LOOPBACK;
+        let mut unplugged = Self::card("eth2", 5, [203, 0, 113, 10]);
+        unplugged.flags -= InterfaceFlags::IFF_RUNNING;
+        vec![
+            Self { flags: loopback, ..Self::card("lo", 1, [127, 0, 0, 1]) },
+            Self::card("eth0", 2, [192, 0, 2, 10]),
+            Self::card("eth1", 3, [198, 51, 100, 10]),
+            Self::card("docker0", 4, [172, 17, 0, 1]),
+            unplugged,
+            Self::card("veth12", 6, [172, 18, 0, 1]),
+        ]
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -117,27 +141,22 @@ mod tests {
 
     #[test]
     fn each_reason_is_told() {
-        let up = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING | InterfaceFlags::IFF_BROADCAST;
-        let interface = |name: &str, flags, address: Option<[u8; 4]>| Interface {
-            name: name.to_owned(),
-            index: 1,
-            address: address.map(Into::into),
-            flags,
-        };
-        let address = Some([192, 0, 2, 10]);
-        for (name, flags, address, left_out) in [
-            ("eth0", up, address, None),
-            ("wlp3s0", up, address, None),
-            ("br0", up, address, None),
-            ("eth0", up, None, Some(Unused::NoAddress)),
-            ("eth0", up - InterfaceFlags::IFF_UP, address, Some(Unused::Down)),
-            ("eth0", up - InterfaceFlags::IFF_RUNNING, address, Some(Unused::NoCarrier)),
-            ("ppp0", up - InterfaceFlags::IFF_BROADCAST, address, Some(Unused::NoBroadcast)),
-            ("docker0", up, address, Some(Unused::Own)),
-            ("br-1f2e3d4c5b6a", up, address, Some(Unused::Own)),
-            ("veth1234567", up, address, Some(Unused::Own)),
+        let (all, none) = (InterfaceFlags::all(), InterfaceFlags::empty());
+        for (name, flags, has_address, left_out) in [
+            ("eth0", none, true, None),
+            ("wlp3s0", none, true, None),
+            ("br0", none, true, None),
+            ("eth0", none, false, Some(Unused::NoAddress)),
+            ("eth0", InterfaceFlags::IFF_UP, true, Some(Unused::Down)),
+            ("eth0", InterfaceFlags::IFF_RUNNING, true, Some(Unused::NoCarrier)),
+            ("ppp0", InterfaceFlags::IFF_BROADCAST, true, Some(Unused::NoBroadcast)),
+            ("docker0", none, true, Some(Unused::Own)),
+            ("br-1f2e3d4c5b6a", none, true, Some(Unused::Own)),
+            ("veth1234567", none, true, Some(Unused::Own)),
         ] {
-            let interface = interface(name, flags, address);
+            let mut interface = Interface::card(name, 1, [192, 0, 2, 10]);
+            interface.flags &= all - flags;
+            interface.address = interface.address.filter(|_| has_address);
             assert_eq!(interface.left_out(), left_out, "{name}");
             if left_out == Some(Unused::Own) {
                 assert_eq!(interface.unable(), None, "{name} can be named");

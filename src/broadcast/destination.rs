@@ -265,7 +265,6 @@ impl std::error::Error for ParseError {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::net::if_::InterfaceFlags;
 
     fn address(ip: &str, interface: Option<&str>, port: u16, ttl: Option<u8>) -> Destination {
         let interface = interface.map(str::to_owned);
@@ -327,24 +326,6 @@ mod tests {
         }
     }
 
-    fn host() -> Vec<Interface> {
-        let up = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING;
-        let lan = up | InterfaceFlags::IFF_BROADCAST;
-        let interface = |name: &str, index, address: [u8; 4], flags| Interface {
-            name: name.to_owned(),
-            index,
-            address: Some(address.into()),
-            flags,
-        };
-        vec![
-            interface("lo", 1, [127, 0, 0, 1], up | InterfaceFlags::IFF_LOOPBACK),
-            interface("eth0", 2, [192, 0, 2, 10], lan),
-            interface("eth1", 3, [198, 51, 100, 10], lan),
-            interface("docker0", 4, [172, 17, 0, 1], lan),
-            interface("eth2", 5, [203, 0, 113, 10], lan - InterfaceFlags::IFF_RUNNING),
-        ]
-    }
-
     fn said(text: &str, interfaces: &[Interface]) -> (Vec<String>, Vec<String>) {
         let (targets, absent) = targets(&parse(text).unwrap(), interfaces);
         let texts = targets.iter().map(|target| format!("{} > {}", target.from, target.to)).collect();
@@ -354,15 +335,16 @@ mod tests {
     #[test]
     fn auto_is_every_network_and_else_loopback() {
         let both = ["192.0.2.10 > 255.255.255.255:6667", "198.51.100.10 > 255.255.255.255:6667"];
-        assert_eq!(said("auto", &host()).0, both);
-        assert_eq!(said("eth0,auto,eth1", &host()).0, both, "each once");
-        assert_eq!(said("auto", &host()[..1]).0, ["127.0.0.1 > 127.255.255.255:6667"]);
+        assert_eq!(said("auto", &Interface::host()).0, both);
+        assert_eq!(said("eth0,auto,eth1", &Interface::host()).0, both, "each once");
+        assert_eq!(said("auto", &Interface::host()[..1]).0, ["127.0.0.1 > 127.255.255.255:6667"]);
         assert_eq!(said("auto", &[]), (vec![], vec![]));
     }
 
     #[test]
     fn what_is_named_is_used_if_it_can_be() {
-        let (targets, absent) = said("docker0:7000,eth2,eth9,lo,239.1.2.3%eth1/2,ff02::1%eth1", &host());
+        let (targets, absent) =
+            said("docker0:7000,eth2,eth9,lo,239.1.2.3%eth1/2,ff02::1%eth1", &Interface::host());
         assert_eq!(
             targets,
             [

@@ -207,25 +207,6 @@ fn unused(
 mod tests {
     use super::*;
     use crate::doctor::Level;
-    use nix::net::if_::InterfaceFlags;
-
-    fn host() -> Vec<Interface> {
-        let up = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING;
-        let lan = up | InterfaceFlags::IFF_BROADCAST;
-        let interface = |name: &str, index, address: [u8; 4], flags| Interface {
-            name: name.to_owned(),
-            index,
-            address: Some(address.into()),
-            flags,
-        };
-        vec![
-            interface("lo", 1, [127, 0, 0, 1], up | InterfaceFlags::IFF_LOOPBACK),
-            interface("eth0", 2, [192, 0, 2, 10], lan),
-            interface("docker0", 3, [172, 17, 0, 1], lan),
-            interface("veth12", 4, [172, 18, 0, 1], lan),
-            interface("eth1", 5, [198, 51, 100, 1], lan - InterfaceFlags::IFF_UP),
-        ]
-    }
 
     /// What is said of the interfaces when nothing is sent.
     fn said(broadcast: &str, interfaces: &[Interface]) -> Vec<String> {
@@ -241,26 +222,27 @@ mod tests {
     fn each_interface_is_told_and_why() {
         let own = "by its name it leads to this host's own containers, machines or tunnels";
         assert_eq!(
-            said("auto", &host()),
+            said("auto", &Interface::host()),
             [
                 "green   lo: not used: it is the loopback interface; naming it in ROLLCALL_BROADCAST uses it"
                     .to_owned(),
                 format!("green   docker0, veth12: not used: {own}; naming it in ROLLCALL_BROADCAST uses it"),
-                "green   eth1: not used: it is down; the server takes it within 2 seconds of a change"
+                "green   eth2: not used: it has no carrier; the server takes it within 2 seconds of a change"
                     .to_owned(),
             ]
         );
         let others =
             "not used: ROLLCALL_BROADCAST names others; the routing table may choose it for an address";
         assert_eq!(
-            said("docker0,eth1,eth9", &host()),
+            said("docker0,eth2,eth9", &Interface::host()),
             [
-                "red     the interface eth1 is not used: it is down; nothing is announced there; do: ip link set eth1 up"
+                "red     the interface eth2 is not used: it has no carrier; nothing is announced there; do: plug in its cable, \
+                 or join its wireless network"
                     .to_owned(),
                 "red     there is no interface eth9; nothing is announced there; do: look for its name with ip link, \
                  and correct ROLLCALL_BROADCAST"
                     .to_owned(),
-                format!("green   lo, eth0, veth12: {others}"),
+                format!("green   lo, eth0, eth1, veth12: {others}"),
             ]
         );
     }
@@ -272,25 +254,29 @@ mod tests {
             let (targets, _) = destination::targets(&destinations, interfaces);
             of_nowhere(&destinations, &targets, interfaces).map(|finding| finding.level)
         };
-        assert_eq!(level("auto", &host()), None);
-        assert_eq!(level("auto", &host()[..1]), Some(Level::Yellow));
-        assert_eq!(level("192.0.2.7,docker0,auto", &host()[2..]), Some(Level::Yellow), "only auto is meant");
-        assert_eq!(level("lo", &host()), None, "it is what was asked for");
+        assert_eq!(level("auto", &Interface::host()), None);
+        assert_eq!(level("auto", &Interface::host()[..1]), Some(Level::Yellow));
+        assert_eq!(
+            level("192.0.2.7,docker0,auto", &Interface::host()[3..]),
+            Some(Level::Yellow),
+            "only auto is meant"
+        );
+        assert_eq!(level("lo", &Interface::host()), None, "it is what was asked for");
         assert_eq!(level("127.255.255.255", &[]), None);
         assert_eq!(level("auto", &[]), Some(Level::Red));
-        assert_eq!(level("eth1", &host()), Some(Level::Red));
+        assert_eq!(level("eth2", &Interface::host()), Some(Level::Red));
     }
 
     #[test]
     fn only_what_leaves_the_host_is_used() {
-        let links: Vec<Link> = (1..=5).map(|index| Link { index, ..Link::default() }).collect();
-        let interfaces = host();
+        let links: Vec<Link> = (1..=6).map(|index| Link { index, ..Link::default() }).collect();
+        let interfaces = Interface::host();
         for (broadcast, expected) in [
-            ("auto", &["eth0"][..]),
+            ("auto", &["eth0", "eth1"][..]),
             ("docker0,lo", &["docker0"]),
-            ("255.255.255.255", &["eth0"]),
+            ("255.255.255.255", &["eth0", "eth1"]),
             ("127.255.255.255", &[]),
-            ("eth1", &[]),
+            ("eth2", &[]),
         ] {
             let (targets, _) = destination::targets(&destination::parse(broadcast).unwrap(), &interfaces);
             let names: Vec<&str> =
@@ -301,7 +287,7 @@ mod tests {
 
     #[test]
     fn what_became_of_a_datagram_decides() {
-        let (targets, _) = destination::targets(&destination::parse("auto").unwrap(), &host());
+        let (targets, _) = destination::targets(&destination::parse("auto").unwrap(), &Interface::host());
         let say = |outcome| of_target(&targets[0], &outcome, Some(1500)).line(false);
         let error = io::Error::from;
         let datagram = "eth0 192.0.2.10: a datagram to 255.255.255.255:6667";
