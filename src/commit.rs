@@ -14,7 +14,7 @@ use crate::broadcast::Broadcaster;
 use crate::certificate::Sighting;
 use crate::outage::Outage;
 use crate::status::Email;
-use crate::store::{Store, Verdict};
+use crate::store::{Recorder, Verdict};
 
 /// Most sightings in one commit.
 pub const MAX_BATCH: usize = 512;
@@ -44,11 +44,11 @@ pub struct Unavailable;
 ///
 /// A request that waited for `patience` when its turn comes is refused; the store's own deadline bounds
 /// what comes then. So no request needs a timer.
-pub fn start(store: Store, broadcaster: Arc<Broadcaster>, patience: Duration) -> Commits {
+pub fn start(recorder: Recorder, broadcaster: Arc<Broadcaster>, patience: Duration) -> Commits {
     let (queue, waiting) = channel::bounded(MAX_WAITING);
     task::spawn(async move {
         let _guard = EndTogether;
-        commit_all(waiting, store, broadcaster, patience).await;
+        commit_all(waiting, recorder, broadcaster, patience).await;
     });
     Commits { queue }
 }
@@ -79,7 +79,7 @@ impl Drop for EndTogether {
 
 async fn commit_all(
     waiting: Receiver<Waiting>,
-    store: Store,
+    mut recorder: Recorder,
     broadcaster: Arc<Broadcaster>,
     patience: Duration,
 ) {
@@ -103,7 +103,7 @@ async fn commit_all(
             continue;
         }
         let sightings: Vec<&Sighting> = batch.iter().map(|one| &one.sighting).collect();
-        match store.record(&sightings).await {
+        match recorder.record(&sightings).await {
             Ok(recorded) => {
                 outage.worked();
                 broadcaster.send(&recorded.committed);

@@ -23,7 +23,7 @@ use crate::identity::{Credential, CredentialError, Trust};
 use crate::privacy::{self, Privacy};
 use crate::sign::{self, Signer};
 use crate::signals;
-use crate::store::{self, Store};
+use crate::store::{self, Recorder, Store};
 
 /// Connections to PostgreSQL: one commits, the other is for who asks whether it is there.
 const POOL: u32 = 2;
@@ -115,7 +115,7 @@ pub fn run(options: Options) -> Result<(), Error> {
                 Trust::Credential(read_credential(&options.proxy_credential.unwrap_or(file))?)
             }
         };
-        let commits = commit::start(store.clone(), broadcaster.clone(), deadline / 2);
+        let commits = commit::start(Recorder::new(store.clone()), broadcaster.clone(), deadline / 2);
         let app = http::app(State { trust, commits, store: store.clone(), clock: now_ns });
         let (fail, failed) = channel::bounded(1);
         task::spawn(async move {

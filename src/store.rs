@@ -13,7 +13,7 @@ use crate::certificate::{Certificate, Serial};
 use crate::status::Email;
 
 mod record;
-pub use record::{RECORD, Recorded, Verdict};
+pub use record::{RECORD, Recorded, Recorder, Verdict};
 
 /// The statements of a heartbeat are planned once per connection and always by the index, whatever the
 /// statistics say: a plan that scans the table once the batch grows would be the end of the server.

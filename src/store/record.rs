@@ -1,7 +1,8 @@
 //! The heartbeat: many sightings written by one statement, durable when it returns.
 
 use sqlx::Row;
-use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnection, PgRow, Postgres};
 
 use super::{Error, Store};
 use crate::certificate::Sighting;
@@ -90,20 +91,34 @@ select users.email is not null, users.disabled_at is not null, certificates.revo
   left join users using (email) left join certificates using (serial)
  order by n";
 
-impl Store {
+/// Writes heartbeats over a connection that it keeps: to take one from the pool and give it back each time
+/// costs more than the statement, and the pool would take turns with its connections.
+pub struct Recorder {
+    store: Store,
+    connection: Option<PoolConnection<Postgres>>,
+}
+
+impl Recorder {
+    pub fn new(store: Store) -> Self {
+        Self { store, connection: None }
+    }
+
     /// Records the sightings, each email once and in their order, in one commit. An error means that none
     /// of them was.
-    pub async fn record(&self, sightings: &[&Sighting]) -> Result<Recorded, Error> {
+    pub async fn record(&mut self, sightings: &[&Sighting]) -> Result<Recorded, Error> {
         debug_assert!(sightings.is_sorted_by(|a, b| a.status.email < b.status.email));
-        let mut connection = None;
+        let Self { store, connection } = self;
         let recording = async {
-            let connection = connection.insert(self.pool.acquire().await?);
+            let connection = match connection {
+                Some(connection) => connection,
+                None => connection.insert(store.pool.acquire().await?),
+            };
             record_over(connection, sightings).await
         };
-        let done = self.within_deadline(recording).await;
-        if let (Err(Error::Deadline(_)), Some(connection)) = (&done, connection) {
-            // Its answer may still come, or never: nobody may use or wait for it again.
-            drop(connection.detach());
+        let done = store.within_deadline(recording).await;
+        if done.is_err() {
+            // An answer may still come over it, or never: nobody may use or wait for it again.
+            drop(self.connection.take().map(PoolConnection::detach));
         }
         done
     }

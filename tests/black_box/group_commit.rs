@@ -4,14 +4,14 @@ use crate::stack::{Builder, PATIENCE, Running, Stack, wait_until};
 use async_std::task::block_on;
 use rollcall::certificate::{Certificate, Sighting};
 use rollcall::status::{Email, Status};
-use rollcall::store::{PLANNER, RECORD, Store, Verdict};
+use rollcall::store::{PLANNER, RECORD, Recorder, Store, Verdict};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
-fn open(stack: &Stack) -> Store {
-    Store::open(&stack.database_url(), PATIENCE, 2).unwrap()
+fn recorder(stack: &Stack) -> Recorder {
+    Recorder::new(Store::open(&stack.database_url(), PATIENCE, 1).unwrap())
 }
 
 fn sighting(email: &str, last_seen_ns: u64, port: u16, serial: &str) -> Sighting {
@@ -40,7 +40,7 @@ fn each_sighting_of_a_batch_has_its_own_verdict() {
     members(&stack, 4);
     stack.sql("update users set disabled_at = now() where email = 'm1@example.com'");
     stack.sql("insert into certificates values ('0BAD', 'm2@example.com', repeat('0', 40), 0, null, now())");
-    let store = open(&stack);
+    let mut recorder = recorder(&stack);
     let batch = [
         sighting("m0@example.com", 20, 1, "01"),
         sighting("m1@example.com", 20, 2, "02"),
@@ -48,7 +48,7 @@ fn each_sighting_of_a_batch_has_its_own_verdict() {
         sighting("m3@example.com", 40, 4, "04"),
         sighting("nobody@example.com", 20, 5, "05"),
     ];
-    let recorded = block_on(store.record(&batch.iter().collect::<Vec<_>>())).unwrap();
+    let recorded = block_on(recorder.record(&batch.iter().collect::<Vec<_>>())).unwrap();
     use Verdict::{Committed, Disabled, NotEnrolled, Revoked};
     assert_eq!(recorded.verdicts, [Committed, Disabled, Revoked, Committed, NotEnrolled]);
     assert_eq!(recorded.committed, [batch[0].status.clone(), batch[3].status.clone()]);
@@ -62,10 +62,9 @@ fn each_sighting_of_a_batch_has_its_own_verdict() {
     assert_eq!(stack.sql(used), "01,04");
 
     // Later and older: the address is the newest request's, the time never goes back.
-    let recorded = block_on(store.record(&[&sighting("m3@example.com", 10, 9, "06")])).unwrap();
+    let recorded = block_on(recorder.record(&[&sighting("m3@example.com", 10, 9, "06")])).unwrap();
     assert_eq!(recorded.committed[0].last_seen_ns, 40);
     assert_eq!(stack.row("m3@example.com"), "40|192.0.2.1|9");
-    block_on(store.close());
 }
 
 #[test]
@@ -80,17 +79,16 @@ fn a_locked_row_holds_up_only_itself() {
         .write_all(b"begin; select 'locked' from users where email = 'm1@example.com' for update;\n")
         .unwrap();
     wait_until("the row is locked", || lock.out().contains("locked"));
-    let store = open(&stack);
+    let mut recorder = recorder(&stack);
     let batch: Vec<_> = (0..3).map(|i| sighting(&format!("m{i}@example.com"), 9, i, "01")).collect();
     let batch: Vec<_> = batch.iter().collect();
-    let recorded = block_on(store.record(&batch)).unwrap();
+    let recorded = block_on(recorder.record(&batch)).unwrap();
     assert_eq!(recorded.verdicts, [Verdict::Committed, Verdict::Locked, Verdict::Committed]);
     assert_eq!(recorded.committed.len(), 2);
     drop(lock);
     wait_until("the lock is gone", || {
-        block_on(store.record(&batch)).unwrap().verdicts == [Verdict::Committed; 3]
+        block_on(recorder.record(&batch)).unwrap().verdicts == [Verdict::Committed; 3]
     });
-    block_on(store.close());
 }
 
 #[test]
@@ -100,13 +98,12 @@ fn two_committers_with_the_same_people_do_not_deadlock() {
     let people: Vec<_> = (100..256).map(|i| sighting(&format!("m{i}@example.com"), 9, 1, "01")).collect();
     let odd: Vec<_> = people.iter().skip(1).step_by(2).collect();
     let all: Vec<_> = people.iter().collect();
-    let store = open(&stack);
     std::thread::scope(|scope| {
         for batch in [&all, &odd] {
-            let store = store.clone();
+            let mut recorder = recorder(&stack);
             scope.spawn(move || {
                 for _ in 0..100 {
-                    let recorded = block_on(store.record(batch)).unwrap();
+                    let recorded = block_on(recorder.record(batch)).unwrap();
                     // On a slow disk one may find the other's lock; that is no deadlock.
                     let fine = |verdict| matches!(verdict, Verdict::Committed | Verdict::Locked);
                     assert!(recorded.verdicts.into_iter().all(fine));
@@ -115,23 +112,21 @@ fn two_committers_with_the_same_people_do_not_deadlock() {
         }
     });
     assert_eq!(stack.sql("select deadlocks from pg_stat_database where datname = 'rollcall'"), "0");
-    block_on(store.close());
 }
 
 #[test]
 fn updates_stay_heap_only() {
     let stack = Stack::up();
     members(&stack, 2000);
-    let store = open(&stack);
+    let mut recorder = recorder(&stack);
     // 100,352 heartbeats in batches of 512, from people in a scattered order.
     for round in 0..196_u64 {
         let batch: BTreeMap<_, _> = (0..512)
             .map(|i| format!("m{}@example.com", (round * 512 + i) * 7919 % 2000))
             .map(|email| (email.clone(), sighting(&email, round, 1, "01")))
             .collect();
-        block_on(store.record(&batch.values().collect::<Vec<_>>())).unwrap();
+        block_on(recorder.record(&batch.values().collect::<Vec<_>>())).unwrap();
     }
-    block_on(store.close());
     let mut ratio = 0.0;
     wait_until("the statistics have arrived", || {
         let counted =
