@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::cli::{Exit, Fatal};
+use crate::cli::{Exit, Fatal, note};
 use crate::privacy::{self, People};
 use crate::sign::{self, PublicKey};
 
@@ -116,7 +116,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let result = listener.receive(&interrupted).and(listener.flush());
     tell(&listener.judge.finish());
     let saved = listener.save();
-    eprintln!("rollcall-listen: {}", listener.totals());
+    note(format_args!("rollcall-listen: {}", listener.totals()));
     match result {
         // The reader of a pipe has seen enough.
         Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => saved,
@@ -190,7 +190,7 @@ impl Listener<'_> {
             if now >= stats {
                 stats = now + STATS;
                 if self.options.stats {
-                    eprintln!("rollcall-listen: {}", self.totals());
+                    note(format_args!("rollcall-listen: {}", self.totals()));
                 }
             }
             match self.socket.recv_from(&mut buffer) {
@@ -251,9 +251,9 @@ impl Listener<'_> {
     fn mention(&mut self, source: SocketAddr, what: &dyn fmt::Display) {
         if self.mentioned.is_none_or(|last| last.elapsed() >= MENTION) {
             self.mentioned = Some(Instant::now());
-            eprintln!(
+            note(format_args!(
                 "rollcall-listen: ignored a datagram from {source}: {what} (said at most once a minute)"
-            );
+            ));
         }
     }
 
@@ -290,7 +290,7 @@ impl Listener<'_> {
 
 fn tell(gaps: &[Gap]) {
     for gap in gaps {
-        eprintln!("rollcall-listen: {gap}");
+        note(format_args!("rollcall-listen: {gap}"));
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::stack::{Builder, Running, Stack, expect, wait_until};
 use rollcall::status::{Email, Status};
 use rollcall::wire;
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, UdpSocket};
 use std::process::{Command, Stdio};
@@ -119,6 +120,21 @@ fn a_closed_pipe_is_a_quiet_end() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(said.lines().count(), 1, "{said}");
     assert!(said.starts_with("rollcall-listen: received "), "{said}");
+}
+
+/// Nor is a full disk, or a reader who is gone, where the diagnostics go.
+#[test]
+fn nobody_has_to_read_what_it_says() {
+    let stack = Builder::new().stopped();
+    let mut command = stack.program("rollcall-listen");
+    command.args(["--port", &stack.broadcast_port.to_string(), "--timeout", "300ms"]);
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    assert_eq!(command.stderr(full).status().unwrap().code(), Some(0));
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(command.stderr(writer).status().unwrap().code(), Some(0));
+    let missing = File::options().write(true).open("/dev/full").unwrap();
+    assert_eq!(command.args(["--key", "no/such.pub"]).stderr(missing).status().unwrap().code(), Some(78));
 }
 
 #[test]
