@@ -161,7 +161,8 @@ struct Listener<'a> {
 impl Listener<'_> {
     fn receive(&mut self, interrupted: &AtomicBool) -> Result<(), Error> {
         let start = Instant::now();
-        let end = self.options.timeout.map(|timeout| start + timeout);
+        // Too long to add is longer than anybody waits.
+        let end = self.options.timeout.and_then(|timeout| start.checked_add(timeout));
         let (mut settle, mut save, mut stats) = (start + SETTLE, start + SAVE, start + STATS);
         // While datagrams wait, none is waited for: output is written when there is no more to add to it.
         let mut draining = false;

@@ -152,6 +152,7 @@ fn time_and_count_end_it() {
     );
     listen(&["--timeout", "300ms", "--count", "2"], 1, "the time is over and 0 of 2 statuses came");
     listen(&["--count", "0"], 0, "printed 0");
+    listen(&["--count", "0", "--timeout", "500000000000years"], 0, "printed 0");
     listen(&["--count", "many"], 2, "many");
     listen(&["--port", "66667"], 2, "66667");
     listen(&["--bind", "192.0.2.1"], 1, "cannot bind 192.0.2.1:");
