@@ -180,6 +180,8 @@ impl Listener<'_> {
             }
             if now >= settle {
                 settle = now + SETTLE;
+                // In a flood there is always more to read, and what was printed must not wait for its end.
+                self.flush()?;
                 tell(&self.judge.settle(now));
             }
             if now >= save {
