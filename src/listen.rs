@@ -75,13 +75,6 @@ pub struct Options {
 
 /// Prints what is announced until a signal, a closed pipe, the count or the timeout ends it.
 pub fn run(options: &Options) -> Result<(), Error> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // The second one ends it whatever it does, such as waiting for a pipe that nobody reads.
-        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&interrupted))
-            .map_err(Error::Signals)?;
-        signal_hook::flag::register(signal, Arc::clone(&interrupted)).map_err(Error::Signals)?;
-    }
     let keys = options.keys.iter().map(|file| PublicKey::load(file));
     let policy = Policy {
         keys: keys.collect::<Result<_, _>>().map_err(Error::Key)?,
@@ -96,7 +89,20 @@ pub fn run(options: &Options) -> Result<(), Error> {
         }
         _ => return Err(Error::HalfOfPrivacy),
     };
-    let memory = options.state.as_deref().map_or(Ok(Vec::new()), memory::load).map_err(Error::State)?;
+    let remember = |file| {
+        let memory = memory::load(file)?;
+        // A file that cannot be written is known now, and not after what it should have remembered.
+        memory::save(file, &memory).map(|()| memory)
+    };
+    let memory = options.state.as_deref().map_or(Ok(Vec::new()), remember).map_err(Error::State)?;
+    // Only now, for a file may be a pipe in which nothing comes: one signal has to end that.
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // The second one ends it whatever it does, such as waiting for a pipe that nobody reads.
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&interrupted))
+            .map_err(Error::Signals)?;
+        signal_hook::flag::register(signal, Arc::clone(&interrupted)).map_err(Error::Signals)?;
+    }
     // Before the port is ours: who sees that it is, and then starts a server, has started it after us.
     let began_ns = now_ns();
     let socket = bind(options.bind, options.port)?;
