@@ -196,6 +196,11 @@ impl Target {
             }
         }
         socket.bind(&SocketAddr::new(self.from, 0).into())?;
+        // Two interfaces with one address: by the address alone both sockets would send by the same one. A
+        // kernel older than 5.7 refuses this to an ordinary user, and then the address has to do.
+        if let Some((name, _)) = &self.interface {
+            let _ = socket.bind_device(Some(name.as_bytes()));
+        }
         Ok(socket.into())
     }
 }

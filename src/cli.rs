@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt::Display;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::str::FromStr;
 
@@ -42,10 +43,16 @@ pub fn arguments<T: argh::FromArgs>(program: &str) -> T {
             std::process::exit(0);
         }
         Err(()) => {
-            eprintln!("{program}: {}\nRun {program} --help for more.", early.output.trim_end());
+            note(format_args!("{program}: {}\nRun {program} --help for more.", early.output.trim_end()));
             std::process::exit(Exit::Usage as i32);
         }
     })
+}
+
+/// One line on standard error. Its reader may be gone or its disk full, which would make `eprintln!` panic:
+/// that ends no program and changes no exit code.
+pub fn note(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Ends `main`: a success is silent, an error is one line on stderr and its exit code.
@@ -53,7 +60,7 @@ pub fn finish<E: Fatal>(program: &str, result: Result<(), E>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{program}: {error}");
+            note(format_args!("{program}: {error}"));
             ExitCode::from(error.exit() as u8)
         }
     }

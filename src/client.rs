@@ -13,7 +13,7 @@ use async_tls::TlsConnector;
 use async_tls::client::TlsStream;
 use http::Uri;
 
-use crate::cli::{Exit, Fatal, SettingError, setting};
+use crate::cli::{Exit, Fatal, SettingError, note, setting};
 use crate::signals;
 
 mod exchange;
@@ -149,9 +149,9 @@ impl Proof {
     fn warn(&mut self, now: SystemTime) {
         if let (false, Some(left)) = (self.warned, self.loaded.ends_soon(now)) {
             let left = humantime::format_duration(Duration::from_secs(left.as_secs()));
-            eprintln!(
+            note(format_args!(
                 "rollcall-client: warning: the certificate ends in {left}; ask for a new one (just renew)"
-            );
+            ));
             self.warned = true;
         }
     }
@@ -165,7 +165,7 @@ impl Client {
         if contents != self.contents {
             match self.files.load(&contents, now) {
                 Ok(loaded) => {
-                    eprintln!("rollcall-client: goes on with the new certificate");
+                    note(format_args!("rollcall-client: goes on with the new certificate"));
                     self.proof = loaded.into();
                     self.kept = None;
                     self.contents = contents;
@@ -175,7 +175,7 @@ impl Client {
                 Err(error) => {
                     let doubt = error.to_string();
                     if doubt != self.doubt {
-                        eprintln!("rollcall-client: {doubt}; goes on with the one it has");
+                        note(format_args!("rollcall-client: {doubt}; goes on with the one it has"));
                         self.doubt = doubt;
                     }
                 }
@@ -191,7 +191,7 @@ impl Client {
             match self.beat(false).await {
                 Ok(answer) => return say(&answer),
                 Err(error) if left > 0 && error.exit() == Exit::Unavailable => {
-                    eprintln!("rollcall-client: {error}; trying again in {backoff:?}");
+                    note(format_args!("rollcall-client: {error}; trying again in {backoff:?}"));
                     task::sleep(backoff).await;
                     backoff = (backoff * 2).min(MAX_BACKOFF);
                 }
@@ -224,7 +224,10 @@ impl Client {
                         _ => jittered(every.max(asked)),
                     };
                     backoff = (backoff * 2).min(every.clamp(BACKOFF, MAX_BACKOFF));
-                    eprintln!("rollcall-client: {error}; trying again in {:.1} s", wait.as_secs_f32());
+                    note(format_args!(
+                        "rollcall-client: {error}; trying again in {:.1} s",
+                        wait.as_secs_f32()
+                    ));
                     wait
                 }
             };

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::cli::{Exit, Fatal};
+use crate::cli::{Exit, Fatal, note};
 use crate::privacy::{self, People};
 use crate::sign::{self, PublicKey};
 
@@ -75,13 +75,6 @@ pub struct Options {
 
 /// Prints what is announced until a signal, a closed pipe, the count or the timeout ends it.
 pub fn run(options: &Options) -> Result<(), Error> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // The second one ends it whatever it does, such as waiting for a pipe that nobody reads.
-        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&interrupted))
-            .map_err(Error::Signals)?;
-        signal_hook::flag::register(signal, Arc::clone(&interrupted)).map_err(Error::Signals)?;
-    }
     let keys = options.keys.iter().map(|file| PublicKey::load(file));
     let policy = Policy {
         keys: keys.collect::<Result<_, _>>().map_err(Error::Key)?,
@@ -96,7 +89,20 @@ pub fn run(options: &Options) -> Result<(), Error> {
         }
         _ => return Err(Error::HalfOfPrivacy),
     };
-    let memory = options.state.as_deref().map_or(Ok(Vec::new()), memory::load).map_err(Error::State)?;
+    let remember = |file| {
+        let memory = memory::load(file)?;
+        // A file that cannot be written is known now, and not after what it should have remembered.
+        memory::save(file, &memory).map(|()| memory)
+    };
+    let memory = options.state.as_deref().map_or(Ok(Vec::new()), remember).map_err(Error::State)?;
+    // Only now, for a file may be a pipe in which nothing comes: one signal has to end that.
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // The second one ends it whatever it does, such as waiting for a pipe that nobody reads.
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&interrupted))
+            .map_err(Error::Signals)?;
+        signal_hook::flag::register(signal, Arc::clone(&interrupted)).map_err(Error::Signals)?;
+    }
     // Before the port is ours: who sees that it is, and then starts a server, has started it after us.
     let began_ns = now_ns();
     let socket = bind(options.bind, options.port)?;
@@ -116,7 +122,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let result = listener.receive(&interrupted).and(listener.flush());
     tell(&listener.judge.finish());
     let saved = listener.save();
-    eprintln!("rollcall-listen: {}", listener.totals());
+    note(format_args!("rollcall-listen: {}", listener.totals()));
     match result {
         // The reader of a pipe has seen enough.
         Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => saved,
@@ -165,7 +171,8 @@ struct Listener<'a> {
 impl Listener<'_> {
     fn receive(&mut self, interrupted: &AtomicBool) -> Result<(), Error> {
         let start = Instant::now();
-        let end = self.options.timeout.map(|timeout| start + timeout);
+        // Too long to add is longer than anybody waits.
+        let end = self.options.timeout.and_then(|timeout| start.checked_add(timeout));
         let (mut settle, mut save, mut stats) = (start + SETTLE, start + SAVE, start + STATS);
         // While datagrams wait, none is waited for: output is written when there is no more to add to it.
         let mut draining = false;
@@ -183,6 +190,8 @@ impl Listener<'_> {
             }
             if now >= settle {
                 settle = now + SETTLE;
+                // In a flood there is always more to read, and what was printed must not wait for its end.
+                self.flush()?;
                 tell(&self.judge.settle(now));
             }
             if now >= save {
@@ -194,7 +203,7 @@ impl Listener<'_> {
             if now >= stats {
                 stats = now + STATS;
                 if self.options.stats {
-                    eprintln!("rollcall-listen: {}", self.totals());
+                    note(format_args!("rollcall-listen: {}", self.totals()));
                 }
             }
             match self.socket.recv_from(&mut buffer) {
@@ -255,9 +264,9 @@ impl Listener<'_> {
     fn mention(&mut self, source: SocketAddr, what: &dyn fmt::Display) {
         if self.mentioned.is_none_or(|last| last.elapsed() >= MENTION) {
             self.mentioned = Some(Instant::now());
-            eprintln!(
+            note(format_args!(
                 "rollcall-listen: ignored a datagram from {source}: {what} (said at most once a minute)"
-            );
+            ));
         }
     }
 
@@ -294,7 +303,7 @@ impl Listener<'_> {
 
 fn tell(gaps: &[Gap]) {
     for gap in gaps {
-        eprintln!("rollcall-listen: {gap}");
+        note(format_args!("rollcall-listen: {gap}"));
     }
 }
 

@@ -11,7 +11,9 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     beside.push(format!(".{}.new", std::process::id()));
     let beside = Path::new(&beside);
     let write = || {
-        let mut file = File::create(beside)?;
+        // Left by a process that was killed, or put there by somebody who wants us to write elsewhere.
+        let _ = fs::remove_file(beside);
+        let mut file = File::create_new(beside)?;
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(beside, path)?;
@@ -37,6 +39,11 @@ mod tests {
             replace(&path, content).unwrap();
             assert_eq!(fs::read(&path).unwrap(), content);
         }
+        let (trap, elsewhere) =
+            (format!("{}.{}.new", path.display(), std::process::id()), folder.join("elsewhere"));
+        std::os::unix::fs::symlink(&elsewhere, trap).unwrap();
+        replace(&path, b"here").unwrap();
+        assert!(!elsewhere.exists() && fs::symlink_metadata(&path).unwrap().is_file());
         let taken = folder.join("folder");
         fs::create_dir(&taken).unwrap();
         assert!(replace(&taken, b"a folder is no file").is_err());

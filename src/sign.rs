@@ -3,8 +3,8 @@
 //! `openssl genpkey -algorithm ed25519` makes the private key and `openssl pkey -pubout` the public one.
 
 use std::fmt;
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,9 @@ mod pem;
 /// What stands before the 32 bytes of an Ed25519 key in its SubjectPublicKeyInfo (RFC 8410, section 4).
 const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
+/// Bytes that are read of a file.
+const LONGEST_FILE: u64 = 1 << 16;
+
 /// The private key, which the server alone has.
 pub struct Signer {
     pair: Ed25519KeyPair,
@@ -28,11 +31,10 @@ impl Signer {
     /// Reads a PKCS#8 PEM file that nobody else may read.
     pub fn load(path: &Path) -> Result<Self, Error> {
         let error = |problem| Error { path: path.to_owned(), role: "private", problem };
-        let mode = fs::metadata(path).map_err(|cause| error(Problem::Unreadable(cause)))?.mode();
+        let (mode, text) = read(path).map_err(|cause| error(Problem::Unreadable(cause)))?;
         if mode & 0o077 != 0 {
-            return Err(error(Problem::Exposed(mode & 0o777)));
+            return Err(error(Problem::Exposed(mode)));
         }
-        let text = fs::read_to_string(path).map_err(|cause| error(Problem::Unreadable(cause)))?;
         Self::from_pem(&text).map_err(error)
     }
 
@@ -64,7 +66,7 @@ impl PublicKey {
     /// Reads a SubjectPublicKeyInfo PEM file.
     pub fn load(path: &Path) -> Result<Self, Error> {
         let error = |problem| Error { path: path.to_owned(), role: "public", problem };
-        let text = fs::read_to_string(path).map_err(|cause| error(Problem::Unreadable(cause)))?;
+        let (_, text) = read(path).map_err(|cause| error(Problem::Unreadable(cause)))?;
         Self::from_pem(&text).map_err(error)
     }
 
@@ -95,6 +97,15 @@ impl PublicKey {
     pub fn verify(&self, message: &BatchMessage, signature: &SignatureBytes) -> bool {
         UnparsedPublicKey::new(&ED25519, &self.bytes).verify(message, signature).is_ok()
     }
+}
+
+/// The mode of a file and its beginning, however much there is: a key with notes around it is far shorter.
+fn read(path: &Path) -> io::Result<(u32, String)> {
+    let file = File::open(path)?;
+    let mode = file.metadata()?.mode() & 0o777;
+    let mut text = String::new();
+    file.take(LONGEST_FILE).read_to_string(&mut text)?;
+    Ok((mode, text))
 }
 
 /// The key id, in hexadecimal.
@@ -161,6 +172,7 @@ impl std::error::Error for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     /// The key of RFC 8410, section 10.3, and its public half, section 10.1.
@@ -255,6 +267,12 @@ mod tests {
         ] {
             assert_eq!(error.unwrap().to_string(), message);
         }
+        // It has no end.
+        let endless = PublicKey::load(Path::new("/dev/zero")).err().unwrap().to_string();
+        assert_eq!(
+            endless,
+            "the public key of the broadcast, /dev/zero: it has no -----BEGIN PUBLIC KEY-----"
+        );
         for path in [exposed, swapped, other] {
             fs::remove_file(path).unwrap();
         }

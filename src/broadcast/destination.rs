@@ -39,6 +39,8 @@ pub struct Target {
 pub enum Absent {
     NoSuch(String),
     Unable(String, Unused),
+    /// There is nothing that `auto` could take.
+    NoNetwork,
 }
 
 /// Reads the whole setting.
@@ -80,10 +82,10 @@ impl Destination {
                 let used: Vec<Target> = used.filter_map(|interface| Target::all(interface, *port)).collect();
                 // Without a network the programs of this host still hear.
                 let own = interfaces.iter().find(|interface| interface.is_loopback());
-                Ok(match used.is_empty() {
-                    true => own.and_then(|own| Target::all(own, *port)).into_iter().collect(),
-                    false => used,
-                })
+                match used.is_empty() {
+                    true => Ok(vec![own.and_then(|own| Target::all(own, *port)).ok_or(Absent::NoNetwork)?]),
+                    false => Ok(used),
+                }
             }
             Destination::Interface { name, port } => {
                 let interface = find(interfaces, name)?;
@@ -219,6 +221,7 @@ impl fmt::Display for Absent {
         match self {
             Absent::NoSuch(name) => write!(f, "there is no interface {name}"),
             Absent::Unable(name, why) => write!(f, "the interface {name} is not used: {why}"),
+            Absent::NoNetwork => f.write_str("no interface has an IPv4 address, not even lo"),
         }
     }
 }
@@ -338,7 +341,8 @@ mod tests {
         assert_eq!(said("auto", &Interface::host()).0, both);
         assert_eq!(said("eth0,auto,eth1", &Interface::host()).0, both, "each once");
         assert_eq!(said("auto", &Interface::host()[..1]).0, ["127.0.0.1 > 127.255.255.255:6667"]);
-        assert_eq!(said("auto", &[]), (vec![], vec![]));
+        let nobody = "no interface has an IPv4 address, not even lo";
+        assert_eq!(said("auto", &[]), (vec![], vec![nobody.to_owned()]));
     }
 
     #[test]

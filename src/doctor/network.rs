@@ -40,7 +40,7 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
     }
     findings.extend(used.iter().filter_map(|(name, link)| of_mtu(name, link.mtu?)));
     findings.extend(absent.iter().map(of_absent));
-    findings.extend(of_nowhere(destinations, &targets, &interfaces));
+    findings.extend(of_fallback(destinations, &interfaces));
     findings.extend(unused(destinations, &targets, &absent, &interfaces));
     let sent = outcomes.iter().filter(|outcome| !matches!(outcome, Outcome::Unsent(_))).count();
     if sent > 0 {
@@ -139,6 +139,7 @@ fn of_absent(absent: &Absent) -> Finding {
             format!("give it an address: ip addr add ADDRESS/BITS dev {name}")
         }
         Absent::Unable(..) => "name another interface in ROLLCALL_BROADCAST".to_owned(),
+        Absent::NoNetwork => "look at ip addr; after ip link set lo up at least this host hears".to_owned(),
     };
     Finding::red(format!("{absent}; nothing is announced there"), advice)
 }
@@ -148,15 +149,10 @@ fn is_auto(destinations: &[Destination]) -> bool {
 }
 
 /// Nothing leaves this host although it should.
-fn of_nowhere(destinations: &[Destination], targets: &[Target], interfaces: &[Interface]) -> Option<Finding> {
-    if targets.is_empty() {
-        return Some(Finding::red(
-            "nothing is announced anywhere: no interface that ROLLCALL_BROADCAST means can carry it",
-            "look at ip addr; with auto, and after ip link set lo up, at least this host hears",
-        ));
-    }
-    let fell_back =
-        is_auto(destinations) && interfaces.iter().all(|interface| interface.left_out().is_some());
+fn of_fallback(destinations: &[Destination], interfaces: &[Interface]) -> Option<Finding> {
+    let fell_back = is_auto(destinations)
+        && interfaces.iter().any(Interface::is_loopback)
+        && interfaces.iter().all(|interface| interface.left_out().is_some());
     fell_back.then(|| {
         Finding::yellow(
             "auto finds no network and takes the loopback interface: only programs on this host hear",
@@ -213,7 +209,7 @@ mod tests {
         let destinations = destination::parse(broadcast).unwrap();
         let (targets, absent) = destination::targets(&destinations, interfaces);
         let mut findings: Vec<Finding> = absent.iter().map(of_absent).collect();
-        findings.extend(of_nowhere(&destinations, &targets, interfaces));
+        findings.extend(of_fallback(&destinations, interfaces));
         findings.extend(unused(&destinations, &targets, &absent, interfaces));
         findings.iter().map(|finding| finding.line(false)).collect()
     }
@@ -248,23 +244,21 @@ mod tests {
     }
 
     #[test]
-    fn without_a_network_there_is_a_warning_and_without_anything_an_error() {
-        let level = |broadcast: &str, interfaces: &[Interface]| {
-            let destinations = destination::parse(broadcast).unwrap();
-            let (targets, _) = destination::targets(&destinations, interfaces);
-            of_nowhere(&destinations, &targets, interfaces).map(|finding| finding.level)
+    fn without_a_network_there_is_a_warning() {
+        let warns = |broadcast: &str, interfaces: &[Interface]| {
+            of_fallback(&destination::parse(broadcast).unwrap(), interfaces).is_some()
         };
-        assert_eq!(level("auto", &Interface::host()), None);
-        assert_eq!(level("auto", &Interface::host()[..1]), Some(Level::Yellow));
+        let host = Interface::host();
+        assert!(!warns("auto", &host));
+        assert!(warns("auto", &host[..1]));
+        assert!(warns("192.0.2.7,docker0,auto", &[&host[..1], &host[3..]].concat()), "auto is meant, too");
+        assert!(!warns("lo", &host[..1]), "it is what was asked for");
         assert_eq!(
-            level("192.0.2.7,docker0,auto", &Interface::host()[3..]),
-            Some(Level::Yellow),
-            "only auto is meant"
+            said("auto", &[]),
+            [
+                "red     no interface has an IPv4 address, not even lo; nothing is announced there; do: look at ip addr; after ip link set lo up at least this host hears"
+            ]
         );
-        assert_eq!(level("lo", &Interface::host()), None, "it is what was asked for");
-        assert_eq!(level("127.255.255.255", &[]), None);
-        assert_eq!(level("auto", &[]), Some(Level::Red));
-        assert_eq!(level("eth2", &Interface::host()), Some(Level::Red));
     }
 
     #[test]

@@ -262,7 +262,7 @@ fn each_interface_of_a_host_is_told() {
         "red     lo 127.0.0.1: a datagram to 127.255.255.255:6667 was sent, and nobody heard it",
     );
     host.ip("addr flush dev lo");
-    says(&look("auto"), "red     nothing is announced anywhere");
+    says(&look("auto"), "red     no interface has an IPv4 address, not even lo; nothing is announced there");
     says(
         &look("255.255.255.255"),
         "red     a datagram to 255.255.255.255:6667 cannot be sent: Network is unreachable",

@@ -89,6 +89,17 @@ fn every_lan_hears_without_a_default_route_as_they_come_and_go() {
 }
 
 #[test]
+fn two_lans_on_which_the_host_has_the_same_address_both_hear() {
+    let (Some(mut one), Some(mut two)) = (Lan::new(), Lan::new()) else { return };
+    let lans = &mut [(&mut one, "lan0", "192.0.2.101/24"), (&mut two, "lan1", "192.0.2.101/24")];
+    let Some(host) = Host::up(lans, "auto:PORT") else { return };
+    let hosts = [one.host(), two.host()];
+    let ears = hosts.each_ref().map(|listener| host.ear(listener));
+    host.patch();
+    assert_eq!(ears[0].hear(), ears[1].hear());
+}
+
+#[test]
 fn what_is_named_is_used_and_containers_networks_only_then() {
     let (Some(mut lan), Some(mut bridge)) = (Lan::new(), Lan::new()) else { return };
     let lans = &mut [(&mut lan, "lan0", "192.0.2.101/24"), (&mut bridge, "docker0", "198.51.100.101/24")];

@@ -3,6 +3,7 @@
 use crate::stack::{Builder, Running, Stack, expect, wait_until};
 use rollcall::status::{Email, Status};
 use rollcall::wire;
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, UdpSocket};
 use std::process::{Command, Stdio};
@@ -129,6 +130,21 @@ fn a_closed_pipe_is_a_quiet_end() {
     assert!(said.starts_with("rollcall-listen: received "), "{said}");
 }
 
+/// Nor is a full disk, or a reader who is gone, where the diagnostics go.
+#[test]
+fn nobody_has_to_read_what_it_says() {
+    let stack = Builder::new().stopped();
+    let mut command = stack.program("rollcall-listen");
+    command.args(["--port", &stack.broadcast_port.to_string(), "--timeout", "300ms"]);
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    assert_eq!(command.stderr(full).status().unwrap().code(), Some(0));
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(command.stderr(writer).status().unwrap().code(), Some(0));
+    let missing = File::options().write(true).open("/dev/full").unwrap();
+    assert_eq!(command.args(["--key", "no/such.pub"]).stderr(missing).status().unwrap().code(), Some(78));
+}
+
 #[test]
 fn time_and_count_end_it() {
     let stack = Builder::new().stopped();
@@ -144,7 +160,13 @@ fn time_and_count_end_it() {
     );
     listen(&["--timeout", "300ms", "--count", "2"], 1, "the time is over and 0 of 2 statuses came");
     listen(&["--count", "0"], 0, "printed 0");
+    listen(&["--count", "0", "--timeout", "500000000000years"], 0, "printed 0");
     listen(&["--count", "many"], 2, "many");
+    listen(
+        &["--state", "no/such/state", "--timeout", "300ms"],
+        78,
+        "cannot write the state file no/such/state",
+    );
     listen(&["--port", "66667"], 2, "66667");
     listen(&["--bind", "192.0.2.1"], 1, "cannot bind 192.0.2.1:");
 }

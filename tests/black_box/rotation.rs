@@ -119,16 +119,22 @@ fn who_believes_both_keys_hears_everything_over_the_switch() {
     assert!(!heard(&listener).contains(&old));
 }
 
-/// A script that is killed before its `at`-th rename. Was it?
+/// Rotates, killed before the `at`-th rename. Was it?
 fn killed(stack: &Stack, arguments: &[&str], at: u32) -> bool {
+    let mut command = stack.command(Path::new(ROOT).join("stack/rotate"));
+    command.args(arguments);
+    killed_at(stack, command, "mv", at)
+}
+
+/// A script that is killed before it runs `program` for the `at`-th time. Was it?
+fn killed_at(stack: &Stack, mut script: Command, program: &str, at: u32) -> bool {
     let folder = stack.state.join(format!("killer-{}", free_port()));
     fs::create_dir(&folder).unwrap();
-    let mv = "#!/bin/sh\necho >>\"$0.calls\"\nif [ \"$(wc -l <\"$0.calls\")\" = \"$AT\" ]; then kill -9 $PPID; else exec /bin/mv \"$@\"; fi\n";
-    fs::write(folder.join("mv"), mv).unwrap();
-    fs::set_permissions(folder.join("mv"), fs::Permissions::from_mode(0o755)).unwrap();
+    let shim = "#!/bin/sh\necho >>\"$0.calls\"\nif [ \"$(wc -l <\"$0.calls\")\" = \"$AT\" ]; then kill -9 $PPID; else exec \"/bin/${0##*/}\" \"$@\"; fi\n";
+    fs::write(folder.join(program), shim).unwrap();
+    fs::set_permissions(folder.join(program), fs::Permissions::from_mode(0o755)).unwrap();
     let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
-    let mut command = stack.command(Path::new(ROOT).join("stack/rotate"));
-    !command.args(arguments).env("PATH", path).env("AT", at.to_string()).output().unwrap().status.success()
+    !script.env("PATH", path).env("AT", at.to_string()).output().unwrap().status.success()
 }
 
 #[test]
@@ -167,6 +173,20 @@ fn killed_at_any_moment_each_step_goes_on_when_it_is_run_again() {
         }
     }
     assert_eq!((making, switching), (2, 3), "the renames of each step");
+}
+
+#[test]
+fn a_lost_key_never_leaves_the_public_half_of_another() {
+    let stack = Builder::new().stopped();
+    let init = || authority(&stack, &["init"]);
+    expect(&mut init(), 0, "");
+    for program in ["rm", "mv"] {
+        fs::remove_file(stack.certs.join("broadcast.key")).unwrap();
+        assert!(killed_at(&stack, init(), program, 1));
+        expect(&mut init(), 0, "");
+        let signer = Signer::load(&stack.certs.join("broadcast.key")).unwrap();
+        assert_eq!(*signer.public(), PublicKey::load(&stack.certs.join("broadcast.pub")).unwrap());
+    }
 }
 
 #[test]

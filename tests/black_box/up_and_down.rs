@@ -34,6 +34,20 @@ fn both_can_be_run_twice_and_status_tells() {
     assert_eq!(stack.row("valid_user@qt-test.com"), row);
 }
 
+/// The folder of the server's keys is the server's, and what it puts there must not lead root anywhere.
+#[test]
+fn a_link_in_the_servers_folder_is_not_followed() {
+    let stack = Stack::up();
+    let (key, elsewhere) = (stack.state.join("server/own/broadcast.key"), stack.state.join("elsewhere"));
+    std::fs::create_dir(&elsewhere).unwrap();
+    std::fs::remove_file(&key).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &key).unwrap();
+    let up = stack.script("stack/up");
+    assert!(up.status.success(), "{}", text(&up));
+    assert_eq!(std::fs::read_dir(elsewhere).unwrap().count(), 0);
+    assert!(std::fs::symlink_metadata(key).unwrap().is_file());
+}
+
 #[test]
 fn two_stacks_side_by_side_do_not_meet() {
     let (first, second) = (Stack::up(), Stack::up());
