@@ -2,8 +2,10 @@
 //!
 //! [`Judge`] is what it concludes, without a socket; `examples/heard.rs` shows both in another program.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, Write};
+use std::mem::{Discriminant, discriminant};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -75,6 +77,9 @@ pub struct Options {
 
 /// Prints what is announced until a signal, a closed pipe, the count or the timeout ends it.
 pub fn run(options: &Options) -> Result<(), Error> {
+    if options.state.is_some() && options.keys.is_empty() {
+        return Err(Error::NothingToRemember);
+    }
     let keys = options.keys.iter().map(|file| PublicKey::load(file));
     let policy = Policy {
         keys: keys.collect::<Result<_, _>>().map_err(Error::Key)?,
@@ -117,8 +122,9 @@ pub fn run(options: &Options) -> Result<(), Error> {
         out: io::stdout().lock(),
         page: Vec::with_capacity(2 * PAGE),
         printed: 0,
-        mentioned: None,
+        mentioned: HashMap::new(),
     };
+    note(format_args!("rollcall-listen: {}", listener.beginning()));
     let result = listener.receive(&interrupted).and(listener.flush());
     tell(&listener.judge.finish());
     let saved = listener.save();
@@ -165,7 +171,7 @@ struct Listener<'a> {
     /// What is yet to be written to `out`.
     page: Vec<u8>,
     printed: u64,
-    mentioned: Option<Instant>,
+    mentioned: HashMap<Option<Discriminant<Doubt>>, Instant>,
 }
 
 impl Listener<'_> {
@@ -254,16 +260,20 @@ impl Listener<'_> {
                 }
                 self.printed += 1;
             }
-            Verdict::Ignored(Ignored::Malformed(error)) => self.mention(source, &error),
-            Verdict::Ignored(Ignored::Refused(doubt)) => self.mention(source, &doubt),
+            Verdict::Ignored(Ignored::Malformed(error)) => self.mention(source, None, &error),
+            Verdict::Ignored(Ignored::Refused(doubt)) => self.mention(source, Some(doubt), &doubt),
             Verdict::Ignored(_) => {}
         }
     }
 
-    /// Says that something else is on the port, at most once a minute: others may share it rightly.
-    fn mention(&mut self, source: SocketAddr, what: &dyn fmt::Display) {
-        if self.mentioned.is_none_or(|last| last.elapsed() >= MENTION) {
-            self.mentioned = Some(Instant::now());
+    /// Says that something else is on the port, each kind at most once a minute: others may share it rightly,
+    /// and must not drown what matters.
+    fn mention(&mut self, source: SocketAddr, doubt: Option<Doubt>, what: &dyn fmt::Display) {
+        let kind = doubt.as_ref().map(discriminant);
+        let last = self.mentioned.insert(kind, Instant::now());
+        if let Some(last) = last.filter(|last| last.elapsed() < MENTION) {
+            self.mentioned.insert(kind, last);
+        } else {
             note(format_args!(
                 "rollcall-listen: ignored a datagram from {source}: {what} (said at most once a minute)"
             ));
@@ -285,6 +295,17 @@ impl Listener<'_> {
                 memory::save(file, &self.judge.memory()).map_err(Error::State)
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Where it listens, and whom it believes.
+    fn beginning(&self) -> String {
+        let Options { bind, port, .. } = self.options;
+        let place = SocketAddr::new(*bind, *port);
+        let keys: Vec<String> = self.judge.keys().map(PublicKey::to_string).collect();
+        match keys.is_empty() {
+            true => format!("listening on {place}, believes everybody: there is no --key"),
+            false => format!("listening on {place}, believes key {}", keys.join(", ")),
         }
     }
 
@@ -317,6 +338,7 @@ pub enum Error {
     Key(sign::Error),
     Privacy(privacy::Error),
     HalfOfPrivacy,
+    NothingToRemember,
     State(memory::Error),
     Signals(io::Error),
     Bind { address: SocketAddr, error: io::Error, holder: Option<String> },
@@ -334,6 +356,9 @@ impl fmt::Display for Error {
             Error::HalfOfPrivacy => {
                 f.write_str("--privacy-key and --people resolve pseudonyms together; one is missing")
             }
+            Error::NothingToRemember => {
+                f.write_str("--state remembers what was verified, and without a --key nothing is")
+            }
             Error::State(error) => write!(f, "{error}"),
             Error::Signals(error) => write!(f, "cannot listen for signals: {error}"),
             Error::Bind { address, error, holder } => {
@@ -348,7 +373,7 @@ impl fmt::Display for Error {
             }
             Error::Join(group, error) => write!(
                 f,
-                "cannot join {group}: {error}; name the interface as in 239.1.2.3%eth0, and for IPv6 use --bind ::"
+                "cannot join {group}: {error}; the interface is named as in 239.1.2.3%eth0, and IPv6 needs --bind ::"
             ),
             Error::Receive(error) => write!(f, "cannot receive: {error}"),
             Error::Output(error) => write!(f, "cannot write to standard output: {error}"),
@@ -370,7 +395,7 @@ impl std::error::Error for Error {
             | Error::Join(_, error)
             | Error::Receive(error)
             | Error::Output(error) => Some(error),
-            Error::HalfOfPrivacy | Error::TooFew { .. } => None,
+            Error::HalfOfPrivacy | Error::NothingToRemember | Error::TooFew { .. } => None,
         }
     }
 }
@@ -378,7 +403,7 @@ impl std::error::Error for Error {
 impl Fatal for Error {
     fn exit(&self) -> Exit {
         match self {
-            Error::HalfOfPrivacy => Exit::Usage,
+            Error::HalfOfPrivacy | Error::NothingToRemember => Exit::Usage,
             Error::Key(_) | Error::Privacy(_) | Error::State(_) => Exit::Config,
             _ => Exit::Failure,
         }

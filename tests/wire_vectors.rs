@@ -65,7 +65,7 @@ fn word(judge: &mut Judge, datagram: &[u8]) -> &'static str {
         Verdict::Ignored(Ignored::Duplicate) => "duplicate",
         Verdict::Ignored(Ignored::Replay) => "replayed",
         Verdict::Ignored(Ignored::Refused(Doubt::Unsigned)) => "unsigned",
-        Verdict::Ignored(Ignored::Refused(Doubt::UnknownKey)) => "unknown key",
+        Verdict::Ignored(Ignored::Refused(Doubt::UnknownKey(_))) => "unknown key",
         Verdict::Ignored(Ignored::Refused(Doubt::Forged)) => "forged",
         Verdict::Ignored(Ignored::Malformed(wire::Error::Trailer(_))) => "forged",
         Verdict::Ignored(Ignored::Malformed(_)) => "foreign",

@@ -158,7 +158,11 @@ impl FromStr for Destination {
             },
             None => (entry, None),
         };
-        let (host, port) = split_port(rest).ok_or_else(|| error(Problem::Port))?;
+        let (host, port) = split_port(rest).ok_or_else(|| match rest.rsplit_once('%') {
+            // The interface stands before the port.
+            Some((_, end)) if !end.contains(':') => error(Problem::Form),
+            _ => error(Problem::Port),
+        })?;
         let (name, interface) = match host.split_once('%') {
             Some((address, interface)) if is_name(interface) => (address, Some(interface.to_owned())),
             Some(_) => return Err(error(Problem::Form)),
@@ -169,10 +173,11 @@ impl FromStr for Destination {
             Ok(ip) if ip.is_unspecified() => Err(error(Problem::Unspecified)),
             Ok(ip) if ttl.is_some() && !ip.is_multicast() => Err(error(Problem::NotMulticast)),
             Ok(ip) if interface.is_some() && !takes_interface(&ip) => Err(error(Problem::NotScoped)),
+            Ok(IpAddr::V6(ip)) if interface.is_none() && is_link_local(&ip) => Err(error(Problem::Scope)),
             Ok(ip) => Ok(Destination::Address { ip, interface, port, ttl }),
             Err(_) if ttl.is_some() => Err(error(Problem::NotMulticast)),
             Err(_) if looks_like_ip || interface.is_some() || !is_name(name) => Err(error(Problem::Form)),
-            Err(_) if name == "auto" => Ok(Destination::Auto { port }),
+            Err(_) if name.eq_ignore_ascii_case("auto") => Ok(Destination::Auto { port }),
             Err(_) => Ok(Destination::Interface { name: name.to_owned(), port }),
         }
     }
@@ -194,6 +199,11 @@ fn split_port(text: &str) -> Option<(&str, u16)> {
     }
 }
 
+/// The same address on every link: it means nothing without one (RFC 4007, section 6).
+fn is_link_local(ip: &Ipv6Addr) -> bool {
+    ip.is_unicast_link_local() || ip.octets()[0] == 0xff && ip.octets()[1] & 0x0f == 2
+}
+
 /// Only these leave by an interface that the routing table does not choose.
 fn takes_interface(ip: &IpAddr) -> bool {
     ip.is_multicast() || matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
@@ -201,7 +211,7 @@ fn takes_interface(ip: &IpAddr) -> bool {
 
 fn is_name(name: &str) -> bool {
     (1..=LONGEST_NAME).contains(&name.len())
-        && name.chars().all(|c| c.is_ascii_graphic() && !"/:%[]".contains(c))
+        && name.chars().all(|c| c.is_ascii_graphic() && !"/:;%[]".contains(c))
 }
 
 /// For the log: `255.255.255.255:6667 by eth0 (192.0.2.10)`, or the address alone.
@@ -241,6 +251,7 @@ enum Problem {
     Unspecified,
     NotMulticast,
     NotScoped,
+    Scope,
 }
 
 impl fmt::Display for ParseError {
@@ -255,6 +266,7 @@ impl fmt::Display for ParseError {
             Problem::Ttl => "the TTL after the slash is a number from 1 to 255",
             Problem::Unspecified => "this address is nobody's",
             Problem::NotMulticast => "a TTL is for multicast addresses",
+            Problem::Scope => "this address is on every link: name the interface, as in [ff02::6667%eth0]:6667",
             Problem::NotScoped => {
                 "%INTERFACE is for multicast and link-local IPv6 addresses; for everybody on the network of an \
                  interface, write its name alone"
@@ -286,7 +298,8 @@ mod tests {
             ("192.0.2.255", address("192.0.2.255", None, 6667, None)),
             ("239.1.2.3", address("239.1.2.3", None, 6667, None)),
             ("239.1.2.3%eth0:7000/4", address("239.1.2.3", Some("eth0"), 7000, Some(4))),
-            ("ff02::1", address("ff02::1", None, 6667, None)),
+            ("AUTO", Destination::Auto { port: 6667 }),
+            ("ff05::1", address("ff05::1", None, 6667, None)),
             ("ff05::1%eth1/255", address("ff05::1", Some("eth1"), 6667, Some(255))),
             ("[ff02::1%eth0]:7000", address("ff02::1", Some("eth0"), 7000, None)),
             ("[fe80::1%eth0]", address("fe80::1", Some("eth0"), 6667, None)),
@@ -308,6 +321,10 @@ mod tests {
             ("eth0%eth1", "write auto"),
             ("239.1.2.3%", "write auto"),
             ("an interface", "write auto"),
+            ("auto;eth0", "write auto"),
+            ("239.1.2.3:6667%eth0", "write auto"),
+            ("ff02::1", "this address is on every link"),
+            ("[fe80::1]:6667", "this address is on every link"),
             ("sixteen-letters-", "write auto"),
             ("eth0:0", "the port is"),
             ("127.0.0.1:66667", "the port is"),

@@ -20,7 +20,8 @@ impl Group {
         let index = match &self.interface {
             None => None,
             Some(name) => {
-                let text = fs::read_to_string(format!("/sys/class/net/{name}/ifindex"))?;
+                let text = fs::read_to_string(format!("/sys/class/net/{name}/ifindex"));
+                let text = text.map_err(|_| io::Error::other(format!("there is no interface {name}")))?;
                 Some(text.trim_end().parse().map_err(io::Error::other)?)
             }
         };

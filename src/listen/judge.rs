@@ -9,7 +9,7 @@ use super::roots::Roots;
 use super::window::{Place, WINDOW, Window};
 use crate::sign::PublicKey;
 use crate::status::Status;
-use crate::wire::{self, Datagram, Kind, Verified};
+use crate::wire::{self, Datagram, KeyId, Kind, Verified};
 
 /// How long a number may be late before it is reported as missing.
 const GRACE: Duration = Duration::from_secs(1);
@@ -52,7 +52,7 @@ pub enum Doubt {
     /// Signed, and we have no key at all.
     NoKey,
     /// Signed, so it says, with a key that we do not have.
-    UnknownKey,
+    UnknownKey(KeyId),
     /// Says that it is signed with a key of ours, and is not.
     Forged,
 }
@@ -62,7 +62,9 @@ impl fmt::Display for Doubt {
         f.write_str(match self {
             Doubt::Unsigned => "not signed",
             Doubt::NoKey => "signed, but there is no --key to verify it with",
-            Doubt::UnknownKey => "signed with a key that is not ours",
+            Doubt::UnknownKey(id) => {
+                return write!(f, "signed with key {:08x}, which is not ours", u32::from_be_bytes(*id));
+            }
             Doubt::Forged => "the signature is forged",
         })
     }
@@ -204,6 +206,11 @@ impl Judge {
         }
     }
 
+    /// Whom it believes.
+    pub fn keys(&self) -> impl Iterator<Item = &PublicKey> {
+        self.tracks.iter().map(|track| &track.key)
+    }
+
     /// Judges one datagram. What does not verify changes nothing but the counters.
     pub fn judge(&mut self, datagram: &[u8], now_ns: u64) -> Verdict {
         self.counters.received += 1;
@@ -237,7 +244,7 @@ impl Judge {
                     }
                     (Err(status), None) => {
                         self.counters.unknown_key += 1;
-                        self.doubt(datagram, status, Doubt::UnknownKey, now_ns)
+                        self.doubt(datagram, status, Doubt::UnknownKey(id), now_ns)
                     }
                 }
             }

@@ -110,8 +110,10 @@ Client Port  : 62453
 
     #[test]
     fn what_is_doubted_is_marked_inside_the_block() {
-        let block = shown(|page, source| block(page, source, &status(), None, Some(Doubt::UnknownKey)));
-        let end = "Client Port  : 62453\nUnverified   : signed with a key that is not ours\n-----";
+        let block = shown(|page, source| {
+            block(page, source, &status(), None, Some(Doubt::UnknownKey([2, 0x98, 0xa8, 0xe8])))
+        });
+        let end = "Client Port  : 62453\nUnverified   : signed with key 0298a8e8, which is not ours\n-----";
         assert!(block.contains(end), "{block}");
     }
 

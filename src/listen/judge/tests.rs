@@ -48,7 +48,7 @@ fn word(judge: &mut Judge, datagram: &[u8]) -> &'static str {
         Verdict::Unverified(_, doubt) => match doubt {
             Doubt::Unsigned => "shown: unsigned",
             Doubt::NoKey => "shown: no key",
-            Doubt::UnknownKey => "shown: unknown key",
+            Doubt::UnknownKey(_) => "shown: unknown key",
             Doubt::Forged => "shown: forged",
         },
         Verdict::Ignored(ignored) => match ignored {
@@ -57,7 +57,7 @@ fn word(judge: &mut Judge, datagram: &[u8]) -> &'static str {
             Ignored::TooOld => "too old",
             Ignored::OtherKind => "other kind",
             Ignored::Refused(Doubt::Unsigned) => "unsigned",
-            Ignored::Refused(Doubt::UnknownKey) => "unknown key",
+            Ignored::Refused(Doubt::UnknownKey(_)) => "unknown key",
             Ignored::Refused(_) => "forged",
             Ignored::Repeated => "repeated",
             Ignored::Malformed(wire::Error::Trailer(_)) => "broken",
