@@ -86,12 +86,12 @@ certs *args: build
 renew name: build
     @stack/renew "$1"
 
-# the same for the server's, with a reload
+# the same for the server's, with a reload; NAME is a further name or address that clients call it by
 [group('certificates')]
-renew-server:
-    @stack/renew --server
+renew-server *names:
+    @stack/renew --server "$@"
 
-# refuse certificates from the next request on: just revoke EMAIL|SERIAL…
+# refuse certificates from the next request on: just revoke EMAIL|NAME|SERIAL…
 [group('certificates')]
 revoke +names: build
     @stack/revoke "$@"

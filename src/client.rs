@@ -328,6 +328,11 @@ impl fmt::Display for Error {
             Error::Connect { host, port, error } => {
                 write!(f, "cannot reach {host} port {port}: {error}; is the server up (`just status`)?")
             }
+            // rustls says it in one word.
+            Error::Handshake(error) if error.to_string().contains("NotValidForName") => f.write_str(
+                "no TLS with the server: its certificate is not for the name in the URL; \
+                 just renew-server NAME, on its host, makes one that is",
+            ),
             Error::Handshake(error) => {
                 write!(
                     f,

@@ -100,7 +100,7 @@ fn a_server_that_is_not_ours_or_not_there() {
     expect(
         stack.client(&client).args(["--url", &url]),
         76,
-        "no TLS with the server: invalid peer certificate",
+        "no TLS with the server: its certificate is not for the name in the URL",
     );
     // Not TLS at all.
     let plain = TcpListener::bind("127.0.0.1:0").unwrap();

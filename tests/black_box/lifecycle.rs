@@ -95,7 +95,7 @@ fn enrolling_is_one_command_and_safe_to_repeat() {
         script(&stack, "enrol", &["Alice@example.com"], 0, "");
     }
     script(&stack, "enrol", &["alice@example.com", "--name", "phone", "--p12"], 0, "noted");
-    expect(&mut stack.client(&stack.pair("Alice@example.com")), 0, "Success!");
+    expect(&mut stack.client(&stack.pair("alice@example.com")), 0, "Success!");
     expect(&mut stack.client(&stack.pair("phone")), 0, "Success!");
     assert_eq!(stack.sql("select count(*) from certificates where email = 'alice@example.com'"), "2");
     let mut command = stack.command("openssl");
@@ -225,6 +225,36 @@ fn the_servers_certificate_is_renewed_without_a_lost_beat() {
     let beats = client.out().matches("Success!").count();
     wait_until("it goes on", || client.out().matches("Success!").count() > beats + 10);
     assert_eq!(client.err(), "");
+}
+
+#[test]
+fn the_server_gets_the_names_that_clients_call_it_by_and_keeps_them() {
+    let stack = Stack::up();
+    let call = || {
+        let mut command = stack.client(&stack.pair("client"));
+        command.args(["--url", &format!("https://127.0.0.2:{}", stack.https_port)]);
+        command
+    };
+    expect(&mut call(), 76, "its certificate is not for the name in the URL");
+    script(&stack, "renew", &["--server", "127.0.0.2", "rollcall.example.com"], 0, "renewed server.crt");
+    // For a moment nginx's old workers still answer with the old one.
+    wait_until("nginx has it", || call().status().unwrap().success());
+    script(&stack, "renew", &["--server"], 0, "renewed server.crt");
+    let mut openssl = stack.command("openssl");
+    openssl.args(["x509", "-noout", "-ext", "subjectAltName", "-in"]).arg(stack.certs.join("server.crt"));
+    expect(&mut openssl, 0, "DNS:rollcall.example.com, ");
+    script(&stack, "renew", &["--server", "two words"], 1, "not a host's name or address: two words");
+}
+
+#[test]
+fn one_device_is_revoked_by_the_name_of_its_files() {
+    let stack = Stack::up();
+    script(&stack, "enrol", &["Alice@Example.com"], 0, "alice@example.com enrolled");
+    script(&stack, "enrol", &["alice@example.com", "--name", "phone"], 0, "was enrolled already");
+    script(&stack, "revoke", &["phone"], 0, "revoked");
+    expect(&mut stack.client(&stack.pair("phone")), 77, "refused");
+    expect(&mut stack.client(&stack.pair("alice@example.com")), 0, "Success!");
+    script(&stack, "revoke", &["tablet"], 1, "not a serial number in hex: \"tablet\"");
 }
 
 #[test]
