@@ -1,6 +1,6 @@
 //! Rollcall inside another program: who is here, by the word of a server that we know.
 //!
-//!     cargo run --example heard -- certs/broadcast.pub
+//!     cargo run --example heard -- certs/broadcast.pub [PORT]
 //!
 //! [`listen::bind`] shares the port with every other listener; [`listen::Judge`] says what is new. The
 //! program decides what it does with that: this one keeps the last sighting of everybody.
@@ -14,7 +14,14 @@ use std::time::{Instant, SystemTime};
 use rollcall::listen::{self, Judge, Policy, Verdict};
 use rollcall::sign::PublicKey;
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() {
+    if let Err(error) = hear() {
+        eprintln!("heard: {error}");
+        std::process::exit(1);
+    }
+}
+
+fn hear() -> Result<(), Box<dyn Error>> {
     let file = std::env::args().nth(1).ok_or("which key? heard KEY.pub [PORT]")?;
     let port = std::env::args().nth(2).map_or(Ok(6667), |port| port.parse())?;
     let policy = Policy { keys: vec![PublicKey::load(Path::new(&file))?], ..Policy::default() };

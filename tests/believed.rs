@@ -122,6 +122,12 @@ fn a_restart_forgets_nothing() {
     assert!(said.contains("new 2, duplicate 2, replayed 0"), "{said}");
     assert!(said.contains("2 announcements of key "), "{said}");
 
+    // What cannot be written is known at the start, and not after what it should have remembered.
+    let nowhere = scene.listen(&["--key", &scene.keys.file("one.pub"), "--state", "no/such/state"]);
+    let (_, said, exit) = nowhere.ended();
+    assert!(said.starts_with("rollcall-listen: cannot write the state file no/such/state: "), "{said}");
+    assert_eq!(exit, 78);
+
     fs::write(scene.keys.file("state"), "nonsense").unwrap();
     let (_, said, exit) = scene.listen(arguments).ended();
     assert_eq!(exit, 78);

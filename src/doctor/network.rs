@@ -184,9 +184,8 @@ fn unused(
                 format!("{why}; the server takes it within 2 seconds of a change")
             }
             Some(why) => why.to_string(),
-            None => {
-                "ROLLCALL_BROADCAST names others; the routing table may choose it for an address".to_owned()
-            }
+            None => "ROLLCALL_BROADCAST does not name it; an address leaves as ip route get ADDRESS says"
+                .to_owned(),
         };
         match reasons.iter_mut().find(|(known, _)| *known == reason) {
             Some((_, names)) => names.push(&interface.name),
@@ -228,7 +227,7 @@ mod tests {
             ]
         );
         let others =
-            "not used: ROLLCALL_BROADCAST names others; the routing table may choose it for an address";
+            "not used: ROLLCALL_BROADCAST does not name it; an address leaves as ip route get ADDRESS says";
         assert_eq!(
             said("docker0,eth2,eth9", &Interface::host()),
             [

@@ -61,7 +61,7 @@ fn of_holders(
         None if names.is_empty() => Finding::green(format!("{what}: nobody else holds it")),
         None => Finding::green(format!("{what}: shared with {names}")),
         Some(error) if error.kind() == io::ErrorKind::AddrInUse => Finding::red(
-            format!("{what}: held without sharing, so that no listener hears here, by {names}"),
+            format!("{what}: held without sharing, so that rollcall-listen cannot take it, by {names}"),
             "stop it, or announce to another port (ROLLCALL_BROADCAST=auto:PORT, just listen --port PORT)",
         ),
         Some(error) => Finding::yellow(
@@ -79,16 +79,16 @@ fn granted() -> io::Result<usize> {
 
 fn of_buffer(granted: usize) -> Finding {
     // The kernel takes twice what is asked for, to have room for its own bookkeeping, and tells that (socket(7)).
-    let wanted = 2 * listen::RECEIVE_BUFFER;
-    let room = format!("about {} small datagrams", granted / SMALL_DATAGRAM);
+    let room = format!("room for about {} small datagrams", granted / SMALL_DATAGRAM);
+    let (granted, wanted) = (granted / 2, listen::RECEIVE_BUFFER);
     if granted >= wanted {
-        return Finding::green(format!("the receive buffer of a listener here: {granted} bytes, {room}"));
+        return Finding::green(format!("the receive buffer of a listener here has {granted} bytes, {room}"));
     }
     let setting = format!("net.core.rmem_max={}", listen::RECEIVE_BUFFER);
     Finding::yellow(
         format!(
-            "the receive buffer of a listener here: {granted} bytes of the {wanted} asked for, {room}; \
-             what comes at once beyond that is lost"
+            "the receive buffer of a listener here has {granted} bytes, of {wanted} that it asks for: {room}, \
+             and what comes at once beyond that is lost"
         ),
         format!(
             "sysctl -w {setting} as root; to make it last, echo {setting} >/etc/sysctl.d/90-rollcall.conf"
@@ -133,7 +133,7 @@ mod tests {
         let finding = of_buffer(425_984);
         assert_eq!(finding.level, Level::Yellow);
         assert!(
-            finding.what.contains("425984 bytes of the 16777216 asked for, about 532 small"),
+            finding.what.contains("212992 bytes, of 8388608 that it asks for: room for about 532 small"),
             "{finding:?}"
         );
         let advice = finding.advice.unwrap();

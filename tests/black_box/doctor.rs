@@ -65,10 +65,11 @@ fn a_stack_that_is_well_is_green_and_is_not_disturbed() {
     let granted = if most < 8 << 20 { "yellow" } else { "green" };
     says(
         &lines,
-        &format!("{granted:<8}the receive buffer of a listener here: {} bytes", 2 * most.min(8 << 20)),
+        &format!("{granted:<8}the receive buffer of a listener here has {} bytes", most.min(8 << 20)),
     );
     let yellow = usize::from(granted == "yellow");
-    assert_eq!(lines.last().unwrap(), &format!("{} green, {yellow} yellow, 0 red", lines.len() - 1 - yellow));
+    let counts = format!("{} green, {yellow} yellow, 0 red; ", lines.len() - 1 - yellow);
+    assert!(lines.last().unwrap().starts_with(&counts), "{lines:#?}");
     assert_eq!(exit, 0);
 
     // Everything goes on, and the listener took the doctor's datagrams for somebody else's.
@@ -259,7 +260,7 @@ fn each_interface_of_a_host_is_told() {
     host.ip("link set lo down");
     says(
         &look("auto"),
-        "red     lo 127.0.0.1: a datagram to 127.255.255.255:6667 was sent, and nobody heard it",
+        "red     lo 127.0.0.1: a datagram to 127.255.255.255:6667 cannot be sent: Network is unreachable",
     );
     host.ip("addr flush dev lo");
     says(&look("auto"), "red     no interface has an IPv4 address, not even lo; nothing is announced there");
