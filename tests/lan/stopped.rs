@@ -23,8 +23,10 @@ fn what_was_said_while_it_was_away_is_reported_once() {
     let newest = announcer.announce(&statuses(["c"]));
     voice.say(&newest);
     assert_eq!(listener.next()["sequence"], "3003");
-    let reported = listener.said.recv_timeout(PATIENCE).unwrap();
     let key = keys.signer("one").public().to_string();
+    let begin = listener.said.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(begin, format!("rollcall-listen: listening on 0.0.0.0:6667, believes key {key}"));
+    let reported = listener.said.recv_timeout(PATIENCE).unwrap();
     assert_eq!(gaps(&reported), [(3000, &*key)]);
     voice.say(&newest);
     has_read(&home, 4);
