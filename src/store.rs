@@ -70,8 +70,6 @@ impl Store {
         let pool = PgPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(deadline)
-            // A dead connection shows at its first statement; asking before each one costs a round trip.
-            .test_before_acquire(false)
             .connect_lazy_with(options);
         Ok(Self { pool, deadline })
     }
@@ -265,6 +263,18 @@ impl Error {
         match error {
             sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
             sqlx::Error::Database(error) => error.code().is_some_and(is_transient_sqlstate),
+            _ => false,
+        }
+    }
+
+    /// Did the connection end, so that another one may do?
+    fn is_lost(&self) -> bool {
+        match self {
+            Error::Database(sqlx::Error::Io(_)) => true,
+            // The last word of a backend that is told to go: admin shutdown, crash, idle session timeout.
+            Error::Database(sqlx::Error::Database(error)) => {
+                error.code().is_some_and(|code| code.starts_with("57P"))
+            }
             _ => false,
         }
     }

@@ -95,7 +95,7 @@ select users.email is not null, users.disabled_at is not null, certificates.revo
 /// costs more than the statement, and the pool would take turns with its connections.
 pub struct Recorder {
     store: Store,
-    connection: Option<PoolConnection<Postgres>>,
+    connection: Connection,
 }
 
 impl Recorder {
@@ -104,46 +104,75 @@ impl Recorder {
     }
 
     /// Records the sightings, each email once and in their order, in one commit. An error means that none
-    /// of them was.
+    /// of them is known to be: the database may have been cut off after the commit.
     pub async fn record(&mut self, sightings: &[&Sighting]) -> Result<Recorded, Error> {
         debug_assert!(sightings.is_sorted_by(|a, b| a.status.email < b.status.email));
         let Self { store, connection } = self;
+        let mut recorded = None;
         let recording = async {
-            let connection = match connection {
-                Some(connection) => connection,
-                None => connection.insert(store.pool.acquire().await?),
-            };
-            record_over(connection, sightings).await
+            let kept = connection.is_some();
+            let mut rows = write(open(connection, store).await?, sightings).await;
+            if kept && rows.as_ref().is_err_and(Error::is_lost) {
+                // It ended while nobody beat: no reason to refuse the first who does. What was written
+                // already is written again, and is the same.
+                close(connection);
+                rows = write(open(connection, store).await?, sightings).await;
+            }
+            let recorded = recorded.insert(Recorded::read(&rows?, sightings)?);
+            if recorded.committed.len() < sightings.len() {
+                judge(open(connection, store).await?, sightings, &mut recorded.verdicts).await?;
+            }
+            Ok(())
         };
         let done = store.within_deadline(recording).await;
         if done.is_err() {
             // An answer may still come over it, or never: nobody may use or wait for it again.
-            drop(self.connection.take().map(PoolConnection::detach));
+            close(connection);
         }
-        done
+        match (recorded, done) {
+            (Some(recorded), Ok(())) => Ok(recorded),
+            // The commit stands; those whose refusal could not be explained try again.
+            (Some(recorded), Err(error)) => {
+                log::warn!("cannot ask why some were not recorded: {error}");
+                Ok(recorded)
+            }
+            (None, done) => Err(done.expect_err("without an error there is a record")),
+        }
     }
 }
 
-async fn record_over(connection: &mut PgConnection, sightings: &[&Sighting]) -> Result<Recorded, Error> {
-    let rows = match run(connection, RECORD, sightings).await {
+type Connection = Option<PoolConnection<Postgres>>;
+
+async fn open<'a>(connection: &'a mut Connection, store: &Store) -> Result<&'a mut PgConnection, Error> {
+    if connection.is_none() {
+        *connection = Some(store.pool.acquire().await?);
+    }
+    Ok(connection.as_mut().expect("there is one now"))
+}
+
+fn close(connection: &mut Connection) {
+    drop(connection.take().map(PoolConnection::detach));
+}
+
+impl Recorded {
+    fn read(rows: &[PgRow], sightings: &[&Sighting]) -> Result<Self, Error> {
+        let mut verdicts = vec![Verdict::Locked; sightings.len()];
+        let mut committed = Vec::with_capacity(rows.len());
+        for row in rows {
+            let i = row.try_get::<i64, _>(0)? as usize - 1;
+            let last_seen_ns = row.try_get::<i64, _>(1)? as u64;
+            verdicts[i] = Verdict::Committed;
+            committed.push(Status { last_seen_ns, ..sightings[i].status.clone() });
+        }
+        Ok(Self { committed, verdicts })
+    }
+}
+
+async fn write(connection: &mut PgConnection, sightings: &[&Sighting]) -> Result<Vec<PgRow>, Error> {
+    match run(connection, RECORD, sightings).await {
         Err(error) if error.is_locked() => run(connection, RECORD_UNLOCKED, sightings).await,
         done => done,
-    }?;
-    let mut verdicts = vec![Verdict::Locked; sightings.len()];
-    let mut committed = Vec::with_capacity(rows.len());
-    for row in &rows {
-        let i = row.try_get::<i64, _>(0)? as usize - 1;
-        let last_seen_ns = row.try_get::<i64, _>(1)? as u64;
-        verdicts[i] = Verdict::Committed;
-        committed.push(Status { last_seen_ns, ..sightings[i].status.clone() });
     }
-    if committed.len() < sightings.len()
-        && let Err(error) = judge(connection, sightings, &mut verdicts).await
-    {
-        // The commit stands; those whose refusal could not be explained try again.
-        log::warn!("cannot ask why some were not recorded: {error}");
-    }
-    Ok(Recorded { committed, verdicts })
 }
 
 async fn run(

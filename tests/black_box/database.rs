@@ -8,17 +8,17 @@ use std::time::Instant;
 const AWAY: &str = "not now, says rollcall-server (503 Service Unavailable): \
                     the database is unreachable or too slow; nothing was announced, try again";
 
-fn signal(name: &str, pids: &[u32]) {
+pub fn signal(name: &str, pids: &[u32]) {
     let pids = pids.iter().map(u32::to_string);
     assert!(Command::new("kill").args(["-s", name]).args(pids).status().unwrap().success());
 }
 
-/// The postmaster and every process that it started.
-fn cluster(stack: &Stack) -> Vec<u32> {
-    let postmaster = stack.pid("postgres/data/postmaster.pid");
-    let children = Command::new("pgrep").args(["-P", &postmaster.to_string()]).output().unwrap();
-    let children = String::from_utf8(children.stdout).unwrap();
-    std::iter::once(postmaster).chain(children.lines().map(|pid| pid.parse().unwrap())).collect()
+/// What the postmaster started, as far as the title, which names the user, matches.
+pub fn processes(stack: &Stack, title: &str) -> Vec<u32> {
+    let postmaster = stack.pid("postgres/data/postmaster.pid").to_string();
+    let found = Command::new("pgrep").args(["-P", &postmaster, "-f", title]).output().unwrap();
+    let found = String::from_utf8(found.stdout).unwrap();
+    found.lines().map(|pid| pid.parse().unwrap()).collect()
 }
 
 #[test]
@@ -67,7 +67,8 @@ fn frozen_and_back() {
     expect(&mut stack.client(&client), 0, "Success!");
     let ear = stack.ear();
 
-    let frozen = cluster(&stack);
+    let mut frozen = vec![stack.pid("postgres/data/postmaster.pid")];
+    frozen.extend(processes(&stack, ""));
     signal("STOP", &frozen);
     let start = Instant::now();
     expect(&mut stack.client(&client), 75, AWAY);
@@ -80,6 +81,20 @@ fn frozen_and_back() {
     // A statement that was on its way when it froze may have been committed; it was not acknowledged.
     ear.hear();
     ear.hears_nothing();
+}
+
+#[test]
+fn connections_that_ended_while_nobody_asked() {
+    let stack = Stack::up();
+    let client = stack.pair("client");
+    expect(&mut stack.client(&client), 0, "Success!");
+    let backends = processes(&stack, "rollcall_server");
+    assert!(!backends.is_empty());
+    signal("TERM", &backends);
+    wait_until("they are gone", || processes(&stack, "rollcall_server").is_empty());
+    // The client tries once: whoever comes first pays for nothing.
+    expect(&mut stack.client(&client), 0, "Success!");
+    assert!(!stack.log("server/log").contains("the database fails"), "{}", stack.log("server/log"));
 }
 
 #[test]

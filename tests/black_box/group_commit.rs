@@ -1,5 +1,6 @@
 //! Group commit: many in one, and nobody's answer is anybody else's.
 
+use crate::database::{processes, signal};
 use crate::stack::{Builder, PATIENCE, Running, Stack, wait_until};
 use async_std::task::block_on;
 use rollcall::certificate::{Certificate, Sighting};
@@ -8,7 +9,8 @@ use rollcall::store::{PLANNER, RECORD, Recorder, Store, Verdict};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
+use std::time::Duration;
 
 fn recorder(stack: &Stack) -> Recorder {
     Recorder::new(Store::open(&stack.database_url(), PATIENCE, 1).unwrap())
@@ -89,6 +91,26 @@ fn a_locked_row_holds_up_only_itself() {
     wait_until("the lock is gone", || {
         block_on(recorder.record(&batch)).unwrap().verdicts == [Verdict::Committed; 3]
     });
+}
+
+#[test]
+fn what_is_committed_stands_whatever_comes_after_it() {
+    let stack = Stack::up();
+    members(&stack, 2);
+    stack.sql("update users set disabled_at = now() where email = 'm1@example.com'");
+    // From the first commit on, its session reads a table of users that takes a minute.
+    stack.sql(
+        "create schema slow; create view slow.users as select users.* from public.users, pg_sleep(60);
+         create function then_slow() returns trigger language plpgsql as $$
+           begin perform set_config('search_path', 'slow, public', false); return new; end $$;
+         create trigger then_slow before update on users for each row execute function then_slow()",
+    );
+    let store = Store::open(&stack.database_url(), Duration::from_secs(5), 1).unwrap();
+    let batch = [sighting("m0@example.com", 20, 1, "01"), sighting("m1@example.com", 20, 2, "02")];
+    let recorded = block_on(Recorder::new(store).record(&batch.iter().collect::<Vec<_>>())).unwrap();
+    assert_eq!(recorded.committed, [batch[0].status.clone()]);
+    assert_eq!(recorded.verdicts, [Verdict::Committed, Verdict::Locked]);
+    assert_eq!(stack.row("m0@example.com"), "20|192.0.2.1|1");
 }
 
 #[test]
@@ -198,24 +220,16 @@ fn requests_that_arrive_together_are_committed_together() {
         stream
     };
     // While the database stands still, requests collect; one of them hangs up.
-    let postmaster = stack.pid("postgres/data/postmaster.pid");
-    let backends = Command::new("pgrep")
-        .args(["-P", &postmaster.to_string(), "-f", "rollcall_server"])
-        .output()
-        .unwrap();
-    let backends = String::from_utf8(backends.stdout).unwrap();
-    let signal = |name: &str| {
-        assert!(Command::new("kill").args(["-s", name]).args(backends.lines()).status().unwrap().success());
-    };
+    let backends = processes(&stack, "rollcall_server");
     let ear = stack.ear();
-    signal("STOP");
+    signal("STOP", &backends);
     let mut streams: Vec<_> = (0..200).map(|i| connect(&format!("m{i}@example.com"), 1000 + i)).collect();
     // One person three times at once: each is answered.
     streams.extend([connect("m5@example.com", 2001), connect("m5@example.com", 2002)]);
     drop(connect("m200@example.com", 999));
     let mut stranger = connect("stranger@example.com", 1);
     std::thread::sleep(std::time::Duration::from_millis(500));
-    signal("CONT");
+    signal("CONT", &backends);
     let answer = |stream: &mut TcpStream| {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
