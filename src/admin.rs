@@ -8,6 +8,7 @@ use async_std::task;
 
 use crate::certificate::{self, Certificate, Serial};
 use crate::cli::{Exit, Fatal, SettingError, setting};
+use crate::clock::seconds;
 use crate::status::{Email, EmailError};
 use crate::store::{self, Known, Store, User};
 
@@ -170,10 +171,6 @@ fn list_certificates<'a>(certificates: impl Iterator<Item = &'a Known>, json: bo
         })?;
     }
     Ok(())
-}
-
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 fn time(ns: u64) -> String {

@@ -6,12 +6,11 @@
 //! [`Repetition::due`]. One lock, so that the order on the wire is the order of the numbers.
 
 use std::fmt;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::replace::replace;
+use crate::file;
 use crate::sign::Signer;
 use crate::status::Status;
 use crate::wire::{self, Batch, KeyId, Kind};
@@ -102,27 +101,27 @@ fn after(age: Duration) -> Duration {
 }
 
 /// The epoch of a server that starts now: its time, or one more than the last epoch when the clock
-/// stepped back since. `file` remembers, and is on the disk before this returns.
-pub fn next_epoch(file: &Path, now_ns: u64) -> Result<u64, EpochError> {
-    let error = |problem| EpochError { file: file.to_owned(), problem };
-    let last = match fs::read_to_string(file) {
+/// stepped back since. The file remembers, and is on the disk before this returns.
+pub fn next_epoch(path: &Path, now_ns: u64) -> Result<u64, EpochError> {
+    let error = |problem| EpochError { path: path.to_owned(), problem };
+    let last = match file::read(path) {
         Ok(text) => {
-            let number = text.strip_suffix('\n').and_then(|number| number.parse().ok());
+            let number = str::from_utf8(&text).ok().and_then(|text| text.strip_suffix('\n')?.parse().ok());
             number.ok_or_else(|| error(EpochProblem::Damaged))?
         }
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => 0,
-        Err(cause) if cause.kind() == io::ErrorKind::InvalidData => return Err(error(EpochProblem::Damaged)),
         Err(cause) => return Err(error(EpochProblem::Read(cause))),
     };
     let epoch = u64::max(now_ns, u64::checked_add(last, 1).ok_or_else(|| error(EpochProblem::Damaged))?);
-    replace(file, format!("{epoch}\n").as_bytes()).map_err(|cause| error(EpochProblem::Write(cause)))?;
+    file::replace(path, format!("{epoch}\n").as_bytes())
+        .map_err(|cause| error(EpochProblem::Write(cause)))?;
     Ok(epoch)
 }
 
 /// The file of the last epoch cannot be used.
 #[derive(Debug)]
 pub struct EpochError {
-    file: PathBuf,
+    path: PathBuf,
     problem: EpochProblem,
 }
 
@@ -135,7 +134,7 @@ enum EpochProblem {
 
 impl fmt::Display for EpochError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let file = self.file.display();
+        let file = self.path.display();
         match &self.problem {
             EpochProblem::Read(error) => write!(f, "cannot read the last epoch, {file}: {error}"),
             EpochProblem::Write(error) => write!(f, "cannot write the epoch, {file}: {error}"),
@@ -163,6 +162,7 @@ mod tests {
     use crate::sign::Signer;
     use crate::status::Email;
     use crate::wire::{Datagram, Verified};
+    use std::fs;
 
     fn announcer(epoch: u64) -> Announcer {
         let key = "-----BEGIN PRIVATE KEY-----\n\

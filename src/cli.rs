@@ -34,19 +34,21 @@ pub fn arguments<T: argh::FromArgs>(program: &str) -> T {
         std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     if let ["--version" | "-V"] = arguments[..] {
-        println!("{program} {}", env!("CARGO_PKG_VERSION"));
-        std::process::exit(0);
+        asked(format_args!("{program} {}", env!("CARGO_PKG_VERSION")));
     }
     T::from_args(&[program], &arguments).unwrap_or_else(|early| match early.status {
-        Ok(()) => {
-            println!("{}", early.output);
-            std::process::exit(0);
-        }
+        Ok(()) => asked(early.output),
         Err(()) => {
             note(format_args!("{program}: {}\nRun {program} --help for more.", early.output.trim_end()));
             std::process::exit(Exit::Usage as i32);
         }
     })
+}
+
+/// Prints what was asked for and exits. `println!` would panic where nobody reads.
+fn asked(text: impl Display) -> ! {
+    let written = writeln!(io::stdout(), "{text}");
+    std::process::exit(if written.is_ok() { 0 } else { Exit::Failure as i32 });
 }
 
 /// One line on standard error. Its reader may be gone or its disk full, which would make `eprintln!` panic:

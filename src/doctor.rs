@@ -7,14 +7,12 @@ use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::broadcast::destination::Destination;
 use crate::cli::{Exit, Fatal, setting};
-use crate::privacy::Privacy;
-use crate::server::{self, Address, Options};
+use crate::server::{self, Options};
 use crate::store::Store;
 
 mod container;
@@ -29,7 +27,7 @@ mod validity;
 /// Longest wait for a check, counted from the start of all. Each is done earlier unless something hangs that
 /// it cannot give up by itself, such as a file on a disk that does not answer.
 const LIMIT: Duration = Duration::from_secs(5);
-/// The database gets no longer than this, even if the server is patient.
+/// The database gets no longer than this for an answer, even if the server is patient.
 const DEADLINE: Duration = Duration::from_secs(2);
 
 /// Where what was found begins in a line.
@@ -42,7 +40,7 @@ const CHECKS: [(&str, Check); 4] = [
     ("the network", network::check),
     ("the database", database::check),
     ("certificates and CRL", validity::check),
-    ("the key that signs", key::check),
+    ("the keys of the announcements", key::check),
 ];
 
 /// Prints every finding, and returns the worst level among them.
@@ -59,9 +57,13 @@ pub fn run(options: Options) -> Result<Level, Error> {
     for (name, findings) in running {
         match findings.recv_timeout(end.saturating_duration_since(Instant::now())) {
             Ok(findings) => findings.iter().try_for_each(|finding| report.say(finding))?,
-            Err(_) => report.say(&Finding::red(
+            Err(RecvTimeoutError::Timeout) => report.say(&Finding::red(
                 format!("{name}: this check did not come to an end within {LIMIT:?}"),
                 "look for a file of rollcall's on a disk that does not answer",
+            ))?,
+            Err(RecvTimeoutError::Disconnected) => report.say(&Finding::red(
+                format!("{name}: this check ended without a result"),
+                "this is a mistake in rollcall; report it with the lines above this one on standard error",
             ))?,
         }
     }
@@ -69,36 +71,21 @@ pub fn run(options: Options) -> Result<Level, Error> {
     Ok(report.worst())
 }
 
-/// What the server would read, and where the files of its stack are.
+/// What the server would read, and more that is its stack's.
 struct Settings {
-    destinations: Vec<Destination>,
+    server: server::Settings,
     /// `None` without `DATABASE_URL`.
     store: Option<Store>,
-    /// Empty if announcements are not signed.
-    key: PathBuf,
-    state: PathBuf,
     certs: PathBuf,
 }
 
 impl Settings {
-    /// In the order of the server, which refuses to start with the same mistakes.
     fn read(options: Options) -> Result<Self, server::Error> {
-        let _: Address = setting(options.listen, "ROLLCALL_LISTEN", "127.0.0.1:8000")?;
-        let destinations = server::destinations(options.broadcast)?;
-        let deadline: Duration = setting(options.deadline, "ROLLCALL_DEADLINE", "2s")?.into();
-        let _: Privacy = setting(None, "ROLLCALL_PRIVACY", "clear")?;
-        let url: String = setting(None, "DATABASE_URL", "")?;
-        let store = match url.is_empty() {
-            true => None,
-            false => Some(Store::open(&url, deadline.min(DEADLINE), 1).map_err(server::Error::Store)?),
-        };
-        Ok(Self {
-            destinations,
-            store,
-            key: setting(options.broadcast_key, "ROLLCALL_BROADCAST_KEY", "")?,
-            state: setting(None, "ROLLCALL_STATE", ".run")?,
-            certs: setting(None, "ROLLCALL_CERTS", "certs")?,
-        })
+        let server = server::Settings::read(options)?;
+        let deadline = server.deadline.min(DEADLINE);
+        let open = |url: &String| Store::open(url, deadline, 1).map_err(server::Error::Store);
+        let store = server.database_url.as_ref().map(open).transpose()?;
+        Ok(Self { store, server, certs: setting(None, "ROLLCALL_CERTS", "certs")? })
     }
 }
 

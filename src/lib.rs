@@ -17,12 +17,14 @@
 //! | [`interfaces`] | the networks that the host is attached to |
 //! | [`broadcast`] | the UDP sockets, each opened once: one per network, or where `ROLLCALL_BROADCAST` says |
 //! | [`http`] | the HTTP contract: the router, and the loop that serves it |
-//! | [`server`] | puts the five above together |
+//! | [`server`] | puts the server together: settings in, sockets opened, the database waited for |
 //! | [`listen`] | receives, decodes and prints datagrams |
 //! | [`client`] | proves who it is over mutual TLS, once or every so often |
 //! | [`admin`] | enrolment |
 //! | [`doctor`] | looks for what keeps announcements from being heard, or clients from being let in |
-//! | [`cli`], [`signals`], [`outage`], [`replace`] | what the programs share: arguments and exit codes, signals, failures logged once, a file replaced as a whole |
+//! | [`outage`] | what fails, told in the log once |
+//! | [`sockets`] | who holds a UDP port, and what the kernel dropped |
+//! | [`cli`], [`clock`], [`file`], [`signals`] | what the programs share: arguments and exit codes, the time, small files, signals |
 //!
 //! The binaries in `bin/` turn arguments into one call of [`server::run`], [`client::run`],
 //! [`listen::run`], [`admin::run`] or [`doctor::run`]. The features `server`, `client` and `listen` choose what is built.
@@ -38,13 +40,17 @@ pub mod signals;
 #[cfg(feature = "listen")]
 pub mod announce;
 #[cfg(feature = "listen")]
+pub mod clock;
+#[cfg(feature = "listen")]
+pub mod file;
+#[cfg(feature = "listen")]
 pub mod listen;
 #[cfg(feature = "listen")]
 pub mod privacy;
 #[cfg(feature = "listen")]
-pub mod replace;
-#[cfg(feature = "listen")]
 pub mod sign;
+#[cfg(feature = "listen")]
+pub mod sockets;
 #[cfg(feature = "listen")]
 pub mod wire;
 

@@ -10,18 +10,19 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::cli::{Exit, Fatal, note};
+use crate::clock::now_ns;
 use crate::privacy::{self, People};
 use crate::sign::{self, PublicKey};
+use crate::sockets;
+use crate::status::Status;
 
-mod drops;
 mod group;
-pub mod holder;
 mod judge;
 pub mod memory;
 mod print;
@@ -44,8 +45,8 @@ const SAVE: Duration = Duration::from_secs(5);
 const STATS: Duration = Duration::from_secs(60);
 /// More than any datagram holds: 65,507 bytes are the most that UDP over IPv4 carries.
 const BUFFER: usize = 1 << 16;
-/// The receive buffer that is asked for. The kernel counts about 800 bytes for a small datagram, so this
-/// holds a tenth of a second at 100,000 a second, if `net.core.rmem_max` allows it.
+/// The receive buffer that is asked for. The kernel takes twice as much (socket(7)) and counts about 800
+/// bytes for a small datagram, so this holds a fifth of a second at 100,000 a second, if `net.core.rmem_max` allows it.
 pub const RECEIVE_BUFFER: usize = 8 << 20;
 /// Bytes of output that are written at once while more datagrams wait.
 const PAGE: usize = 1 << 16;
@@ -127,7 +128,11 @@ pub fn run(options: &Options) -> Result<(), Error> {
     note(format_args!("rollcall-listen: {}", listener.beginning()));
     let result = listener.receive(&interrupted).and(listener.flush());
     tell(&listener.judge.finish());
-    let saved = listener.save();
+    let saved = match result {
+        // What was not printed must not be remembered as heard: better that some is printed again.
+        Err(Error::Output(_)) => Ok(()),
+        _ => listener.save(),
+    };
     note(format_args!("rollcall-listen: {}", listener.totals()));
     match result {
         // The reader of a pipe has seen enough.
@@ -141,7 +146,7 @@ pub fn bind(ip: IpAddr, port: u16) -> Result<UdpSocket, Error> {
     let address = SocketAddr::new(ip, port);
     share(address).map_err(|error| {
         let is_held = error.kind() == io::ErrorKind::AddrInUse;
-        let programs = if is_held { holder::of_udp_port(port).programs } else { Vec::new() };
+        let programs = if is_held { sockets::holders_of(port).programs } else { Vec::new() };
         let holder = (!programs.is_empty()).then(|| programs.join(", "));
         Error::Bind { address, error, holder }
     })
@@ -171,7 +176,7 @@ struct Listener<'a> {
     /// What is yet to be written to `out`.
     page: Vec<u8>,
     printed: u64,
-    mentioned: HashMap<Option<Discriminant<Doubt>>, Instant>,
+    mentioned: HashMap<(Discriminant<Ignored>, Option<Discriminant<Doubt>>), Instant>,
 }
 
 impl Listener<'_> {
@@ -240,40 +245,39 @@ impl Listener<'_> {
     fn hear(&mut self, datagram: &[u8], source: SocketAddr) {
         match self.judge.judge(datagram, now_ns()) {
             Verdict::New(announcement) => {
-                let status = announcement.verified.status();
-                let person = self.people.resolve(&status.email);
-                let proof = Proof::Verified(&announcement);
-                match self.options.json {
-                    true => print::json(&mut self.page, source, status, person, &proof),
-                    false => print::block(&mut self.page, source, status, person, None),
-                }
-                self.printed += 1;
+                self.print(source, announcement.verified.status(), Proof::Verified(&announcement));
             }
-            Verdict::Unverified(status, doubt) => {
-                // Without a key nobody expects a signature: version 1 looks as it always did.
-                let expected = doubt == Doubt::Unsigned && self.options.keys.is_empty();
-                let mark = (!expected).then_some(doubt);
-                let person = self.people.resolve(&status.email);
-                match self.options.json {
-                    true => print::json(&mut self.page, source, &status, person, &Proof::Doubted(doubt)),
-                    false => print::block(&mut self.page, source, &status, person, mark),
-                }
-                self.printed += 1;
-            }
-            Verdict::Ignored(Ignored::Malformed(error)) => self.mention(source, None, &error),
-            Verdict::Ignored(Ignored::Refused(doubt)) => self.mention(source, Some(doubt), &doubt),
-            Verdict::Ignored(_) => {}
+            Verdict::Unverified(status, doubt) => self.print(source, &status, Proof::Doubted(doubt)),
+            Verdict::Ignored(ignored) => self.mention(source, &ignored),
         }
+    }
+
+    fn print(&mut self, source: SocketAddr, status: &Status, proof: Proof) {
+        let person = self.people.resolve(&status.email);
+        let mark = match proof {
+            Proof::Verified(_) => None,
+            // Without a key nobody expects a signature: version 1 looks as it always did.
+            Proof::Doubted(Doubt::Unsigned) if self.options.keys.is_empty() => None,
+            Proof::Doubted(doubt) => Some(doubt),
+        };
+        match self.options.json {
+            true => print::json(&mut self.page, source, status, person, &proof),
+            false => print::block(&mut self.page, source, status, person, mark),
+        }
+        self.printed += 1;
     }
 
     /// Says that something else is on the port, each kind at most once a minute: others may share it rightly,
     /// and must not drown what matters.
-    fn mention(&mut self, source: SocketAddr, doubt: Option<Doubt>, what: &dyn fmt::Display) {
-        let kind = doubt.as_ref().map(discriminant);
-        let last = self.mentioned.insert(kind, Instant::now());
-        if let Some(last) = last.filter(|last| last.elapsed() < MENTION) {
-            self.mentioned.insert(kind, last);
-        } else {
+    fn mention(&mut self, source: SocketAddr, ignored: &Ignored) {
+        let (doubt, what): (_, &dyn fmt::Display) = match ignored {
+            Ignored::Foreign(error) | Ignored::Broken(error) => (None, error),
+            Ignored::Refused(doubt) => (Some(discriminant(doubt)), doubt),
+            _ => return,
+        };
+        let kind = (discriminant(ignored), doubt);
+        if self.mentioned.get(&kind).is_none_or(|last| last.elapsed() >= MENTION) {
+            self.mentioned.insert(kind, Instant::now());
             note(format_args!(
                 "rollcall-listen: ignored a datagram from {source}: {what} (said at most once a minute)"
             ));
@@ -316,7 +320,7 @@ impl Listener<'_> {
             "{}, printed {}, dropped by the kernel {} (receive buffer {} bytes)",
             self.judge.counters(),
             self.printed,
-            number(drops::of_socket(&self.socket)),
+            number(sockets::dropped_by(&self.socket)),
             number(granted.map(|bytes| bytes as u64)),
         )
     }
@@ -326,11 +330,6 @@ fn tell(gaps: &[Gap]) {
     for gap in gaps {
         note(format_args!("rollcall-listen: {gap}"));
     }
-}
-
-fn now_ns() -> u64 {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[derive(Debug)]

@@ -40,7 +40,7 @@ impl Outage {
     }
 
     pub fn worked(&self) {
-        // The load keeps the usual case free of a lock that every thread would share.
+        // Where nothing failed since it was told, a load is all that it costs.
         if self.failures.load(Ordering::Relaxed) != 0 {
             let mut told = self.told();
             if told.fails {

@@ -4,14 +4,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use ring::hmac::{self, HMAC_SHA256};
 
+use crate::file;
 use crate::status::{Email, EmailError, Status};
 
 /// Keeps a pseudonym apart from any other use that the key may be put to.
@@ -47,18 +47,7 @@ impl Key {
     /// Reads 64 hex digits from a file that nobody else may read.
     pub fn load(path: &Path) -> Result<Self, Error> {
         let error = |problem| Error { path: path.to_owned(), role: "privacy key", problem };
-        let read = || {
-            let file = File::open(path)?;
-            let mode = file.metadata()?.mode() & 0o777;
-            // One byte more than two digits a byte and a line end of two: what is longer is no key.
-            let mut text = Vec::new();
-            file.take(2 * KEY_LEN as u64 + 3).read_to_end(&mut text)?;
-            Ok((mode, text))
-        };
-        let (mode, text) = read().map_err(|cause| error(Problem::Unreadable(cause)))?;
-        if mode & 0o077 != 0 {
-            return Err(error(Problem::Exposed(mode)));
-        }
+        let text = file::read_secret(path).map_err(|cause| error(Problem::Unreadable(cause)))?;
         Self::from_hex(&text).ok_or_else(|| error(Problem::NotKey))
     }
 
@@ -139,7 +128,6 @@ pub struct Error {
 #[derive(Debug)]
 enum Problem {
     Unreadable(io::Error),
-    Exposed(u32),
     NotKey,
     Line(usize, EmailError),
 }
@@ -149,7 +137,6 @@ impl fmt::Display for Error {
         write!(f, "the {}, {}", self.role, self.path.display())?;
         match &self.problem {
             Problem::Unreadable(error) => write!(f, ": {error}"),
-            Problem::Exposed(mode) => write!(f, ": mode {mode:04o}: others can read it; chmod 0600"),
             Problem::NotKey => {
                 f.write_str(": it is not 64 hex digits and a line end; openssl rand -hex 32 makes them")
             }
@@ -163,7 +150,7 @@ impl std::error::Error for Error {
         match &self.problem {
             Problem::Unreadable(error) => Some(error),
             Problem::Line(_, error) => Some(error),
-            Problem::Exposed(_) | Problem::NotKey => None,
+            Problem::NotKey => None,
         }
     }
 }

@@ -17,7 +17,9 @@ use crate::announce::{self, Announcer, EpochError};
 use crate::broadcast::destination::{self, Destination};
 use crate::broadcast::{self, Broadcaster};
 use crate::cli::{Exit, Fatal, SettingError, setting};
+use crate::clock::now_ns;
 use crate::commit;
+use crate::file;
 use crate::http::{self, State};
 use crate::identity::{Credential, CredentialError, Trust};
 use crate::privacy::{self, Privacy};
@@ -63,58 +65,88 @@ impl FromStr for Address {
     }
 }
 
+/// What the server is told, before any file is opened. `rollcall-server doctor` reads the same.
+pub(crate) struct Settings {
+    pub listen: Address,
+    pub destinations: Vec<Destination>,
+    pub deadline: Duration,
+    pub database_url: Option<String>,
+    /// `None` if announcements are not signed.
+    pub broadcast_key: Option<PathBuf>,
+    /// `None` if announcements carry the email.
+    pub privacy_key: Option<PathBuf>,
+    pub proxy_credential: PathBuf,
+    pub state: PathBuf,
+}
+
+impl Settings {
+    pub fn read(options: Options) -> Result<Self, Error> {
+        let path = |flag, variable| {
+            let path: PathBuf = setting(flag, variable, "")?;
+            Ok::<_, Error>(Some(path).filter(|path| !path.as_os_str().is_empty()))
+        };
+        let text: String = setting(options.broadcast, "ROLLCALL_BROADCAST", "auto")?;
+        let database_url: String = setting(None, "DATABASE_URL", "")?;
+        let privacy_key = match setting(None, "ROLLCALL_PRIVACY", "clear")? {
+            Privacy::Clear => None,
+            Privacy::Pseudonym => Some(path(None, "ROLLCALL_PRIVACY_KEY")?.ok_or(Error::NoPrivacyKey)?),
+        };
+        let state: PathBuf = setting(None, "ROLLCALL_STATE", ".run")?;
+        Ok(Self {
+            listen: setting(options.listen, "ROLLCALL_LISTEN", "127.0.0.1:8000")?,
+            destinations: destination::parse(&text).map_err(Error::Destination)?,
+            deadline: setting(options.deadline, "ROLLCALL_DEADLINE", "2s")?.into(),
+            database_url: Some(database_url).filter(|url| !url.is_empty()),
+            broadcast_key: path(options.broadcast_key, "ROLLCALL_BROADCAST_KEY")?,
+            privacy_key,
+            proxy_credential: options.proxy_credential.unwrap_or_else(|| state.join("proxy-credential")),
+            state,
+        })
+    }
+
+    /// Whom to believe the name of a caller from.
+    fn trust(&self) -> Result<Trust, Error> {
+        match &self.listen {
+            Address::Unix(path) => check_folder(path).map(|()| Trust::SocketFolder),
+            Address::Tcp(_) => read_credential(&self.proxy_credential).map(Trust::Credential),
+        }
+    }
+}
+
 /// Runs until SIGTERM or SIGINT.
 pub fn run(options: Options) -> Result<(), Error> {
     start_log();
-    let listen = setting(options.listen, "ROLLCALL_LISTEN", "127.0.0.1:8000")?;
-    let destinations = destinations(options.broadcast)?;
-    let deadline: Duration = setting(options.deadline, "ROLLCALL_DEADLINE", "2s")?.into();
-    let url: String = setting(None, "DATABASE_URL", "")?;
-    if url.is_empty() {
-        return Err(Error::NoDatabase);
-    }
-    let key: PathBuf = setting(options.broadcast_key, "ROLLCALL_BROADCAST_KEY", "")?;
-    let signer = match key.as_os_str().is_empty() {
-        true => None,
-        false => Some(Signer::load(&key).map_err(Error::BroadcastKey)?),
-    };
-    let privacy_key: PathBuf = setting(None, "ROLLCALL_PRIVACY_KEY", "")?;
-    let privacy = match setting(None, "ROLLCALL_PRIVACY", "clear")? {
-        Privacy::Clear => None,
-        Privacy::Pseudonym if privacy_key.as_os_str().is_empty() => return Err(Error::NoPrivacyKey),
-        Privacy::Pseudonym => Some(privacy::Key::load(&privacy_key).map_err(Error::PrivacyKey)?),
-    };
-    if options.check {
+    let check = options.check;
+    let settings = Settings::read(options)?;
+    let Settings { listen, deadline, .. } = &settings;
+    let deadline = *deadline;
+    let url = settings.database_url.as_deref().ok_or(Error::NoDatabase)?;
+    // A request may have to wait for the commit before its own.
+    let store = Store::open(url, deadline / 2, POOL).map_err(Error::Store)?;
+    let signer =
+        settings.broadcast_key.as_deref().map(Signer::load).transpose().map_err(Error::BroadcastKey)?;
+    let privacy =
+        settings.privacy_key.as_deref().map(privacy::Key::load).transpose().map_err(Error::PrivacyKey)?;
+    let trust = settings.trust()?;
+    if check {
         return Ok(());
     }
-    let announcer = match signer {
-        None => {
-            log::warn!("announcements are not signed: ROLLCALL_BROADCAST_KEY is not set");
-            None
-        }
-        Some(signer) => {
-            let mut remembered = key.into_os_string();
+    let announcer = match (signer, &settings.broadcast_key) {
+        (Some(signer), Some(key)) => {
+            let mut remembered = key.as_os_str().to_owned();
             remembered.push(".epoch");
             let epoch = announce::next_epoch(Path::new(&remembered), now_ns()).map_err(Error::Epoch)?;
             Some(Announcer::new(signer, epoch))
         }
+        _ => {
+            log::warn!("announcements are not signed: ROLLCALL_BROADCAST_KEY is not set");
+            None
+        }
     };
-    let broadcaster = Broadcaster::open(destinations, announcer, privacy).map_err(Error::Broadcast)?;
+    let broadcaster =
+        Broadcaster::open(settings.destinations.clone(), announcer, privacy).map_err(Error::Broadcast)?;
     let shutdown = signals::stop().map_err(Error::Signals)?;
     task::block_on(async {
-        // A request may have to wait for the commit before its own.
-        let store = Store::open(&url, deadline / 2, POOL).map_err(Error::Store)?;
-        let trust = match &listen {
-            Address::Unix(path) => {
-                check_folder(path)?;
-                Trust::SocketFolder
-            }
-            Address::Tcp(_) => {
-                let state: String = setting(None, "ROLLCALL_STATE", ".run")?;
-                let file = Path::new(&state).join("proxy-credential");
-                Trust::Credential(read_credential(&options.proxy_credential.unwrap_or(file))?)
-            }
-        };
         let commits = commit::start(Recorder::new(store.clone()), broadcaster.clone(), deadline / 2);
         let app = http::app(State { trust, commits, store: store.clone(), clock: now_ns });
         let (fail, failed) = channel::bounded(1);
@@ -137,7 +169,7 @@ pub fn run(options: Options) -> Result<(), Error> {
             log::info!("stopping: finishing the requests that are being answered");
         };
         let listens = || log::info!("rollcall-server {} listens on {listen}", env!("CARGO_PKG_VERSION"));
-        match &listen {
+        match listen {
             Address::Tcp(address) => {
                 let bound = TcpListener::bind(address).await;
                 let listener = bound.map_err(|error| Error::Listen(listen.clone(), error))?;
@@ -156,12 +188,6 @@ pub fn run(options: Options) -> Result<(), Error> {
     })
 }
 
-/// Where announcements go.
-pub(crate) fn destinations(flag: Option<String>) -> Result<Vec<Destination>, Error> {
-    let text: String = setting(flag, "ROLLCALL_BROADCAST", "auto")?;
-    destination::parse(&text).map_err(Error::Destination)
-}
-
 fn start_log() {
     // What sqlx says below an error repeats what we say, once for each connection of the pool.
     let filter = env_logger::Env::new().filter_or("ROLLCALL_LOG", "info,sqlx=error");
@@ -171,11 +197,6 @@ fn start_log() {
             writeln!(out, "{time} {:5} {}", record.level(), record.args())
         })
         .init();
-}
-
-fn now_ns() -> u64 {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Applies the migrations as soon as there is a database; meanwhile requests are answered with 503.
@@ -201,13 +222,9 @@ async fn wait_for_database(store: &Store) -> Result<(), store::Error> {
 
 /// The file must be the server's alone: whoever can read the secret can name anybody.
 fn read_credential(path: &Path) -> Result<Credential, Error> {
-    let unreadable = |error| Error::CredentialFile(path.to_owned(), error);
-    let mode = fs::metadata(path).map_err(unreadable)?.mode();
-    if mode & 0o077 != 0 {
-        return Err(Error::CredentialExposed(path.to_owned(), mode & 0o777));
-    }
-    let text = fs::read_to_string(path).map_err(unreadable)?;
-    Credential::new(&text).map_err(|error| Error::Credential(path.to_owned(), error))
+    let text = file::read_secret(path).map_err(|error| Error::CredentialFile(path.to_owned(), error))?;
+    Credential::new(&String::from_utf8_lossy(&text))
+        .map_err(|error| Error::Credential(path.to_owned(), error))
 }
 
 /// On a Unix socket nobody shows a credential: only the folder keeps strangers out.
@@ -260,7 +277,6 @@ pub enum Error {
     Signals(io::Error),
     Store(store::Error),
     CredentialFile(PathBuf, io::Error),
-    CredentialExposed(PathBuf, u32),
     Credential(PathBuf, CredentialError),
     Folder(PathBuf, io::Error),
     FolderExposed(PathBuf, u32),
@@ -295,11 +311,6 @@ impl fmt::Display for Error {
                 "cannot read the proxy credential {}: {error}; `just up` creates it, nginx and the server share it",
                 path.display()
             ),
-            Error::CredentialExposed(path, mode) => write!(
-                f,
-                "the proxy credential {} has mode {mode:04o}: others can read it; chmod 0600",
-                path.display()
-            ),
             Error::Credential(path, error) => write!(f, "the proxy credential {}: {error}", path.display()),
             Error::Folder(path, error) => {
                 write!(f, "the folder of the socket, {}: {error}", path.display())
@@ -319,10 +330,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Error::NoDatabase
-            | Error::NoPrivacyKey
-            | Error::CredentialExposed(..)
-            | Error::FolderExposed(..) => None,
+            Error::NoDatabase | Error::NoPrivacyKey | Error::FolderExposed(..) => None,
             Error::Setting(error) => Some(error),
             Error::Destination(error) => Some(error),
             Error::Broadcast(error) => Some(error),

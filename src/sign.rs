@@ -3,23 +3,19 @@
 //! `openssl genpkey -algorithm ed25519` makes the private key and `openssl pkey -pubout` the public one.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use ring::digest::{SHA256, digest};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 
+use crate::file;
 use crate::wire::{BatchMessage, KeyId, SignatureBytes};
 
 mod pem;
 
 /// What stands before the 32 bytes of an Ed25519 key in its SubjectPublicKeyInfo (RFC 8410, section 4).
 const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
-
-/// Bytes that are read of a file.
-const LONGEST_FILE: u64 = 1 << 16;
 
 /// The private key, which the server alone has.
 pub struct Signer {
@@ -31,11 +27,8 @@ impl Signer {
     /// Reads a PKCS#8 PEM file that nobody else may read.
     pub fn load(path: &Path) -> Result<Self, Error> {
         let error = |problem| Error { path: path.to_owned(), role: "private", problem };
-        let (mode, text) = read(path).map_err(|cause| error(Problem::Unreadable(cause)))?;
-        if mode & 0o077 != 0 {
-            return Err(error(Problem::Exposed(mode)));
-        }
-        Self::from_pem(&text).map_err(error)
+        let text = file::read_secret(path).map_err(|cause| error(Problem::Unreadable(cause)))?;
+        Self::from_pem(&String::from_utf8_lossy(&text)).map_err(error)
     }
 
     pub fn from_pem(text: &str) -> Result<Self, Problem> {
@@ -66,8 +59,8 @@ impl PublicKey {
     /// Reads a SubjectPublicKeyInfo PEM file.
     pub fn load(path: &Path) -> Result<Self, Error> {
         let error = |problem| Error { path: path.to_owned(), role: "public", problem };
-        let (_, text) = read(path).map_err(|cause| error(Problem::Unreadable(cause)))?;
-        Self::from_pem(&text).map_err(error)
+        let text = file::read(path).map_err(|cause| error(Problem::Unreadable(cause)))?;
+        Self::from_pem(&String::from_utf8_lossy(&text)).map_err(error)
     }
 
     pub fn from_pem(text: &str) -> Result<Self, Problem> {
@@ -99,15 +92,6 @@ impl PublicKey {
     }
 }
 
-/// The mode of a file and its beginning, however much there is: a key with notes around it is far shorter.
-fn read(path: &Path) -> io::Result<(u32, String)> {
-    let file = File::open(path)?;
-    let mode = file.metadata()?.mode() & 0o777;
-    let mut text = String::new();
-    file.take(LONGEST_FILE).read_to_string(&mut text)?;
-    Ok((mode, text))
-}
-
 /// The key id, in hexadecimal.
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -126,7 +110,6 @@ pub struct Error {
 #[derive(Debug)]
 pub enum Problem {
     Unreadable(io::Error),
-    Exposed(u32),
     NoBlock(&'static str),
     NoEnd(&'static str),
     NotBase64,
@@ -143,7 +126,6 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Problem::Unreadable(error) => write!(f, "{error}"),
-            Problem::Exposed(mode) => write!(f, "mode {mode:04o}: others can read it; chmod 0600"),
             Problem::NoBlock(label) => write!(f, "it has no -----BEGIN {label}-----"),
             Problem::NoEnd(label) => write!(f, "it has no -----END {label}-----"),
             Problem::NotBase64 => f.write_str("what is between BEGIN and END is not base64"),

@@ -33,7 +33,10 @@ impl Scene {
     }
 
     fn listen(&self, arguments: &[&str]) -> Program {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_rollcall-listen"));
+        self.run(Command::new(env!("CARGO_BIN_EXE_rollcall-listen")), arguments)
+    }
+
+    fn run(&self, mut command: Command, arguments: &[&str]) -> Program {
         command
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string(), "--json", "--timeout", "60s"])
             .args(arguments);
@@ -139,6 +142,24 @@ fn a_restart_forgets_nothing() {
             scene.keys.file("state")
         )
     );
+}
+
+#[test]
+fn what_was_not_printed_is_not_remembered_as_heard() {
+    let scene = Scene::new();
+    let (key, state) = (scene.keys.file("one.pub"), scene.keys.file("state"));
+    let arguments = ["--key", &key, "--state", &state];
+    let said = scene.keys.announcer("one", now_ns()).announce(&statuses(&["a"]));
+    let mut full = Command::new("sh");
+    full.args(["-c", "exec \"$0\" \"$@\" >/dev/full", env!("CARGO_BIN_EXE_rollcall-listen")]);
+    let listener = scene.run(full, &arguments);
+    scene.say(&said);
+    let (_, complaint, exit) = listener.ended();
+    assert!(complaint.contains("No space left on device"), "{complaint}");
+    assert_eq!(exit, 1);
+    let listener = scene.listen(&arguments);
+    scene.say(&said);
+    assert_eq!(listener.next()["email"], "a@example.com");
 }
 
 #[test]

@@ -63,12 +63,12 @@ fn word(judge: &mut Judge, datagram: &[u8]) -> &'static str {
     match judge.judge(datagram, 0) {
         Verdict::New(_) => "new",
         Verdict::Ignored(Ignored::Duplicate) => "duplicate",
-        Verdict::Ignored(Ignored::Replay) => "replayed",
+        Verdict::Ignored(Ignored::Replayed) => "replayed",
         Verdict::Ignored(Ignored::Refused(Doubt::Unsigned)) => "unsigned",
         Verdict::Ignored(Ignored::Refused(Doubt::UnknownKey(_))) => "unknown key",
         Verdict::Ignored(Ignored::Refused(Doubt::Forged)) => "forged",
-        Verdict::Ignored(Ignored::Malformed(wire::Error::Trailer(_))) => "forged",
-        Verdict::Ignored(Ignored::Malformed(_)) => "foreign",
+        Verdict::Ignored(Ignored::Broken(_)) => "forged",
+        Verdict::Ignored(Ignored::Foreign(_)) => "foreign",
         other => panic!("{other:?}"),
     }
 }

@@ -2,16 +2,19 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use async_std::task;
+use async_std::{future, task};
 
-use super::validity::{SOON, seconds};
+use super::validity::SOON;
 use super::{Finding, Settings};
+use crate::clock::seconds;
 use crate::store::{self, Known, Store};
 
 /// Clocks that are kept by NTP differ by less.
 const TOLERATED: Duration = Duration::from_secs(1);
 /// With a clock this far off, --max-age of a listener, certificates and CRLs fail.
 const BROKEN: Duration = Duration::from_secs(60);
+/// Longest wait for all its answers together.
+const PATIENCE: Duration = Duration::from_secs(4);
 /// How often the clock is asked for: the fastest answer says most.
 const QUESTIONS: u32 = 3;
 
@@ -23,12 +26,14 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
         )];
     };
     let mut findings = Vec::new();
-    let done = task::block_on(async {
+    let asking = async {
         findings.push(of_clocks(&clocks(store).await?));
         findings.push(of_certificates(&store.certificates(None).await?, SystemTime::now()));
         store.close().await;
         Ok(())
-    });
+    };
+    let done = task::block_on(future::timeout(PATIENCE, asking));
+    let done = done.unwrap_or(Err(store::Error::Deadline(PATIENCE)));
     findings.extend(done.err().map(|error: store::Error| {
         let advice = "look at DATABASE_URL; just up, as the user of the stack, starts the private cluster and \
                       brings the schema up to date";

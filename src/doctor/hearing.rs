@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ring::rand::{SecureRandom, SystemRandom};
+use socket2::{InterfaceIndexOrAddress, SockRef};
 
 use crate::broadcast::destination::Target;
 use crate::listen;
@@ -81,11 +82,14 @@ fn is_for_many(to: SocketAddr) -> bool {
 /// meant for a listener on this host alone: sockets that share a port share out its unicast (socket(7)).
 fn ear(target: &Target) -> io::Result<UdpSocket> {
     let ear = listen::share(target.to)?;
-    match (target.to, target.from) {
-        (SocketAddr::V4(to), IpAddr::V4(from)) if to.ip().is_multicast() => {
-            ear.join_multicast_v4(to.ip(), &from)?;
+    match target.to {
+        SocketAddr::V4(to) if to.ip().is_multicast() => {
+            // By its index: two interfaces may have one address. Without one the routing table chooses (ip(7)).
+            let any = InterfaceIndexOrAddress::Address(Ipv4Addr::UNSPECIFIED);
+            let index = target.interface.as_ref().map(|(_, index)| InterfaceIndexOrAddress::Index(*index));
+            SockRef::from(&ear).join_multicast_v4_n(to.ip(), &index.unwrap_or(any))?;
         }
-        (SocketAddr::V6(to), _) => ear.join_multicast_v6(to.ip(), to.scope_id())?,
+        SocketAddr::V6(to) if to.ip().is_multicast() => ear.join_multicast_v6(to.ip(), to.scope_id())?,
         _ => {}
     }
     Ok(ear)
@@ -132,7 +136,7 @@ mod tests {
         );
         let policy = Policy { accept_unverified: true, ..Policy::default() };
         let mut judge = Judge::new(policy, Vec::new(), 0);
-        assert!(matches!(judge.judge(&datagram, 0), Verdict::Ignored(Ignored::Malformed(_))));
+        assert!(matches!(judge.judge(&datagram, 0), Verdict::Ignored(Ignored::Foreign(_))));
         assert_eq!(judge.counters().foreign, 1);
         assert_ne!(datagram, super::datagram().unwrap());
     }

@@ -1,32 +1,35 @@
-//! The key that signs announcements, and whether listeners were given its other half.
+//! The keys of the announcements: the one that signs, whether listeners were given its other half, and the one
+//! of the pseudonyms.
 
 use std::fs::File;
 use std::io;
+use std::path::Path;
 
 use super::{Finding, Settings};
+use crate::privacy;
 use crate::sign::{PublicKey, Signer};
 
 pub fn check(settings: &Settings) -> Vec<Finding> {
-    let Settings { key, certs, .. } = settings;
-    if key.as_os_str().is_empty() {
-        return vec![Finding::yellow(
+    let signing = match &settings.server.broadcast_key {
+        Some(key) => of_signing(key, &settings.certs),
+        None => Finding::yellow(
             "announcements are not signed: ROLLCALL_BROADCAST_KEY is not set, and anybody can forge them",
             "just up makes a key and sets it",
-        )];
-    }
-    if let Err(error) = File::open(key)
-        && error.kind() == io::ErrorKind::PermissionDenied
-    {
-        return vec![Finding::yellow(
-            format!("the key that signs announcements, {}, was not checked: {error}", key.display()),
-            "run this as root, or as the user that runs the server",
-        )];
+        ),
+    };
+    let pseudonyms = settings.server.privacy_key.as_deref().map(of_pseudonyms);
+    [signing].into_iter().chain(pseudonyms).collect()
+}
+
+fn of_signing(key: &Path, certs: &Path) -> Finding {
+    if let Some(finding) = hidden(key, "the key that signs announcements") {
+        return finding;
     }
     let signer = match Signer::load(key) {
         Ok(signer) => signer,
         Err(error) => {
             let what = format!("{error}; the server does not start with it");
-            return vec![Finding::red(what, "just up gives the server its copy of certs/broadcast.key")];
+            return Finding::red(what, "just up gives the server its copy of certs/broadcast.key");
         }
     };
     let ours = signer.public();
@@ -36,7 +39,7 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
         "just up; if that does not help, rm {}, just up, and copy it to the listeners",
         file.display()
     );
-    vec![match given {
+    match given {
         Ok(Some(given)) if given != *ours => Finding::red(
             format!(
                 "announcements are signed with the key {ours}, and {} is the key {given}: listeners that got \
@@ -47,5 +50,27 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
         ),
         Ok(_) => Finding::green(format!("announcements are signed with the key {ours}")),
         Err(error) => Finding::red(format!("{error}: listeners that got this file do not start"), mend),
-    }]
+    }
+}
+
+fn of_pseudonyms(key: &Path) -> Finding {
+    if let Some(finding) = hidden(key, "the key of the pseudonyms") {
+        return finding;
+    }
+    match privacy::Key::load(key) {
+        Ok(_) => Finding::green("announcements carry pseudonyms"),
+        Err(error) => Finding::red(
+            format!("{error}; the server does not start with it"),
+            "just up gives the server its copy of certs/privacy.key",
+        ),
+    }
+}
+
+/// A secret that we may not see is as it should be.
+fn hidden(key: &Path, what: &str) -> Option<Finding> {
+    let error = File::open(key).err().filter(|error| error.kind() == io::ErrorKind::PermissionDenied)?;
+    Some(Finding::yellow(
+        format!("{what}, {}, was not checked: {error}", key.display()),
+        "run this as root, or as the user that runs the server",
+    ))
 }

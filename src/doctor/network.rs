@@ -25,7 +25,7 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
             )];
         }
     };
-    let destinations = &settings.destinations;
+    let destinations = &settings.server.destinations;
     let (targets, absent) = destination::targets(destinations, &interfaces);
     // Before we hold the port ourselves.
     let port = port::check(&targets);

@@ -8,7 +8,7 @@ use socket2::SockRef;
 use super::Finding;
 use crate::broadcast::destination::Target;
 use crate::listen;
-use crate::listen::holder::{self, Holders};
+use crate::sockets::{self, Holders};
 
 /// What the kernel counts for a small datagram in a receive buffer.
 const SMALL_DATAGRAM: usize = 800;
@@ -39,7 +39,7 @@ fn listeners(to: SocketAddr) -> SocketAddr {
 
 fn of_port(address: SocketAddr) -> Finding {
     // In this order, or we would see ourselves. The socket is closed at once: it takes part in the traffic.
-    let holders = holder::of_udp_port(address.port());
+    let holders = sockets::holders_of(address.port());
     of_holders(address, &holders, listen::share(address).err())
 }
 

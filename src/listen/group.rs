@@ -1,9 +1,8 @@
 //! A multicast group to join: `ADDRESS[%INTERFACE]`. A broadcast needs none.
 
 use std::fmt;
-use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::str::FromStr;
 
 use socket2::{InterfaceIndexOrAddress, SockRef};
@@ -17,14 +16,7 @@ pub struct Group {
 
 impl Group {
     pub fn join(&self, socket: &UdpSocket) -> io::Result<()> {
-        let index = match &self.interface {
-            None => None,
-            Some(name) => {
-                let text = fs::read_to_string(format!("/sys/class/net/{name}/ifindex"));
-                let text = text.map_err(|_| io::Error::other(format!("there is no interface {name}")))?;
-                Some(text.trim_end().parse().map_err(io::Error::other)?)
-            }
-        };
+        let index = self.interface.as_deref().map(index_of).transpose()?;
         match self.ip {
             IpAddr::V4(ip) => {
                 let any = InterfaceIndexOrAddress::Address(Ipv4Addr::UNSPECIFIED);
@@ -33,6 +25,17 @@ impl Group {
             }
             IpAddr::V6(ip) => socket.join_multicast_v6(&ip, index.unwrap_or(0)),
         }
+    }
+}
+
+/// if_nametoindex(3), by way of the zone of an IPv6 address (RFC 4007, section 11), which getaddrinfo(3) looks up
+/// here: /sys may show another namespace.
+fn index_of(name: &str) -> io::Result<u32> {
+    let absent = || io::Error::other(format!("there is no interface {name}"));
+    let found = (format!("fe80::1%{name}"), 0).to_socket_addrs().map_err(|_| absent())?.next();
+    match found {
+        Some(SocketAddr::V6(address)) if address.scope_id() != 0 => Ok(address.scope_id()),
+        _ => Err(absent()),
     }
 }
 

@@ -50,7 +50,7 @@ pub enum Doubt {
     /// Version 1.
     Unsigned,
     /// Signed, and we have no key at all.
-    NoKey,
+    Unchecked,
     /// Signed, so it says, with a key that we do not have.
     UnknownKey(KeyId),
     /// Says that it is signed with a key of ours, and is not.
@@ -61,7 +61,7 @@ impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Doubt::Unsigned => "not signed",
-            Doubt::NoKey => "signed, but there is no --key to verify it with",
+            Doubt::Unchecked => "signed, but there is no --key to verify it with",
             Doubt::UnknownKey(id) => {
                 return write!(f, "signed with key {:08x}, which is not ours", u32::from_be_bytes(*id));
             }
@@ -75,7 +75,7 @@ impl fmt::Display for Doubt {
 pub enum Ignored {
     Duplicate,
     /// An older epoch, or further back than the window reaches.
-    Replay,
+    Replayed,
     /// Verified and new to us, but older than the policy wants.
     TooOld,
     /// Verified and new, but not a kind that we know.
@@ -84,8 +84,10 @@ pub enum Ignored {
     Refused(Doubt),
     /// Shown already, byte for byte.
     Repeated,
-    /// Nothing of ours, or broken.
-    Malformed(wire::Error),
+    /// A status with a trailer that no server makes; counted with what is forged.
+    Broken(wire::Error),
+    /// Nothing of ours.
+    Foreign(wire::Error),
 }
 
 /// Every datagram is counted in `received` and in one of the others; `missing` counts what never came.
@@ -221,7 +223,7 @@ impl Judge {
             }
             Ok(Datagram::Signed(claim)) if self.tracks.is_empty() => {
                 self.counters.unchecked += 1;
-                self.doubt(datagram, claim.into_unverified(), Doubt::NoKey, now_ns)
+                self.doubt(datagram, claim.into_unverified(), Doubt::Unchecked, now_ns)
             }
             Ok(Datagram::Signed(claim)) => {
                 // The id has four bytes, so that two keys may have the same one.
@@ -248,12 +250,13 @@ impl Judge {
                     }
                 }
             }
+            Err(error @ wire::Error::Trailer(_)) => {
+                self.counters.forged += 1;
+                Verdict::Ignored(Ignored::Broken(error))
+            }
             Err(error) => {
-                match error {
-                    wire::Error::Trailer(_) => self.counters.forged += 1,
-                    _ => self.counters.foreign += 1,
-                }
-                Verdict::Ignored(Ignored::Malformed(error))
+                self.counters.foreign += 1;
+                Verdict::Ignored(Ignored::Foreign(error))
             }
         }
     }
@@ -278,7 +281,7 @@ impl Judge {
         }
         let Some(epoch) = track.epoch.as_mut().filter(|epoch| epoch.number == number) else {
             self.counters.replayed += 1;
-            return Verdict::Ignored(Ignored::Replay);
+            return Verdict::Ignored(Ignored::Replayed);
         };
         match epoch.window.insert(sequence) {
             Place::Duplicate => {
@@ -287,7 +290,7 @@ impl Judge {
             }
             Place::Behind => {
                 self.counters.replayed += 1;
-                return Verdict::Ignored(Ignored::Replay);
+                return Verdict::Ignored(Ignored::Replayed);
             }
             Place::New => self.changed = true,
         }

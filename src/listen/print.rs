@@ -145,7 +145,7 @@ Client Port  : 62453
     fn the_json_is_one_line_with_the_nanoseconds_as_text() {
         let email = Email::new("!#$%&'*+-/=?^_`{|}~@x").unwrap();
         let status = Status { email, ..status() };
-        let doubted = Proof::Doubted(Doubt::NoKey);
+        let doubted = Proof::Doubted(Doubt::Unchecked);
         let line = shown(|page, source| json(page, source, &status, None, &doubted));
         assert_eq!(line.matches('\n').count(), 1);
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();

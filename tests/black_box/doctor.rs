@@ -4,6 +4,7 @@ use crate::namespace::Namespace;
 use crate::stack::{Builder, Running, Stack, expect, free_port, text, wait_until};
 use std::fs;
 use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
@@ -141,23 +142,25 @@ fn what_has_ended_is_broken_or_missing_is_red() {
     command.args(["-crl_lastupdate", "20200101000000Z", "-crl_nextupdate", "20200201000000Z", "-out"]);
     expect(command.arg(&crl), 0, "");
     let (lines, exit) = doctor(&stack, &[]);
-    for (what, file, consequence, advice) in [
-        ("the CRL", &crl, "nginx refuses everybody", "just crl"),
+    for (level, what, file, consequence, advice) in [
+        ("red   ", "the CRL", &crl, "nginx refuses everybody", "just crl"),
         (
+            "red   ",
             "the certificate",
             &stack.certs.join("server.crt"),
             "no client speaks to this server",
             "just renew-server",
         ),
         (
+            "yellow",
             "the certificate",
             &stack.certs.join("client.crt"),
-            "just up and just client stop at it",
+            "just client stops at it",
             "certs/ca renew client",
         ),
     ] {
         let line = lines.iter().find(|line| line.contains(&format!("{} ended ", file.display()))).unwrap();
-        assert!(line.starts_with(&format!("red     {what} ")), "{line}");
+        assert!(line.starts_with(&format!("{level}  {what} ")), "{line}");
         assert!(
             line.contains(&format!("days ago (2020-02-01T00:00:00Z): {consequence}; do: {advice}")),
             "{line}"
@@ -195,6 +198,21 @@ fn the_key_that_signs_is_the_one_that_listeners_were_given() {
     says(&look(), "red     announcements are signed with the key ");
     fs::write(stack.certs.join("broadcast.pub"), "garbage").unwrap();
     says(&look(), "red     the public key of the broadcast, ");
+}
+
+#[test]
+fn a_key_of_pseudonyms_that_the_server_does_not_start_with_is_red() {
+    let stack = Builder::new().stopped();
+    let key = stack.state.join("privacy.key");
+    let text = key.to_str().unwrap();
+    let settings = [("ROLLCALL_PRIVACY", "pseudonym"), ("ROLLCALL_PRIVACY_KEY", text)];
+    let says = |level: &str, what: &str| says(&doctor(&stack, &settings).0, &format!("{level}{what}"));
+    says("red     ", &format!("the privacy key, {text}: No such file or directory"));
+    fs::write(&key, "ab".repeat(32)).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    says("red     ", &format!("the privacy key, {text}: mode 0644: others can read it"));
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    says("green   ", "announcements carry pseudonyms");
 }
 
 #[test]

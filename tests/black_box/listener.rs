@@ -146,6 +146,11 @@ fn nobody_has_to_read_what_it_says() {
     assert_eq!(command.stderr(writer).status().unwrap().code(), Some(0));
     let missing = File::options().write(true).open("/dev/full").unwrap();
     assert_eq!(command.args(["--key", "no/such.pub"]).stderr(missing).status().unwrap().code(), Some(78));
+    for asked in ["--help", "--version"] {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let exit = stack.program("rollcall-listen").arg(asked).stdout(full).status().unwrap();
+        assert_eq!(exit.code(), Some(1));
+    }
 }
 
 #[test]

@@ -123,7 +123,7 @@ fn settings_that_cannot_work_end_it_at_once() {
             &[],
             vec!["--proxy-credential", exposed.to_str().unwrap()],
             78,
-            "has mode 0644: others can read it; chmod 0600",
+            "mode 0644: others can read it; chmod 0600",
         ),
         (
             &[],

@@ -47,21 +47,21 @@ fn word(judge: &mut Judge, datagram: &[u8]) -> &'static str {
         Verdict::New(_) => "new",
         Verdict::Unverified(_, doubt) => match doubt {
             Doubt::Unsigned => "shown: unsigned",
-            Doubt::NoKey => "shown: no key",
+            Doubt::Unchecked => "shown: no key",
             Doubt::UnknownKey(_) => "shown: unknown key",
             Doubt::Forged => "shown: forged",
         },
         Verdict::Ignored(ignored) => match ignored {
             Ignored::Duplicate => "duplicate",
-            Ignored::Replay => "replay",
+            Ignored::Replayed => "replay",
             Ignored::TooOld => "too old",
             Ignored::OtherKind => "other kind",
             Ignored::Refused(Doubt::Unsigned) => "unsigned",
             Ignored::Refused(Doubt::UnknownKey(_)) => "unknown key",
             Ignored::Refused(_) => "forged",
             Ignored::Repeated => "repeated",
-            Ignored::Malformed(wire::Error::Trailer(_)) => "broken",
-            Ignored::Malformed(_) => "foreign",
+            Ignored::Broken(_) => "broken",
+            Ignored::Foreign(_) => "foreign",
         },
     }
 }
@@ -422,7 +422,7 @@ fn old_news_is_refused() {
     policy.keys.clear();
     let mut judge = Judge::new(policy, Vec::new(), 0);
     assert!(matches!(judge.judge(&said[0], 11 * HOUR), Verdict::Ignored(Ignored::TooOld)));
-    assert!(matches!(judge.judge(&said[0], 10 * HOUR), Verdict::Unverified(_, Doubt::NoKey)));
+    assert!(matches!(judge.judge(&said[0], 10 * HOUR), Verdict::Unverified(_, Doubt::Unchecked)));
 }
 
 #[test]

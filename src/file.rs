@@ -1,10 +1,33 @@
-//! Replaces a small file as a whole: a crash leaves the old content or the new one, and nothing between.
+//! Small files: keys, secrets, and what a program remembers.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Writes beside the file and renames; both are on the disk when this returns.
+/// Bytes that are read of one. What is longer, or has no end, is none of ours, and its beginning shows that.
+const LONGEST: u64 = 1 << 16;
+
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    File::open(path)?.take(LONGEST).read_to_end(&mut content)?;
+    Ok(content)
+}
+
+/// Reads a secret, which is one only if the file's mode lets nobody else read it.
+pub fn read_secret(path: &Path) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    let file = File::open(path)?;
+    match file.metadata()?.mode() & 0o777 {
+        mode if mode & 0o077 != 0 => {
+            Err(io::Error::other(format!("mode {mode:04o}: others can read it; chmod 0600")))
+        }
+        _ => file.take(LONGEST).read_to_end(&mut content).map(|_| content),
+    }
+}
+
+/// Replaces it as a whole: a crash leaves the old content or the new one, and nothing between. Writes beside
+/// the file and renames; both are on the disk when this returns.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     // Its own name per process, so that two of them never write into one file.
     let mut beside = path.as_os_str().to_owned();
