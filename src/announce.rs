@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::file;
+use crate::files;
 use crate::sign::Signer;
 use crate::status::Status;
 use crate::wire::{self, Batch, KeyId, Kind};
@@ -104,7 +104,7 @@ fn after(age: Duration) -> Duration {
 /// stepped back since. The file remembers, and is on the disk before this returns.
 pub fn next_epoch(path: &Path, now_ns: u64) -> Result<u64, EpochError> {
     let error = |problem| EpochError { path: path.to_owned(), problem };
-    let last = match file::read(path) {
+    let last = match files::read(path) {
         Ok(text) => {
             let number = str::from_utf8(&text).ok().and_then(|text| text.strip_suffix('\n')?.parse().ok());
             number.ok_or_else(|| error(EpochProblem::Damaged))?
@@ -113,7 +113,7 @@ pub fn next_epoch(path: &Path, now_ns: u64) -> Result<u64, EpochError> {
         Err(cause) => return Err(error(EpochProblem::Read(cause))),
     };
     let epoch = u64::max(now_ns, u64::checked_add(last, 1).ok_or_else(|| error(EpochProblem::Damaged))?);
-    file::replace(path, format!("{epoch}\n").as_bytes())
+    files::replace(path, format!("{epoch}\n").as_bytes())
         .map_err(|cause| error(EpochProblem::Write(cause)))?;
     Ok(epoch)
 }

@@ -11,7 +11,7 @@ use std::str::FromStr;
 
 use ring::hmac::{self, HMAC_SHA256};
 
-use crate::file;
+use crate::files;
 use crate::status::{Email, EmailError, Status};
 
 /// Keeps a pseudonym apart from any other use that the key may be put to.
@@ -47,7 +47,7 @@ impl Key {
     /// Reads 64 hex digits from a file that nobody else may read.
     pub fn load(path: &Path) -> Result<Self, Error> {
         let error = |problem| Error { path: path.to_owned(), role: "privacy key", problem };
-        let text = file::read_secret(path).map_err(|cause| error(Problem::Unreadable(cause)))?;
+        let text = files::read_secret(path).map_err(|cause| error(Problem::Unreadable(cause)))?;
         Self::from_hex(&text).ok_or_else(|| error(Problem::NotKey))
     }
 

@@ -19,7 +19,7 @@ use crate::broadcast::{self, Broadcaster};
 use crate::cli::{Exit, Fatal, SettingError, setting};
 use crate::clock::now_ns;
 use crate::commit;
-use crate::file;
+use crate::files;
 use crate::http::{self, State};
 use crate::identity::{Credential, CredentialError, Trust};
 use crate::privacy::{self, Privacy};
@@ -118,8 +118,7 @@ pub fn run(options: Options) -> Result<(), Error> {
     start_log();
     let check = options.check;
     let settings = Settings::read(options)?;
-    let Settings { listen, deadline, .. } = &settings;
-    let deadline = *deadline;
+    let Settings { ref listen, deadline, .. } = settings;
     let url = settings.database_url.as_deref().ok_or(Error::NoDatabase)?;
     // A request may have to wait for the commit before its own.
     let store = Store::open(url, deadline / 2, POOL).map_err(Error::Store)?;
@@ -222,7 +221,7 @@ async fn wait_for_database(store: &Store) -> Result<(), store::Error> {
 
 /// The file must be the server's alone: whoever can read the secret can name anybody.
 fn read_credential(path: &Path) -> Result<Credential, Error> {
-    let text = file::read_secret(path).map_err(|error| Error::CredentialFile(path.to_owned(), error))?;
+    let text = files::read_secret(path).map_err(|error| Error::CredentialFile(path.to_owned(), error))?;
     Credential::new(&String::from_utf8_lossy(&text))
         .map_err(|error| Error::Credential(path.to_owned(), error))
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use ring::digest::{SHA256, digest};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 
-use crate::file;
+use crate::files;
 use crate::wire::{BatchMessage, KeyId, SignatureBytes};
 
 mod pem;
@@ -27,7 +27,7 @@ impl Signer {
     /// Reads a PKCS#8 PEM file that nobody else may read.
     pub fn load(path: &Path) -> Result<Self, Error> {
         let error = |problem| Error { path: path.to_owned(), role: "private", problem };
-        let text = file::read_secret(path).map_err(|cause| error(Problem::Unreadable(cause)))?;
+        let text = files::read_secret(path).map_err(|cause| error(Problem::Unreadable(cause)))?;
         Self::from_pem(&String::from_utf8_lossy(&text)).map_err(error)
     }
 
@@ -59,7 +59,7 @@ impl PublicKey {
     /// Reads a SubjectPublicKeyInfo PEM file.
     pub fn load(path: &Path) -> Result<Self, Error> {
         let error = |problem| Error { path: path.to_owned(), role: "public", problem };
-        let text = file::read(path).map_err(|cause| error(Problem::Unreadable(cause)))?;
+        let text = files::read(path).map_err(|cause| error(Problem::Unreadable(cause)))?;
         Self::from_pem(&String::from_utf8_lossy(&text)).map_err(error)
     }
 

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use ring::digest::{SHA256, digest};
 
 use super::window::Bits;
-use crate::file;
+use crate::files;
 use crate::sign::PublicKey;
 
 const TITLE: &str = "rollcall-listen state 1\n";
@@ -40,7 +40,7 @@ pub fn load(path: &Path) -> Result<Vec<Heard>, Error> {
 
 pub fn save(path: &Path, heard: &[Heard]) -> Result<(), Error> {
     let text = render(heard);
-    file::replace(path, text.as_bytes())
+    files::replace(path, text.as_bytes())
         .map_err(|cause| Error { path: path.to_owned(), problem: Problem::Write(cause) })
 }
 
