@@ -166,6 +166,12 @@ pub fn share(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
+/// What the kernel granted of [`RECEIVE_BUFFER`]: half of what it tells, for it takes as much again for its own
+/// bookkeeping (socket(7)).
+pub fn receive_buffer(socket: &UdpSocket) -> io::Result<usize> {
+    SockRef::from(socket).recv_buffer_size().map(|bytes| bytes / 2)
+}
+
 struct Listener<'a> {
     options: &'a Options,
     socket: UdpSocket,
@@ -302,27 +308,33 @@ impl Listener<'_> {
         }
     }
 
-    /// Where it listens, and whom it believes.
+    /// Where it listens, whom it believes, and what room it got for what comes at once.
     fn beginning(&self) -> String {
         let Options { bind, port, .. } = self.options;
         let place = SocketAddr::new(*bind, *port);
         let keys: Vec<String> = self.judge.keys().map(PublicKey::to_string).collect();
-        match keys.is_empty() {
-            true => format!("listening on {place}, believes everybody: there is no --key"),
-            false => format!("listening on {place}, believes key {}", keys.join(", ")),
-        }
+        let believed = match keys.is_empty() {
+            true => "everybody: there is no --key".to_owned(),
+            false => format!("key {}", keys.join(", ")),
+        };
+        format!("listening on {place}, believes {believed}; {}", self.room())
     }
 
     fn totals(&self) -> String {
-        let number = |known: Option<u64>| known.map_or("unknown".to_owned(), |number| number.to_string());
-        let granted = SockRef::from(&self.socket).recv_buffer_size().ok();
+        let dropped = sockets::dropped_by(&self.socket);
         format!(
-            "{}, printed {}, dropped by the kernel {} (receive buffer {} bytes)",
+            "{}, printed {}, dropped by the kernel {} ({})",
             self.judge.counters(),
             self.printed,
-            number(sockets::dropped_by(&self.socket)),
-            number(granted.map(|bytes| bytes as u64)),
+            dropped.map_or("unknown".to_owned(), |dropped| dropped.to_string()),
+            self.room(),
         )
+    }
+
+    /// For what comes faster than it is read.
+    fn room(&self) -> String {
+        let granted = receive_buffer(&self.socket).unwrap_or_default();
+        format!("receive buffer {granted} of {RECEIVE_BUFFER} bytes asked for")
     }
 }
 

@@ -3,8 +3,6 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use socket2::SockRef;
-
 use super::Finding;
 use crate::broadcast::destination::Target;
 use crate::listen;
@@ -71,16 +69,15 @@ fn of_holders(
     }
 }
 
-/// What a listener gets, in the bytes of SO_RCVBUF.
+/// What a listener gets.
 fn granted() -> io::Result<usize> {
-    let socket = listen::share((Ipv4Addr::UNSPECIFIED, 0).into())?;
-    SockRef::from(&socket).recv_buffer_size()
+    listen::receive_buffer(&listen::share((Ipv4Addr::UNSPECIFIED, 0).into())?)
 }
 
 fn of_buffer(granted: usize) -> Finding {
-    // The kernel takes twice what is asked for, to have room for its own bookkeeping, and tells that (socket(7)).
-    let room = format!("room for about {} small datagrams", granted / SMALL_DATAGRAM);
-    let (granted, wanted) = (granted / 2, listen::RECEIVE_BUFFER);
+    // It takes twice as much, and counts its bookkeeping, too (socket(7)).
+    let room = format!("room for about {} small datagrams", 2 * granted / SMALL_DATAGRAM);
+    let wanted = listen::RECEIVE_BUFFER;
     if granted >= wanted {
         return Finding::green(format!("the receive buffer of a listener here has {granted} bytes, {room}"));
     }
@@ -129,8 +126,8 @@ mod tests {
 
     #[test]
     fn a_buffer_that_was_cut_is_yellow() {
-        assert_eq!(of_buffer(2 * listen::RECEIVE_BUFFER).level, Level::Green);
-        let finding = of_buffer(425_984);
+        assert_eq!(of_buffer(listen::RECEIVE_BUFFER).level, Level::Green);
+        let finding = of_buffer(212_992);
         assert_eq!(finding.level, Level::Yellow);
         assert!(
             finding.what.contains("212992 bytes, of 8388608 that it asks for: room for about 532 small"),
