@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
+use rollcall::clock::now_ns;
 use rollcall::listen::{self, Judge, Policy, Verdict};
 use rollcall::sign::PublicKey;
 
@@ -25,14 +26,14 @@ fn hear() -> Result<(), Box<dyn Error>> {
     let file = std::env::args().nth(1).ok_or("which key? heard KEY.pub [PORT]")?;
     let port = std::env::args().nth(2).map_or(Ok(6667), |port| port.parse())?;
     let policy = Policy { keys: vec![PublicKey::load(Path::new(&file))?], ..Policy::default() };
-    let mut judge = Judge::new(policy, Vec::new(), now_ns()?);
+    let mut judge = Judge::new(policy, Vec::new(), now_ns());
     let socket = listen::bind(Ipv4Addr::UNSPECIFIED.into(), port)?;
     let mut here = BTreeMap::new();
     let mut buffer = vec![0; 1 << 16];
     loop {
         // `bind` set a timeout, after which there is time for other things.
         if let Ok((len, _)) = socket.recv_from(&mut buffer)
-            && let Verdict::New(announcement) = judge.judge(&buffer[..len], now_ns()?)
+            && let Verdict::New(announcement) = judge.judge(&buffer[..len], now_ns())
         {
             let status = announcement.verified.status();
             here.insert(status.email.clone(), status.last_seen_ns);
@@ -42,8 +43,4 @@ fn hear() -> Result<(), Box<dyn Error>> {
             println!("{gap}");
         }
     }
-}
-
-fn now_ns() -> Result<u64, Box<dyn Error>> {
-    Ok(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_nanos().try_into()?)
 }

@@ -4,6 +4,7 @@
 //! tests/wire_vectors.rs compares them with the file.
 
 use rollcall::announce::Announcer;
+use rollcall::hex;
 use rollcall::sign::{PublicKey, Signer};
 use rollcall::status::{Email, Status};
 use rollcall::wire::{self, Batch, Kind, encode_batch, merkle};
@@ -43,7 +44,7 @@ pub fn vectors() -> Value {
         "key": {
             "private_pem": PRIVATE,
             "public_pem": public_pem(public.public()),
-            "public": hex(public.public().as_bytes()),
+            "public": hex::encode(public.public().as_bytes()),
             "id": public.public().to_string(),
         },
         "version_1": version_1(),
@@ -71,7 +72,7 @@ fn status(i: usize) -> Status {
 
 fn described(datagram: &[u8], status: &Status) -> Value {
     json!({
-        "datagram": hex(datagram),
+        "datagram": hex::encode(datagram),
         "email": status.email.as_str(),
         "last_seen_ns": status.last_seen_ns.to_string(),
         "ip": status.ip.to_string(),
@@ -117,8 +118,8 @@ fn batch(count: usize, first: u64, datagrams: &[Vec<u8>]) -> Value {
         "count": count,
         "epoch": EPOCH.to_string(),
         "first_sequence": first.to_string(),
-        "root": hex(&tree.root()),
-        "signature": hex(&datagrams[0][datagrams[0].len() - 64..]),
+        "root": hex::encode(&tree.root()),
+        "signature": hex::encode(&datagrams[0][datagrams[0].len() - 64..]),
         "members": members.collect::<Vec<_>>(),
     })
 }
@@ -129,7 +130,7 @@ fn forged(seven: &[Vec<u8>]) -> Vec<Value> {
         let mut datagram = seven[2].clone();
         let at = trailer(&datagram) + at;
         datagram[at..][..bytes.len()].copy_from_slice(bytes);
-        json!({ "why": why, "verdict": verdict, "datagram": hex(&datagram) })
+        json!({ "why": why, "verdict": verdict, "datagram": hex::encode(&datagram) })
     };
     let one = seven[2].as_slice();
     let mut email = one.to_vec();
@@ -150,12 +151,12 @@ fn forged(seven: &[Vec<u8>]) -> Vec<Value> {
     );
     let stranger = Announcer::new(other, EPOCH).announce(&[status(0)]);
     vec![
-        json!({ "why": "the email is another", "verdict": "forged", "datagram": hex(&email) }),
-        json!({ "why": "one bit of the signature is flipped", "verdict": "forged", "datagram": hex(&signature) }),
-        json!({ "why": "the prefix of one and the trailer of another", "verdict": "forged", "datagram": hex(&spliced) }),
-        json!({ "why": "the trailer is cut off: version 1", "verdict": "unsigned", "datagram": hex(&one[..trailer(one)]) }),
-        json!({ "why": "another key under our key id", "verdict": "forged", "datagram": hex(&impostor[0]) }),
-        json!({ "why": "another key under its own id", "verdict": "unknown key", "datagram": hex(&stranger[0]) }),
+        json!({ "why": "the email is another", "verdict": "forged", "datagram": hex::encode(&email) }),
+        json!({ "why": "one bit of the signature is flipped", "verdict": "forged", "datagram": hex::encode(&signature) }),
+        json!({ "why": "the prefix of one and the trailer of another", "verdict": "forged", "datagram": hex::encode(&spliced) }),
+        json!({ "why": "the trailer is cut off: version 1", "verdict": "unsigned", "datagram": hex::encode(&one[..trailer(one)]) }),
+        json!({ "why": "another key under our key id", "verdict": "forged", "datagram": hex::encode(&impostor[0]) }),
+        json!({ "why": "another key under its own id", "verdict": "unknown key", "datagram": hex::encode(&stranger[0]) }),
         changed("another kind", "forged", 3, &[1]),
         changed("another epoch", "forged", 8, &(EPOCH + 1).to_be_bytes()),
         changed("a huge sequence", "forged", 16, &u64::MAX.to_be_bytes()),
@@ -168,7 +169,25 @@ fn forged(seven: &[Vec<u8>]) -> Vec<Value> {
         changed("version 3", "foreign", 2, &[3]),
         changed("another magic", "foreign", 0, b"XX"),
         json!({ "why": "a Tuya device", "verdict": "foreign", "datagram": "000055aa00000000000000130000000c00000000" }),
+        prefix("an empty email", b"", b"192.0.2.1"),
+        prefix("an email without a domain", b"a@", b"192.0.2.1"),
+        prefix("an email with a control character", b"a\x1bb@c", b"192.0.2.1"),
+        prefix(
+            "an email of 255 bytes",
+            &[&[b'l'; 64][..], b"@", &b"d.".repeat(94), b"dd"].concat(),
+            b"192.0.2.1",
+        ),
+        prefix("an email that is not ASCII", "\u{e9}@c".as_bytes(), b"192.0.2.1"),
+        prefix("an IPv6 address with a zone", b"a@b", b"fe80::1%1"),
+        prefix("no IP address", b"a@b", b""),
     ]
+}
+
+/// A status that is none, in a datagram of version 1.
+fn prefix(why: &str, email: &[u8], ip: &[u8]) -> Value {
+    let len = |bytes: &[u8]| [u8::try_from(bytes.len()).expect("these are short")];
+    let datagram = [&len(email), email, &EPOCH.to_be_bytes(), &len(ip), ip, &[0, 7]].concat();
+    json!({ "why": why, "verdict": "foreign", "datagram": hex::encode(&datagram) })
 }
 
 /// A listener with the key hears these one after the other, and nothing before.
@@ -193,7 +212,7 @@ fn replay(seven: &[Vec<u8>], last_of_512: &[u8]) -> Vec<Value> {
         (&after, "new", "a new epoch"),
         (&seven[5], "replayed", "sequence 12 of the epoch that is over, which never came before"),
     ]
-    .map(|(datagram, verdict, why)| json!({ "why": why, "verdict": verdict, "datagram": hex(datagram) }))
+    .map(|(datagram, verdict, why)| json!({ "why": why, "verdict": verdict, "datagram": hex::encode(datagram) }))
     .to_vec()
 }
 
@@ -214,8 +233,4 @@ fn public_pem(key: &PublicKey) -> String {
         })
         .collect();
     format!("-----BEGIN PUBLIC KEY-----\n{}=\n-----END PUBLIC KEY-----\n", &digits[..59])
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -24,7 +24,7 @@ pub struct Announcer {
 }
 
 impl Announcer {
-    /// `epoch` is what [`next_epoch`] gave.
+    /// `epoch` is what [`LastEpoch::next`] gave.
     pub fn new(signer: Signer, epoch: u64) -> Self {
         let key_id = signer.public().id();
         Self { signer, key_id, epoch, sequence: 0 }
@@ -79,6 +79,11 @@ impl Repetition {
         self.newest.as_ref().map(|newest| newest.sent + newest.due)
     }
 
+    /// The newest, due or not: a server that ends says it once more, for nobody will repeat it.
+    pub fn newest(&self) -> Option<&[u8]> {
+        self.newest.as_ref().map(|newest| &newest.datagram[..])
+    }
+
     /// The datagram to send again now. However late this is asked, once makes up for what was not asked.
     pub fn due(&mut self, now: Instant) -> Option<&[u8]> {
         let newest = self.newest.as_mut()?;
@@ -100,56 +105,65 @@ fn after(age: Duration) -> Duration {
     })
 }
 
-/// The epoch of a server that starts now: its time, or one more than the last epoch when the clock
-/// stepped back since. The file remembers, and is on the disk before this returns.
-pub fn next_epoch(path: &Path, now_ns: u64) -> Result<u64, EpochError> {
-    let error = |problem| EpochError { path: path.to_owned(), problem };
-    let last = match files::read(path) {
-        Ok(text) => {
-            let number = str::from_utf8(&text).ok().and_then(|text| text.strip_suffix('\n')?.parse().ok());
-            number.ok_or_else(|| error(EpochProblem::Damaged))?
-        }
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => 0,
-        Err(cause) => return Err(error(EpochProblem::Read(cause))),
-    };
-    let epoch = u64::max(now_ns, u64::checked_add(last, 1).ok_or_else(|| error(EpochProblem::Damaged))?);
-    files::replace(path, format!("{epoch}\n").as_bytes())
-        .map_err(|cause| error(EpochProblem::Write(cause)))?;
-    Ok(epoch)
+/// The last epoch of a server, in a file that outlives it.
+pub struct LastEpoch {
+    path: PathBuf,
+    epoch: u64,
 }
+
+impl LastEpoch {
+    /// 0 if there is no file yet.
+    pub fn load(path: &Path) -> Result<Self, EpochError> {
+        let error = EpochError::of(ROLE, path);
+        let epoch = match files::read(path) {
+            Ok(text) => {
+                let number =
+                    str::from_utf8(&text).ok().and_then(|text| text.strip_suffix('\n')?.parse().ok());
+                number.filter(|epoch| *epoch < u64::MAX).ok_or_else(|| error(EpochProblem::Damaged))?
+            }
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => 0,
+            Err(cause) => return Err(error(EpochProblem::Read(cause))),
+        };
+        Ok(Self { path: path.to_owned(), epoch })
+    }
+
+    /// The epoch of a server that starts now: its time, or one more than the last epoch when the clock stepped
+    /// back since. It is on the disk before this returns.
+    pub fn next(self, now_ns: u64) -> Result<u64, EpochError> {
+        let epoch = u64::max(now_ns, self.epoch + 1);
+        files::replace(&self.path, format!("{epoch}\n").as_bytes())
+            .map_err(|cause| EpochError::of(ROLE, &self.path)(EpochProblem::Write(cause)))?;
+        Ok(epoch)
+    }
+}
+
+const ROLE: &str = "the last epoch";
 
 /// The file of the last epoch cannot be used.
-#[derive(Debug)]
-pub struct EpochError {
-    path: PathBuf,
-    problem: EpochProblem,
-}
+pub type EpochError = files::Error<EpochProblem>;
 
 #[derive(Debug)]
-enum EpochProblem {
+pub enum EpochProblem {
     Read(io::Error),
     Write(io::Error),
     Damaged,
 }
 
-impl fmt::Display for EpochError {
+impl fmt::Display for EpochProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let file = self.path.display();
-        match &self.problem {
-            EpochProblem::Read(error) => write!(f, "cannot read the last epoch, {file}: {error}"),
-            EpochProblem::Write(error) => write!(f, "cannot write the epoch, {file}: {error}"),
-            EpochProblem::Damaged => write!(
-                f,
-                "the last epoch, {file}, is damaged: it is one number and a line end; if the clock is right, \
-                 remove the file"
+        match self {
+            EpochProblem::Read(error) => write!(f, "{error}"),
+            EpochProblem::Write(error) => write!(f, "cannot write it: {error}"),
+            EpochProblem::Damaged => f.write_str(
+                "it is damaged: it holds one number and a line end; if the clock is right, remove the file",
             ),
         }
     }
 }
 
-impl std::error::Error for EpochError {
+impl std::error::Error for EpochProblem {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.problem {
+        match self {
             EpochProblem::Read(error) | EpochProblem::Write(error) => Some(error),
             EpochProblem::Damaged => None,
         }
@@ -237,16 +251,17 @@ mod tests {
 
     #[test]
     fn epochs_only_grow() {
+        let next = |path: &Path, now_ns| LastEpoch::load(path).and_then(|last| last.next(now_ns));
         let file = std::env::temp_dir().join(format!("rollcall-epoch-{}", std::process::id()));
         for (now, epoch) in [(1000, 1000), (2000, 2000), (500, 2001), (2001, 2002), (2003, 2003), (0, 2004)] {
-            assert_eq!(next_epoch(&file, now).unwrap(), epoch);
+            assert_eq!(next(&file, now).unwrap(), epoch);
         }
         for damaged in [&b""[..], b"\n", b"12", b"12\n\n", b"-1\n", b"18446744073709551615\n", b"\xff\n"] {
             fs::write(&file, damaged).unwrap();
             assert_eq!(
-                next_epoch(&file, 1).unwrap_err().to_string(),
+                LastEpoch::load(&file).err().unwrap().to_string(),
                 format!(
-                    "the last epoch, {}, is damaged: it is one number and a line end; \
+                    "the last epoch, {}: it is damaged: it holds one number and a line end; \
                      if the clock is right, remove the file",
                     file.display()
                 )
@@ -255,8 +270,8 @@ mod tests {
         }
         fs::remove_file(&file).unwrap();
         assert_eq!(
-            next_epoch(Path::new("no/such/epoch"), 1).unwrap_err().to_string(),
-            "cannot write the epoch, no/such/epoch: No such file or directory (os error 2)"
+            next(Path::new("no/such/epoch"), 1).unwrap_err().to_string(),
+            "the last epoch, no/such/epoch: cannot write it: No such file or directory (os error 2)"
         );
     }
 }

@@ -28,8 +28,12 @@ use destination::{Absent, Destination, Target};
 
 /// How often the interfaces are looked at: what changes is followed within twice this.
 const LOOK: Duration = Duration::from_secs(1);
-/// The send buffer that is asked for: a full batch, which a slow interface may take its time with.
-const SEND_BUFFER: usize = 1 << 20;
+/// How long after the last commit a server that ends says the newest once more.
+const PAUSE: Duration = Duration::from_millis(50);
+/// The send buffer that is asked for, for an interface that takes its time with a full batch. The kernel takes
+/// twice as much (socket(7)) and counts 1,280 bytes for a signed datagram, so this holds three such batches, if
+/// `net.core.wmem_max` allows it.
+pub const SEND_BUFFER: usize = 1 << 20;
 
 /// Sends each status to every destination. A send that fails is counted and never fails a request.
 pub struct Broadcaster {
@@ -85,32 +89,41 @@ impl Broadcaster {
         let hidden = self.privacy.as_ref().map(|key| key.hide(committed));
         let committed = hidden.as_deref().unwrap_or(committed);
         let mut voice = self.lock();
-        let Some(announcer) = &mut voice.announcer else {
+        let Voice { outlets, announcer, repetition, .. } = &mut *voice;
+        let Some(announcer) = announcer else {
             let mut datagram = Vec::with_capacity(wire::MAX_PREFIX);
             for status in committed {
                 datagram.clear();
                 wire::encode(status, &mut datagram);
-                voice.say(&datagram);
+                say(outlets, &datagram);
             }
             return;
         };
         let datagrams = announcer.announce(committed);
         for datagram in &datagrams {
-            voice.say(datagram);
+            say(outlets, datagram);
         }
         if let Some(newest) = datagrams.into_iter().next_back() {
-            let planned = voice.repetition.next();
-            voice.repetition.sent(newest, Instant::now());
+            let planned = repetition.next();
+            repetition.sent(newest, Instant::now());
             // Under load the repeater wakes soon enough by itself. A full channel has woken it already.
-            if planned.is_none_or(|planned| Some(planned) > voice.repetition.next()) {
+            if planned.is_none_or(|planned| Some(planned) > repetition.next()) {
                 let _ = self.news.try_send(());
             }
         }
     }
 
-    /// Says in the log how much was sent by which socket, and how much could not be.
-    pub fn tell(&self) {
-        for outlet in &self.lock().outlets {
+    /// The last words: the newest once more, for who lost the end of a burst and will hear no repetition. And in
+    /// the log how much was sent by which socket, and how much could not be.
+    pub async fn end(&self) {
+        // A receive buffer that was full a moment ago has room again.
+        task::sleep(PAUSE).await;
+        let mut voice = self.lock();
+        let Voice { outlets, repetition, .. } = &mut *voice;
+        if let Some(newest) = repetition.newest() {
+            say(outlets, newest);
+        }
+        for outlet in outlets {
             log::info!("announced to {outlet}");
         }
     }
@@ -120,13 +133,14 @@ impl Broadcaster {
     }
 }
 
-impl Voice {
-    fn say(&mut self, datagram: &[u8]) {
-        for outlet in &mut self.outlets {
-            outlet.send(datagram);
-        }
+/// By every socket.
+fn say(outlets: &mut [Outlet], datagram: &[u8]) {
+    for outlet in outlets {
+        outlet.send(datagram);
     }
+}
 
+impl Voice {
     /// Closes what is no longer meant and opens what is. What cannot be opened is tried again next time.
     fn follow(&mut self, destinations: &[Destination], interfaces: &[Interface]) {
         let (targets, absent) = destination::targets(destinations, interfaces);
@@ -219,7 +233,7 @@ async fn repeat(broadcaster: Weak<Broadcaster>, news: Receiver<()>) {
         let mut voice = broadcaster.lock();
         let Voice { outlets, repetition, .. } = &mut *voice;
         if let Some(datagram) = repetition.due(Instant::now()) {
-            outlets.iter_mut().for_each(|outlet| outlet.send(datagram));
+            say(outlets, datagram);
         }
         next = repetition.next();
     }
@@ -304,6 +318,42 @@ mod tests {
                 let len = ear.recv(&mut buffer).unwrap();
                 assert_eq!(wire::decode(&buffer[..len]), Ok((status(), &[][..])));
             }
+        }
+    }
+
+    #[test]
+    fn a_server_that_ends_says_the_newest_once_more() {
+        let ear = UdpSocket::bind("127.0.0.1:0").unwrap();
+        ear.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let mut voice = Voice::default();
+        let destinations = destination::parse(&ear.local_addr().unwrap().to_string()).unwrap();
+        voice.follow(&destinations, &[]);
+        voice.repetition.sent(b"the newest".to_vec(), Instant::now());
+        // Without the repeater, so that nobody else says anything.
+        let broadcaster = Broadcaster {
+            destinations,
+            privacy: None,
+            voice: Mutex::new(voice),
+            news: channel::bounded(1).0,
+        };
+        task::block_on(broadcaster.end());
+        let mut buffer = [0; 100];
+        assert_eq!(ear.recv(&mut buffer).map(|len| &buffer[..len]).unwrap(), b"the newest");
+        assert_eq!(broadcaster.lock().outlets[0].sent, 1);
+    }
+
+    #[test]
+    fn how_far_multicast_goes_is_as_it_is_written() {
+        let interfaces = interfaces::list().unwrap();
+        for (text, hops) in
+            [("239.255.66.67%lo", 1), ("239.255.66.67/4", 4), ("ff05::1%lo", 1), ("ff05::1%lo/9", 9)]
+        {
+            let (targets, _) = destination::targets(&destination::parse(text).unwrap(), &interfaces);
+            let socket = targets[0].open().unwrap();
+            let socket = socket2::SockRef::from(&socket);
+            let set =
+                if text.starts_with("ff") { socket.multicast_hops_v6() } else { socket.multicast_ttl_v4() };
+            assert_eq!(set.unwrap(), hops, "{text}");
         }
     }
 

@@ -15,6 +15,7 @@ use crate::cli::{Exit, Fatal, setting};
 use crate::server::{self, Options};
 use crate::store::Store;
 
+mod buffers;
 mod container;
 mod database;
 mod hearing;

@@ -1,9 +1,10 @@
 //! Small files: keys, secrets, and what a program remembers.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Bytes that are read of one. What is longer, or has no end, is none of ours, and its beginning shows that.
 const LONGEST: u64 = 1 << 16;
@@ -47,6 +48,33 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     write().inspect_err(|_| {
         let _ = fs::remove_file(beside);
     })
+}
+
+/// A file that cannot be used: what it is for, where it is, and what is wrong with it.
+#[derive(Debug)]
+pub struct Error<P> {
+    role: &'static str,
+    path: PathBuf,
+    problem: P,
+}
+
+impl<P> Error<P> {
+    /// For `map_err`.
+    pub fn of(role: &'static str, path: &Path) -> impl Fn(P) -> Self {
+        move |problem| Self { role, path: path.to_owned(), problem }
+    }
+}
+
+impl<P: fmt::Display> fmt::Display for Error<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}: {}", self.role, self.path.display(), self.problem)
+    }
+}
+
+impl<P: std::error::Error + 'static> std::error::Error for Error<P> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.problem)
+    }
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@
 //! | [`doctor`] | looks for what keeps announcements from being heard, or clients from being let in |
 //! | [`outage`] | what fails, told in the log once |
 //! | [`sockets`] | who holds a UDP port, and what the kernel dropped |
-//! | [`cli`], [`clock`], [`files`], [`signals`] | what the programs share: arguments and exit codes, the time, small files, signals |
+//! | [`cli`], [`clock`], [`files`], [`hex`], [`signals`] | what the programs share: arguments and exit codes, the time, small files, hexadecimal, signals |
 //!
 //! The binaries in `bin/` turn arguments into one call of [`server::run`], [`client::run`],
 //! [`listen::run`], [`admin::run`] or [`doctor::run`]. The features `server`, `client` and `listen` choose what is built.
@@ -37,12 +37,15 @@ pub mod client;
 #[cfg(any(feature = "client", feature = "server"))]
 pub mod signals;
 
+// The server's; here too, because whoever tests a listener needs something to hear.
 #[cfg(feature = "listen")]
 pub mod announce;
 #[cfg(feature = "listen")]
 pub mod clock;
 #[cfg(feature = "listen")]
 pub mod files;
+#[cfg(feature = "listen")]
+pub mod hex;
 #[cfg(feature = "listen")]
 pub mod listen;
 #[cfg(feature = "listen")]

@@ -5,7 +5,6 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, Write};
-use std::mem::{Discriminant, discriminant};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::cli::{Exit, Fatal, note};
 use crate::clock::now_ns;
@@ -45,8 +44,8 @@ const SAVE: Duration = Duration::from_secs(5);
 const STATS: Duration = Duration::from_secs(60);
 /// More than any datagram holds: 65,507 bytes are the most that UDP over IPv4 carries.
 const BUFFER: usize = 1 << 16;
-/// The receive buffer that is asked for. The kernel takes twice as much (socket(7)) and counts about 800
-/// bytes for a small datagram, so this holds a fifth of a second at 100,000 a second, if `net.core.rmem_max` allows it.
+/// The receive buffer that is asked for. The kernel takes twice as much (socket(7)) and counts 1,280 bytes for a
+/// datagram of a large batch, so this holds an eighth of a second at 100,000 a second, if `net.core.rmem_max` allows it.
 pub const RECEIVE_BUFFER: usize = 8 << 20;
 /// Bytes of output that are written at once while more datagrams wait.
 const PAGE: usize = 1 << 16;
@@ -124,9 +123,11 @@ pub fn run(options: &Options) -> Result<(), Error> {
         page: Vec::with_capacity(2 * PAGE),
         printed: 0,
         mentioned: HashMap::new(),
+        dropped: 0,
     };
     note(format_args!("rollcall-listen: {}", listener.beginning()));
     let result = listener.receive(&interrupted).and(listener.flush());
+    listener.tell_dropped();
     tell(&listener.judge.finish());
     let saved = match result {
         // What was not printed must not be remembered as heard: better that some is printed again.
@@ -141,7 +142,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
     }
 }
 
-/// Opens the port, and names who keeps us from it.
+/// Opens the port, and names who keeps us from it. Reading gives up after 200 ms (`WouldBlock`), so that there is
+/// time for other things; the receive buffer is as large as the kernel allows, up to 8 MiB.
 pub fn bind(ip: IpAddr, port: u16) -> Result<UdpSocket, Error> {
     let address = SocketAddr::new(ip, port);
     share(address).map_err(|error| {
@@ -166,12 +168,6 @@ pub fn share(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// What the kernel granted of [`RECEIVE_BUFFER`]: half of what it tells, for it takes as much again for its own
-/// bookkeeping (socket(7)).
-pub fn receive_buffer(socket: &UdpSocket) -> io::Result<usize> {
-    SockRef::from(socket).recv_buffer_size().map(|bytes| bytes / 2)
-}
-
 struct Listener<'a> {
     options: &'a Options,
     socket: UdpSocket,
@@ -182,7 +178,10 @@ struct Listener<'a> {
     /// What is yet to be written to `out`.
     page: Vec<u8>,
     printed: u64,
-    mentioned: HashMap<(Discriminant<Ignored>, Option<Discriminant<Doubt>>), Instant>,
+    /// When each kind of stranger was last mentioned, by its word.
+    mentioned: HashMap<&'static str, Instant>,
+    /// What the kernel had dropped when that was last told.
+    dropped: u64,
 }
 
 impl Listener<'_> {
@@ -209,6 +208,7 @@ impl Listener<'_> {
                 settle = now + SETTLE;
                 // In a flood there is always more to read, and what was printed must not wait for its end.
                 self.flush()?;
+                self.tell_dropped();
                 tell(&self.judge.settle(now));
             }
             if now >= save {
@@ -276,14 +276,13 @@ impl Listener<'_> {
     /// Says that something else is on the port, each kind at most once a minute: others may share it rightly,
     /// and must not drown what matters.
     fn mention(&mut self, source: SocketAddr, ignored: &Ignored) {
-        let (doubt, what): (_, &dyn fmt::Display) = match ignored {
-            Ignored::Foreign(error) | Ignored::Broken(error) => (None, error),
-            Ignored::Refused(doubt) => (Some(discriminant(doubt)), doubt),
+        let what: &dyn fmt::Display = match ignored {
+            Ignored::Foreign(error) | Ignored::Broken(error) => error,
+            Ignored::Refused(doubt) => doubt,
             _ => return,
         };
-        let kind = (discriminant(ignored), doubt);
-        if self.mentioned.get(&kind).is_none_or(|last| last.elapsed() >= MENTION) {
-            self.mentioned.insert(kind, Instant::now());
+        if self.mentioned.get(ignored.word()).is_none_or(|last| last.elapsed() >= MENTION) {
+            self.mentioned.insert(ignored.word(), Instant::now());
             note(format_args!(
                 "rollcall-listen: ignored a datagram from {source}: {what} (said at most once a minute)"
             ));
@@ -300,12 +299,25 @@ impl Listener<'_> {
     }
 
     fn save(&mut self) -> Result<(), Error> {
-        match &self.options.state {
-            Some(file) if self.judge.take_changed() => {
-                memory::save(file, &self.judge.memory()).map_err(Error::State)
-            }
-            _ => Ok(()),
+        if let Some(file) = self.options.state.as_deref().filter(|_| self.judge.has_changed()) {
+            memory::save(file, &self.judge.memory()).map_err(Error::Save)?;
+            self.judge.remembered();
         }
+        Ok(())
+    }
+
+    /// Before the gaps that it explains. Nobody but the kernel knows whose datagrams these were.
+    fn tell_dropped(&mut self) {
+        let dropped = sockets::dropped_by(&self.socket).unwrap_or(self.dropped);
+        let more = dropped.saturating_sub(self.dropped);
+        if more > 0 {
+            let plural = if more == 1 { "" } else { "s" };
+            note(format_args!(
+                "rollcall-listen: the kernel dropped {more} datagram{plural}: they came faster than they were read ({})",
+                self.room()
+            ));
+        }
+        self.dropped = dropped;
     }
 
     /// Where it listens, whom it believes, and what room it got for what comes at once.
@@ -333,7 +345,7 @@ impl Listener<'_> {
 
     /// For what comes faster than it is read.
     fn room(&self) -> String {
-        let granted = receive_buffer(&self.socket).unwrap_or_default();
+        let granted = sockets::receive_buffer(&self.socket).unwrap_or_default();
         format!("receive buffer {granted} of {RECEIVE_BUFFER} bytes asked for")
     }
 }
@@ -351,12 +363,21 @@ pub enum Error {
     HalfOfPrivacy,
     NothingToRemember,
     State(memory::Error),
+    /// What was heard can no longer be remembered.
+    Save(memory::Error),
     Signals(io::Error),
-    Bind { address: SocketAddr, error: io::Error, holder: Option<String> },
+    Bind {
+        address: SocketAddr,
+        error: io::Error,
+        holder: Option<String>,
+    },
     Join(Group, io::Error),
     Receive(io::Error),
     Output(io::Error),
-    TooFew { printed: u64, count: u64 },
+    TooFew {
+        printed: u64,
+        count: u64,
+    },
 }
 
 impl fmt::Display for Error {
@@ -370,7 +391,7 @@ impl fmt::Display for Error {
             Error::NothingToRemember => {
                 f.write_str("--state remembers what was verified, and without a --key nothing is")
             }
-            Error::State(error) => write!(f, "{error}"),
+            Error::State(error) | Error::Save(error) => write!(f, "{error}"),
             Error::Signals(error) => write!(f, "cannot listen for signals: {error}"),
             Error::Bind { address, error, holder } => {
                 write!(f, "cannot bind {address}: {error}")?;
@@ -400,7 +421,7 @@ impl std::error::Error for Error {
         match self {
             Error::Key(error) => Some(error),
             Error::Privacy(error) => Some(error),
-            Error::State(error) => Some(error),
+            Error::State(error) | Error::Save(error) => Some(error),
             Error::Signals(error)
             | Error::Bind { error, .. }
             | Error::Join(_, error)

@@ -6,12 +6,13 @@ use std::collections::HashMap;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 
 use ring::hmac::{self, HMAC_SHA256};
 
 use crate::files;
+use crate::hex;
 use crate::status::{Email, EmailError, Status};
 
 /// Keeps a pseudonym apart from any other use that the key may be put to.
@@ -46,7 +47,7 @@ pub struct Key(hmac::Key);
 impl Key {
     /// Reads 64 hex digits from a file that nobody else may read.
     pub fn load(path: &Path) -> Result<Self, Error> {
-        let error = |problem| Error { path: path.to_owned(), role: "privacy key", problem };
+        let error = Error::of("the privacy key", path);
         let text = files::read_secret(path).map_err(|cause| error(Problem::Unreadable(cause)))?;
         Self::from_hex(&text).ok_or_else(|| error(Problem::NotKey))
     }
@@ -54,14 +55,7 @@ impl Key {
     fn from_hex(text: &[u8]) -> Option<Self> {
         let digits = text.strip_suffix(b"\n").unwrap_or(text);
         let digits = digits.strip_suffix(b"\r").unwrap_or(digits);
-        if digits.len() != 2 * KEY_LEN {
-            return None;
-        }
-        let value = |digit: &u8| char::from(*digit).to_digit(16);
-        let mut bytes = [0; KEY_LEN];
-        for (byte, [high, low]) in bytes.iter_mut().zip(digits.as_chunks().0) {
-            *byte = (value(high)? << 4 | value(low)?) as u8;
-        }
+        let bytes: [u8; KEY_LEN] = hex::decode(digits)?;
         Some(Self(hmac::Key::new(HMAC_SHA256, &bytes)))
     }
 
@@ -71,11 +65,7 @@ impl Key {
         let mut context = hmac::Context::with_key(&self.0);
         context.update(LABEL);
         context.update(email.as_str().as_bytes());
-        let mut text = String::with_capacity(2 * SHOWN + "@pseudonym.invalid".len());
-        for byte in &context.sign().as_ref()[..SHOWN] {
-            text.extend([byte >> 4, byte & 15].map(|digit| char::from(b"0123456789abcdef"[digit as usize])));
-        }
-        text.push_str("@pseudonym.invalid");
+        let text = hex::encode(&context.sign().as_ref()[..SHOWN]) + "@pseudonym.invalid";
         Email::new(&text).expect("hex digits are a local part, and pseudonym.invalid is a domain")
     }
 
@@ -96,7 +86,7 @@ pub struct People(HashMap<Email, Email>);
 impl People {
     /// Reads a file with one email a line. Empty lines, and those that start with `#`, do not count.
     pub fn load(key: &Key, path: &Path) -> Result<Self, Error> {
-        let error = |problem| Error { path: path.to_owned(), role: "list of people", problem };
+        let error = Error::of("the list of people", path);
         let bytes = fs::read(path).map_err(|cause| error(Problem::Unreadable(cause)))?;
         let mut people = HashMap::new();
         for (line, number) in bytes.split(|byte| *byte == b'\n').zip(1..) {
@@ -118,36 +108,31 @@ impl People {
 }
 
 /// A key or a list that cannot be used.
-#[derive(Debug)]
-pub struct Error {
-    path: PathBuf,
-    role: &'static str,
-    problem: Problem,
-}
+pub type Error = files::Error<Problem>;
 
 #[derive(Debug)]
-enum Problem {
+pub enum Problem {
     Unreadable(io::Error),
     NotKey,
+    /// Its number, from 1.
     Line(usize, EmailError),
 }
 
-impl fmt::Display for Error {
+impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the {}, {}", self.role, self.path.display())?;
-        match &self.problem {
-            Problem::Unreadable(error) => write!(f, ": {error}"),
+        match self {
+            Problem::Unreadable(error) => write!(f, "{error}"),
             Problem::NotKey => {
-                f.write_str(": it is not 64 hex digits and a line end; openssl rand -hex 32 makes them")
+                f.write_str("it is not 64 hex digits and a line end; openssl rand -hex 32 makes them")
             }
-            Problem::Line(number, error) => write!(f, ", line {number}: {error}"),
+            Problem::Line(number, error) => write!(f, "line {number}: {error}"),
         }
     }
 }
 
-impl std::error::Error for Error {
+impl std::error::Error for Problem {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.problem {
+        match self {
             Problem::Unreadable(error) => Some(error),
             Problem::Line(_, error) => Some(error),
             Problem::NotKey => None,
@@ -160,6 +145,7 @@ mod tests {
     use super::*;
     use crate::wire;
     use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
 
     /// The bytes 0 to 31, as in docs/wire.md.
     const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n";
@@ -228,7 +214,7 @@ mod tests {
             file("list", b"# staff\r\n\r\nA@example.com\r\n  b@example.com\na@example.com\n\xff#\n", 0o644);
         assert_eq!(
             said(People::load(&key(), &path), &path),
-            "the list of people, FILE, line 6: not an email address: \"\u{fffd}#\": \
+            "the list of people, FILE: line 6: not an email address: \"\u{fffd}#\": \
              non-ASCII character at byte 0"
         );
         fs::write(&path, "# staff\r\n\r\nA@example.com\r\n  b@example.com\na@example.com").unwrap();
@@ -243,7 +229,7 @@ mod tests {
         assert!(People::load(&key(), &path).unwrap().0.is_empty());
         fs::write(&path, [b"a@example.com\n", "x".repeat(1 << 20).as_bytes()].concat()).unwrap();
         let huge = said(People::load(&key(), &path), &path);
-        assert!(huge.starts_with("the list of people, FILE, line 2: not an email address: \"xxx"), "{huge}");
+        assert!(huge.starts_with("the list of people, FILE: line 2: not an email address: \"xxx"), "{huge}");
         assert!(huge.len() < 400, "{}", huge.len());
         fs::remove_file(&path).unwrap();
         assert_eq!(

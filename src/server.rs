@@ -13,7 +13,7 @@ use async_std::net::TcpListener;
 use async_std::os::unix::net::{UnixListener, UnixStream};
 use async_std::task;
 
-use crate::announce::{self, Announcer, EpochError};
+use crate::announce::{Announcer, EpochError, LastEpoch};
 use crate::broadcast::destination::{self, Destination};
 use crate::broadcast::{self, Broadcaster};
 use crate::cli::{Exit, Fatal, SettingError, setting};
@@ -122,22 +122,16 @@ pub fn run(options: Options) -> Result<(), Error> {
     let url = settings.database_url.as_deref().ok_or(Error::NoDatabase)?;
     // A request may have to wait for the commit before its own.
     let store = Store::open(url, deadline / 2, POOL).map_err(Error::Store)?;
-    let signer =
-        settings.broadcast_key.as_deref().map(Signer::load).transpose().map_err(Error::BroadcastKey)?;
+    let signing = settings.broadcast_key.as_deref().map(load_signing).transpose()?;
     let privacy =
         settings.privacy_key.as_deref().map(privacy::Key::load).transpose().map_err(Error::PrivacyKey)?;
     let trust = settings.trust()?;
     if check {
         return Ok(());
     }
-    let announcer = match (signer, &settings.broadcast_key) {
-        (Some(signer), Some(key)) => {
-            let mut remembered = key.as_os_str().to_owned();
-            remembered.push(".epoch");
-            let epoch = announce::next_epoch(Path::new(&remembered), now_ns()).map_err(Error::Epoch)?;
-            Some(Announcer::new(signer, epoch))
-        }
-        _ => {
+    let announcer = match signing {
+        Some((signer, last)) => Some(Announcer::new(signer, last.next(now_ns()).map_err(Error::Epoch)?)),
+        None => {
             log::warn!("announcements are not signed: ROLLCALL_BROADCAST_KEY is not set");
             None
         }
@@ -182,7 +176,7 @@ pub fn run(options: Options) -> Result<(), Error> {
                 let _ = fs::remove_file(path);
             }
         }
-        broadcaster.tell();
+        broadcaster.end().await;
         failure.map_or(Ok(()), |error| Err(Error::Store(error)))
     })
 }
@@ -217,6 +211,15 @@ async fn wait_for_database(store: &Store) -> Result<(), store::Error> {
             Err(error) => return Err(error),
         }
     }
+}
+
+/// The key that signs announcements, and the last epoch, which is remembered beside it.
+fn load_signing(key: &Path) -> Result<(Signer, LastEpoch), Error> {
+    let signer = Signer::load(key).map_err(Error::BroadcastKey)?;
+    let mut remembered = key.as_os_str().to_owned();
+    remembered.push(".epoch");
+    let last = LastEpoch::load(Path::new(&remembered)).map_err(Error::Epoch)?;
+    Ok((signer, last))
 }
 
 /// The file must be the server's alone: whoever can read the secret can name anybody.
@@ -295,13 +298,13 @@ impl fmt::Display for Error {
             Error::NoDatabase => {
                 f.write_str("DATABASE_URL is not set (postgres://USER@HOST/DATABASE); `just up` sets it")
             }
-            Error::BroadcastKey(error) => write!(f, "ROLLCALL_BROADCAST_KEY: {error}"),
+            Error::BroadcastKey(error) => write!(f, "--broadcast-key, or ROLLCALL_BROADCAST_KEY: {error}"),
             Error::NoPrivacyKey => f.write_str(
                 "ROLLCALL_PRIVACY is pseudonym, and ROLLCALL_PRIVACY_KEY, the file with the key, is not set",
             ),
             Error::PrivacyKey(error) => write!(f, "ROLLCALL_PRIVACY_KEY: {error}"),
             Error::Epoch(error) => write!(f, "{error}"),
-            Error::Destination(error) => write!(f, "ROLLCALL_BROADCAST: {error}"),
+            Error::Destination(error) => write!(f, "--broadcast, or ROLLCALL_BROADCAST: {error}"),
             Error::Broadcast(error) => write!(f, "{error}"),
             Error::Signals(error) => write!(f, "cannot listen for signals: {error}"),
             Error::Store(error) => write!(f, "{error}"),

@@ -4,12 +4,13 @@
 
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ring::digest::{SHA256, digest};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 
 use crate::files;
+use crate::hex;
 use crate::wire::{BatchMessage, KeyId, SignatureBytes};
 
 mod pem;
@@ -26,7 +27,7 @@ pub struct Signer {
 impl Signer {
     /// Reads a PKCS#8 PEM file that nobody else may read.
     pub fn load(path: &Path) -> Result<Self, Error> {
-        let error = |problem| Error { path: path.to_owned(), role: "private", problem };
+        let error = Error::of("the private key of the broadcast", path);
         let text = files::read_secret(path).map_err(|cause| error(Problem::Unreadable(cause)))?;
         Self::from_pem(&String::from_utf8_lossy(&text)).map_err(error)
     }
@@ -58,7 +59,7 @@ pub struct PublicKey {
 impl PublicKey {
     /// Reads a SubjectPublicKeyInfo PEM file.
     pub fn load(path: &Path) -> Result<Self, Error> {
-        let error = |problem| Error { path: path.to_owned(), role: "public", problem };
+        let error = Error::of("the public key of the broadcast", path);
         let text = files::read(path).map_err(|cause| error(Problem::Unreadable(cause)))?;
         Self::from_pem(&String::from_utf8_lossy(&text)).map_err(error)
     }
@@ -95,18 +96,14 @@ impl PublicKey {
 /// The key id, in hexadecimal.
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.id.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex::encode(&self.id))
     }
 }
 
 /// A key file that cannot be used.
-#[derive(Debug)]
-pub struct Error {
-    path: PathBuf,
-    role: &'static str,
-    problem: Problem,
-}
+pub type Error = files::Error<Problem>;
 
+/// Why a text is no key, or a file cannot be read. The label is the one of PEM: `PRIVATE KEY`, `PUBLIC KEY`.
 #[derive(Debug)]
 pub enum Problem {
     Unreadable(io::Error),
@@ -114,12 +111,6 @@ pub enum Problem {
     NoEnd(&'static str),
     NotBase64,
     NotEd25519,
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the {} key of the broadcast, {}: {}", self.role, self.path.display(), self.problem)
-    }
 }
 
 impl fmt::Display for Problem {
@@ -133,12 +124,6 @@ impl fmt::Display for Problem {
                 f.write_str("it is not an Ed25519 key; openssl genpkey -algorithm ed25519 makes one")
             }
         }
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.problem)
     }
 }
 
@@ -156,6 +141,7 @@ mod tests {
     use super::*;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
 
     /// The key of RFC 8410, section 10.3, and its public half, section 10.1.
     const PRIVATE: &str = "-----BEGIN PRIVATE KEY-----\n\

@@ -1,10 +1,13 @@
-//! The UDP sockets of this host as /proc shows them (proc(5)): who holds a port, so that "address in use" names
-//! who, and what the kernel dropped because a receive buffer was full.
+//! The UDP sockets of this host as the kernel shows them: who holds a port, so that "address in use" names who,
+//! what room a socket has for what comes at once, and what was dropped because there was none (proc(5), socket(7)).
 
 use std::fs;
+use std::io;
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::path::Path;
+
+use socket2::SockRef;
 
 /// Who holds a port, as far as /proc tells.
 pub struct Holders {
@@ -30,6 +33,17 @@ pub fn holders_of(port: u16) -> Holders {
         }
     }
     Holders { programs, unseen: unseen.len() }
+}
+
+/// Bytes that were granted of what was asked for: half of what the kernel tells, for it takes as much again for its
+/// own bookkeeping.
+pub fn receive_buffer(socket: &UdpSocket) -> io::Result<usize> {
+    SockRef::from(socket).recv_buffer_size().map(|bytes| bytes / 2)
+}
+
+/// The same of the other buffer.
+pub fn send_buffer(socket: &UdpSocket) -> io::Result<usize> {
+    SockRef::from(socket).send_buffer_size().map(|bytes| bytes / 2)
 }
 
 /// Datagrams that this socket lost since it was opened; `None` where /proc does not tell. `SO_RXQ_OVFL` tells

@@ -29,9 +29,10 @@ pub mod trailer;
 
 pub use trailer::{Batch, BatchMessage, Claim, KeyId, Kind, SignatureBytes, Verified, encode_batch};
 
-/// No datagram is longer, so that it fits one packet on every network. The longest that there can be,
-/// with the longest email and address in a full batch, has 685 bytes.
-pub const MAX_DATAGRAM: usize = 1_200;
+/// The longest datagram that there can be: the longest email and address, in a full batch.
+pub const MAX_DATAGRAM: usize = MAX_PREFIX + trailer::MAX_TRAILER;
+/// The contract, so that it fits one packet on every network.
+const _: () = assert!(MAX_DATAGRAM <= 1_200);
 /// Bytes of the longest prefix: the longest email, and the longest text of an IPv6 address (39).
 pub const MAX_PREFIX: usize = 1 + Email::MAX_LEN + 8 + 1 + 39 + 2;
 

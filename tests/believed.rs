@@ -9,8 +9,9 @@ use std::fs;
 use std::net::UdpSocket;
 use std::process::Command;
 
-use keys::{Keys, now_ns, statuses, unsigned};
+use keys::{Keys, statuses, unsigned};
 use program::Program;
+use rollcall::clock::now_ns;
 use serde_json::Value;
 
 /// Two key pairs, a port that nobody has, and a voice.
@@ -96,7 +97,7 @@ fn both_keys_are_believed_while_they_rotate() {
     {
         let line = listener.next();
         assert_eq!((line["email"].as_str(), line["verified"].as_bool()), (Some(email), Some(verified)));
-        assert_eq!(line.get("doubt").is_some(), !verified);
+        assert_eq!(line.get("doubt").map(|doubt| doubt == "unsigned"), (!verified).then_some(true));
     }
     assert_eq!(listener.end().2, 0);
 }
@@ -128,7 +129,7 @@ fn a_restart_forgets_nothing() {
     // What cannot be written is known at the start, and not after what it should have remembered.
     let nowhere = scene.listen(&["--key", &scene.keys.file("one.pub"), "--state", "no/such/state"]);
     let (_, said, exit) = nowhere.ended();
-    assert!(said.starts_with("rollcall-listen: cannot write the state file no/such/state: "), "{said}");
+    assert!(said.starts_with("rollcall-listen: the state file, no/such/state: cannot write it: "), "{said}");
     assert_eq!(exit, 78);
 
     fs::write(scene.keys.file("state"), "nonsense").unwrap();
@@ -137,11 +138,32 @@ fn a_restart_forgets_nothing() {
     assert_eq!(
         said,
         format!(
-            "rollcall-listen: the state file {} is damaged, and without it a replay can pass for news; remove \
+            "rollcall-listen: the state file, {}: it is damaged, and without it a replay can pass for news; remove \
              it to start afresh\n",
             scene.keys.file("state")
         )
     );
+}
+
+#[test]
+fn a_listener_that_was_killed_remembers_what_it_had_heard_five_seconds_before() {
+    let scene = Scene::new();
+    let (key, state) = (scene.keys.file("one.pub"), scene.keys.file("state"));
+    let arguments = ["--key", &key, "--state", &state];
+    let said = scene.keys.announcer("one", now_ns()).announce(&statuses(&["a"]));
+    let listener = scene.listen(&arguments);
+    scene.say(&said);
+    listener.next();
+    program::wait_until("it is remembered", || {
+        fs::read_to_string(&state).is_ok_and(|state| state.contains(" highest 1 "))
+    });
+    listener.signal("KILL");
+    drop(listener);
+    let listener = scene.listen(&arguments);
+    scene.say(&said);
+    scene.say(&scene.keys.announcer("one", now_ns()).announce(&statuses(&["b"])));
+    assert_eq!(listener.next()["email"], "b@example.com");
+    assert!(listener.end().1.contains("new 1, duplicate 1, "));
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use rollcall::listen::{Ignored, Judge, Policy, Verdict};
+use rollcall::hex;
+use rollcall::listen::{Judge, Policy};
 use rollcall::sign::{PublicKey, Signer};
 use rollcall::status::{Email, Status};
 use rollcall::wire::{self, Datagram};
@@ -34,7 +35,7 @@ fn number(value: &Value, name: &str) -> u64 {
 
 fn bytes(value: &Value, name: &str) -> Vec<u8> {
     let digits = text(value, name).as_bytes();
-    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+    digits.chunks(2).map(|pair| hex::decode::<1>(pair).unwrap()[0]).collect()
 }
 
 fn status(value: &Value) -> Status {
@@ -57,25 +58,34 @@ fn believing(vectors: &Value) -> Judge {
     Judge::new(Policy { keys, ..Policy::default() }, Vec::new(), u64::MAX)
 }
 
-/// The verdict in the words of the file.
-fn word(judge: &mut Judge, datagram: &[u8]) -> &'static str {
-    use rollcall::listen::Doubt;
-    match judge.judge(datagram, 0) {
-        Verdict::New(_) => "new",
-        Verdict::Ignored(Ignored::Duplicate) => "duplicate",
-        Verdict::Ignored(Ignored::Replayed) => "replayed",
-        Verdict::Ignored(Ignored::Refused(Doubt::Unsigned)) => "unsigned",
-        Verdict::Ignored(Ignored::Refused(Doubt::UnknownKey(_))) => "unknown key",
-        Verdict::Ignored(Ignored::Refused(Doubt::Forged)) => "forged",
-        Verdict::Ignored(Ignored::Broken(_)) => "forged",
-        Verdict::Ignored(Ignored::Foreign(_)) => "foreign",
-        other => panic!("{other:?}"),
-    }
-}
-
 #[test]
 fn the_file_is_what_the_code_writes() {
     assert!(vectors() == writer::vectors(), "cargo run --example wire_vectors shows what differs");
+}
+
+/// The bytes in a line of docs/wire.md: pairs of digits from its beginning, a space between two of them.
+fn bytes_of_line(line: &str) -> Vec<u8> {
+    line.split(' ').map_while(|pair| hex::decode::<1>(pair.as_bytes())).flatten().collect()
+}
+
+#[test]
+fn the_document_has_the_same_bytes() {
+    let vectors = vectors();
+    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/wire.md");
+    let document: Vec<u8> =
+        std::fs::read_to_string(document).unwrap().lines().flat_map(bytes_of_line).collect();
+    let has = |datagram: &[u8]| document.windows(datagram.len()).any(|bytes| bytes == datagram);
+    let datagram = |vector: &Value| bytes(vector, "datagram");
+    assert!(has(&datagram(&vectors["version_1"][0])));
+    for batch in list(&vectors, "version_2") {
+        assert!(list(batch, "members").iter().map(datagram).any(|member| has(&member)), "{}", batch["count"]);
+    }
+    let batch_of_one = &vectors["version_2"][0];
+    assert!(has(&bytes(batch_of_one, "root")) && has(&bytes(&vectors["key"], "public")));
+    for (name, why) in [("forged", "another key under our key id"), ("replay", "of an epoch before")] {
+        let vector = list(&vectors, name).iter().find(|vector| vector["why"] == why).unwrap();
+        assert!(has(&datagram(vector)), "{why}");
+    }
 }
 
 #[test]
@@ -134,7 +144,7 @@ fn the_forged_are_refused_and_change_nothing() {
     let mut judge = believing(&vectors);
     for forged in list(&vectors, "forged") {
         assert_eq!(
-            word(&mut judge, &bytes(forged, "datagram")),
+            judge.judge(&bytes(forged, "datagram"), 0).word(),
             text(forged, "verdict"),
             "{}",
             forged["why"]
@@ -142,7 +152,7 @@ fn the_forged_are_refused_and_change_nothing() {
     }
     assert!(judge.memory().is_empty());
     for (_, member) in members(&vectors) {
-        assert_eq!(word(&mut judge, &bytes(member, "datagram")), "new");
+        assert_eq!(judge.judge(&bytes(member, "datagram"), 0).word(), "new");
     }
 }
 
@@ -151,7 +161,7 @@ fn the_replay() {
     let vectors = vectors();
     let mut judge = believing(&vectors);
     for step in list(&vectors, "replay") {
-        assert_eq!(word(&mut judge, &bytes(step, "datagram")), text(step, "verdict"), "{}", step["why"]);
+        assert_eq!(judge.judge(&bytes(step, "datagram"), 0).word(), text(step, "verdict"), "{}", step["why"]);
     }
     assert_eq!(judge.counters().missing, 513 + 3580);
 }

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 """Decodes and verifies rollcall datagrams (docs/wire.md), one line of JSON each.
-
     decode.py KEY.pub PORT     listens on a UDP port
     decode.py KEY.pub          reads datagrams from standard input, one per line, in hexadecimal
 
 Openssl checks the signature. Left out is what a listener remembers, to tell news from replays.
 """
-import functools, hashlib, ipaddress, json, socket, struct, subprocess, sys, tempfile
-
+import functools, hashlib, ipaddress, json, re, socket, struct, subprocess, sys, tempfile
 KEY = sys.argv[1]
 DER = ["openssl", "pkey", "-pubin", "-outform", "DER", "-in", KEY]
 KEY_ID = hashlib.sha256(subprocess.check_output(DER)[-32:]).digest()[:4]
+ATOM, LABEL = r"[\w!#$%&'*+/=?^`{|}~-]+", r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+EMAIL = re.compile(rf"(?=.{{3,254}}$)(?=[^@]{{1,64}}@){ATOM}(\.{ATOM})*@{LABEL}(\.{LABEL})*", re.ASCII)
 
 @functools.lru_cache(64)
 def signed(message, signature):
@@ -42,11 +42,11 @@ def proof(d, t):
 
 def decode(d):
     try:
-        email = d[1:1 + d[0]].decode("ascii")
+        email = EMAIL.fullmatch(d[1:1 + d[0]].decode("ascii").lower())[0]
         seen, ip_length = struct.unpack_from(">QB", d, 1 + d[0])
         ip, port = struct.unpack_from(f">{ip_length}sH", d, 10 + d[0])
-        ip = str(ipaddress.ip_address(ip.decode("ascii")))
-    except (IndexError, ValueError, struct.error):
+        ip = str(ipaddress.ip_address(ip.replace(b"%", b"?").decode("ascii")))  # It would take fe80::1%eth0.
+    except (IndexError, TypeError, ValueError, struct.error):
         return {"verdict": "foreign"}
     return {"email": email, "last_seen_ns": str(seen), "ip": ip, "port": port} | proof(d, 12 + d[0] + ip_length)
 

@@ -223,7 +223,7 @@ impl fmt::Display for Absent {
         match self {
             Absent::NoSuch(name) => write!(f, "there is no interface {name}"),
             Absent::Unable(name, why) => write!(f, "the interface {name} is not used: {why}"),
-            Absent::NoNetwork => f.write_str("no interface has an IPv4 address, not even lo"),
+            Absent::NoNetwork => f.write_str("no interface can be used, not even lo: it has no IPv4 address"),
         }
     }
 }
@@ -350,7 +350,7 @@ mod tests {
         assert_eq!(said("auto", &Interface::host()).0, both);
         assert_eq!(said("eth0,auto,eth1", &Interface::host()).0, both, "each once");
         assert_eq!(said("auto", &Interface::host()[..1]).0, ["127.0.0.1 > 127.255.255.255:6667"]);
-        let nobody = "no interface has an IPv4 address, not even lo";
+        let nobody = "no interface can be used, not even lo: it has no IPv4 address";
         assert_eq!(said("auto", &[]), (vec![], vec![nobody.to_owned()]));
     }
 

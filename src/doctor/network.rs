@@ -4,14 +4,14 @@ use std::io;
 
 use super::hearing::{self, Outcome};
 use super::link::{self, Link};
-use super::{Finding, Settings, container, port};
+use super::{Finding, Settings, buffers, container, port};
 use crate::broadcast::destination::{self, Absent, Destination, Target};
 use crate::interfaces::{self, Interface, Unused};
 use crate::wire;
 
-/// IPv4 and UDP put 28 bytes before a datagram. In less room than this the longest is cut into fragments, and
-/// is lost with each of them.
-const LEAST_MTU: u32 = wire::MAX_DATAGRAM as u32 + 28;
+/// IPv6 and UDP put 48 bytes before a datagram, IPv4 and UDP 28. In less room than this the longest is cut into
+/// fragments, and is lost with each of them.
+const LEAST_MTU: u32 = wire::MAX_DATAGRAM as u32 + 48;
 
 pub fn check(settings: &Settings) -> Vec<Finding> {
     let lists = interfaces::list().and_then(|interfaces| Ok((interfaces, link::list()?)));
@@ -55,6 +55,7 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
     }
     findings.extend(container::check(&used));
     findings.extend(port);
+    findings.extend(buffers::check(&targets));
     findings
 }
 
@@ -124,7 +125,9 @@ fn of_target(target: &Target, outcome: &Outcome, mtu: Option<u32>) -> Finding {
 }
 
 fn of_mtu(name: &str, mtu: u32) -> Option<Finding> {
-    let what = format!("{name}: its MTU is {mtu}, so that a datagram of 1,200 bytes is cut into fragments");
+    let longest = wire::MAX_DATAGRAM;
+    let what =
+        format!("{name}: its MTU is {mtu}, so that a datagram of {longest} bytes is cut into fragments");
     (mtu < LEAST_MTU)
         .then(|| Finding::yellow(what, format!("ip link set {name} mtu 1500, if the network allows it")))
 }
@@ -155,7 +158,7 @@ fn of_fallback(destinations: &[Destination], interfaces: &[Interface]) -> Option
         && interfaces.iter().all(|interface| interface.left_out().is_some());
     fell_back.then(|| {
         Finding::yellow(
-            "auto finds no network and takes the loopback interface: only programs on this host hear",
+            "auto finds no network and takes the loopback interface: by it only programs on this host hear",
             "look at ip addr; name an interface in ROLLCALL_BROADCAST if the right one is left out",
         )
     })
@@ -255,7 +258,7 @@ mod tests {
         assert_eq!(
             said("auto", &[]),
             [
-                "red     no interface has an IPv4 address, not even lo; nothing is announced there; do: look at ip addr; after ip link set lo up at least this host hears"
+                "red     no interface can be used, not even lo: it has no IPv4 address; nothing is announced there; do: look at ip addr; after ip link set lo up at least this host hears"
             ]
         );
     }
@@ -320,7 +323,7 @@ mod tests {
 
     #[test]
     fn a_small_mtu_cuts_the_longest_datagram() {
-        assert_eq!(of_mtu("eth0", 1_228), None);
-        assert_eq!(of_mtu("eth0", 1_227).unwrap().level, Level::Yellow);
+        assert_eq!(of_mtu("eth0", 733), None);
+        assert_eq!(of_mtu("eth0", 732).unwrap().level, Level::Yellow);
     }
 }

@@ -1,4 +1,4 @@
-//! The port that listeners on this host share, and the room that they get in it.
+//! The port that listeners on this host share.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -8,23 +8,12 @@ use crate::broadcast::destination::Target;
 use crate::listen;
 use crate::sockets::{self, Holders};
 
-/// What the kernel counts for a small datagram in a receive buffer.
-const SMALL_DATAGRAM: usize = 800;
-
-/// One line for each port that is announced to, and one for the receive buffer.
+/// One line for each port that is announced to.
 pub fn check(targets: &[Target]) -> Vec<Finding> {
     let mut addresses: Vec<SocketAddr> = targets.iter().map(|target| listeners(target.to)).collect();
     addresses.sort();
     addresses.dedup();
-    let mut findings: Vec<Finding> = addresses.into_iter().map(of_port).collect();
-    findings.push(match granted() {
-        Ok(granted) => of_buffer(granted),
-        Err(error) => Finding::yellow(
-            format!("the receive buffer was not checked: {error}"),
-            "look at this host's limits (ulimit -a)",
-        ),
-    });
-    findings
+    addresses.into_iter().map(of_port).collect()
 }
 
 /// What a listener binds to hear what is sent there.
@@ -69,30 +58,6 @@ fn of_holders(
     }
 }
 
-/// What a listener gets.
-fn granted() -> io::Result<usize> {
-    listen::receive_buffer(&listen::share((Ipv4Addr::UNSPECIFIED, 0).into())?)
-}
-
-fn of_buffer(granted: usize) -> Finding {
-    // It takes twice as much, and counts its bookkeeping, too (socket(7)).
-    let room = format!("room for about {} small datagrams", 2 * granted / SMALL_DATAGRAM);
-    let wanted = listen::RECEIVE_BUFFER;
-    if granted >= wanted {
-        return Finding::green(format!("the receive buffer of a listener here has {granted} bytes, {room}"));
-    }
-    let setting = format!("net.core.rmem_max={}", listen::RECEIVE_BUFFER);
-    Finding::yellow(
-        format!(
-            "the receive buffer of a listener here has {granted} bytes, of {wanted} that it asks for: {room}, \
-             and what comes at once beyond that is lost"
-        ),
-        format!(
-            "sysctl -w {setting} as root; to make it last, echo {setting} >/etc/sysctl.d/90-rollcall.conf"
-        ),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,18 +87,5 @@ mod tests {
             (level, what.as_str()),
             (Level::Yellow, "UDP port 6667: this user cannot open it: permission denied")
         );
-    }
-
-    #[test]
-    fn a_buffer_that_was_cut_is_yellow() {
-        assert_eq!(of_buffer(listen::RECEIVE_BUFFER).level, Level::Green);
-        let finding = of_buffer(212_992);
-        assert_eq!(finding.level, Level::Yellow);
-        assert!(
-            finding.what.contains("212992 bytes, of 8388608 that it asks for: room for about 532 small"),
-            "{finding:?}"
-        );
-        let advice = finding.advice.unwrap();
-        assert!(advice.starts_with("sysctl -w net.core.rmem_max=8388608 as root; "), "{advice}");
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::memory::Heard;
 use super::roots::Roots;
 use super::window::{Place, WINDOW, Window};
+use crate::hex;
 use crate::sign::PublicKey;
 use crate::status::Status;
 use crate::wire::{self, Datagram, KeyId, Kind, Verified};
@@ -37,6 +38,17 @@ pub enum Verdict {
     Ignored(Ignored),
 }
 
+impl Verdict {
+    /// What it is, in the words of [`Counters`].
+    pub fn word(&self) -> &'static str {
+        match self {
+            Verdict::New(_) => "new",
+            Verdict::Unverified(_, doubt) => doubt.word(),
+            Verdict::Ignored(ignored) => ignored.word(),
+        }
+    }
+}
+
 /// Who was seen, and by which server's word.
 #[derive(Debug)]
 pub struct Announcement {
@@ -57,13 +69,25 @@ pub enum Doubt {
     Forged,
 }
 
+impl Doubt {
+    /// In the words of [`Counters`].
+    pub fn word(self) -> &'static str {
+        match self {
+            Doubt::Unsigned => "unsigned",
+            Doubt::Unchecked => "unchecked",
+            Doubt::UnknownKey(_) => "unknown key",
+            Doubt::Forged => "forged",
+        }
+    }
+}
+
 impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Doubt::Unsigned => "not signed",
             Doubt::Unchecked => "signed, but there is no --key to verify it with",
             Doubt::UnknownKey(id) => {
-                return write!(f, "signed with key {:08x}, which is not ours", u32::from_be_bytes(*id));
+                return write!(f, "signed with key {}, which is not ours", hex::encode(id));
             }
             Doubt::Forged => "the signature is forged",
         })
@@ -90,20 +114,47 @@ pub enum Ignored {
     Foreign(wire::Error),
 }
 
-/// Every datagram is counted in `received` and in one of the others; `missing` counts what never came.
+impl Ignored {
+    /// In the words of [`Counters`]; a repetition is counted with what it repeats.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Ignored::Duplicate => "duplicate",
+            Ignored::Replayed => "replayed",
+            Ignored::TooOld => "too old",
+            Ignored::OtherKind => "other kind",
+            Ignored::Refused(doubt) => doubt.word(),
+            Ignored::Repeated => "repeated",
+            Ignored::Broken(_) => "forged",
+            Ignored::Foreign(_) => "foreign",
+        }
+    }
+}
+
+/// Datagrams, each counted in `received` and in one of the others; and what never came.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     pub received: u64,
+    /// Verified, and not heard before.
     pub new: u64,
+    /// Verified, and heard before: repeated by the server, or heard on two networks.
     pub duplicate: u64,
+    /// Verified, and of an older epoch or further back than the window reaches.
     pub replayed: u64,
+    /// Verified and new, but older than the policy wants.
     pub too_old: u64,
+    /// Verified and new, but of a kind that we do not know.
     pub other_kind: u64,
+    /// Version 1.
     pub unsigned: u64,
+    /// Version 2, and we have no key at all.
     pub unchecked: u64,
+    /// Version 2, by its key id signed with a key that we do not have.
     pub unknown_key: u64,
+    /// Version 2, and not what the server with that key signed.
     pub forged: u64,
+    /// Not a datagram of rollcall.
     pub foreign: u64,
+    /// Announcements, by their numbers.
     pub missing: u64,
 }
 
@@ -175,7 +226,8 @@ struct Epoch {
 }
 
 impl Judge {
-    /// `memory` is what [`Judge::memory`] gave before a restart.
+    /// `memory` is what [`Judge::memory`] gave before a restart, `began_ns` when listening began, in nanoseconds
+    /// since the Unix epoch.
     pub fn new(policy: Policy, memory: Vec<Heard>, began_ns: u64) -> Self {
         let mut tracks: Vec<Track> = Vec::new();
         for key in policy.keys {
@@ -213,7 +265,8 @@ impl Judge {
         self.tracks.iter().map(|track| &track.key)
     }
 
-    /// Judges one datagram. What does not verify changes nothing but the counters.
+    /// Judges one datagram. What does not verify changes nothing but the counters. `now_ns` is the time, in
+    /// nanoseconds since the Unix epoch.
     pub fn judge(&mut self, datagram: &[u8], now_ns: u64) -> Verdict {
         self.counters.received += 1;
         match Datagram::decode(datagram) {
@@ -273,9 +326,10 @@ impl Judge {
                 return Verdict::Ignored(Ignored::TooOld);
             }
             // We missed what came before if we were there, and we were if the server started after us. To
-            // have heard an older epoch proves nothing: that can be a recording. The bound keeps clocks that
-            // differ from making it a huge number.
-            track.followed |= number >= self.began_ns && sequence <= WINDOW;
+            // have heard an older epoch proves nothing: that can be a recording. An epoch that is still to come
+            // proves nothing either: the server's clock had been ahead, or is. The bound on the sequence keeps
+            // clocks that differ from making it a huge number.
+            track.followed |= (self.began_ns..=now_ns).contains(&number) && sequence <= WINDOW;
             let first = if track.followed { 1 } else { sequence };
             track.begin(Epoch { number, window: Window::starting_at(first), noted: None });
         }
@@ -368,9 +422,14 @@ impl Judge {
         self.roots.checks()
     }
 
-    /// Has anything new come since the last call? Then [`Judge::memory`] differs.
-    pub fn take_changed(&mut self) -> bool {
-        std::mem::take(&mut self.changed)
+    /// Has anything new come since [`Judge::remembered`]? Then [`Judge::memory`] differs.
+    pub fn has_changed(&self) -> bool {
+        self.changed
+    }
+
+    /// The memory was saved.
+    pub fn remembered(&mut self) {
+        self.changed = false;
     }
 
     /// What has to outlive a restart, so that nothing is believed twice.

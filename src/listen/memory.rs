@@ -9,28 +9,32 @@
 use std::fmt::{self, Write};
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ring::digest::{SHA256, digest};
 
-use super::window::Bits;
 use crate::files;
+use crate::hex;
 use crate::sign::PublicKey;
 
+const ROLE: &str = "the state file";
 const TITLE: &str = "rollcall-listen state 1\n";
 
 /// How far one key has been heard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heard {
     pub key: PublicKey,
+    /// The highest that this key has signed, in nanoseconds since the Unix epoch.
     pub epoch: u64,
+    /// The highest sequence of that epoch that came.
     pub highest: u64,
-    pub seen: Bits,
+    /// Which of the last 4,096 sequences came: number `n` is bit `n % 64` of word `n % 4096 / 64`.
+    pub seen: [u64; 64],
 }
 
 /// What the file remembers; nothing, if there is no file yet.
 pub fn load(path: &Path) -> Result<Vec<Heard>, Error> {
-    let error = |problem| Error { path: path.to_owned(), problem };
+    let error = Error::of(ROLE, path);
     match fs::read(path) {
         Ok(bytes) => parse(&bytes).ok_or_else(|| error(Problem::Damaged)),
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -40,28 +44,27 @@ pub fn load(path: &Path) -> Result<Vec<Heard>, Error> {
 
 pub fn save(path: &Path, heard: &[Heard]) -> Result<(), Error> {
     let text = render(heard);
-    files::replace(path, text.as_bytes())
-        .map_err(|cause| Error { path: path.to_owned(), problem: Problem::Write(cause) })
+    files::replace(path, text.as_bytes()).map_err(|cause| Error::of(ROLE, path)(Problem::Write(cause)))
 }
 
 fn render(heard: &[Heard]) -> String {
     let mut text = TITLE.to_owned();
     for Heard { key, epoch, highest, seen } in heard {
-        let key = hex(key.as_bytes());
+        let key = hex::encode(key.as_bytes());
         write!(text, "key {key} epoch {epoch} highest {highest} seen ").expect("a String takes every write");
         for word in seen {
             write!(text, "{word:016x}").expect("a String takes every write");
         }
         text.push('\n');
     }
-    let sum = hex(digest(&SHA256, text.as_bytes()).as_ref());
+    let sum = hex::encode(digest(&SHA256, text.as_bytes()).as_ref());
     text + "sha256 " + &sum + "\n"
 }
 
 fn parse(bytes: &[u8]) -> Option<Vec<Heard>> {
     let text = std::str::from_utf8(bytes).ok()?;
     let (body, sum) = text.split_at_checked(text.rfind("sha256 ")?)?;
-    if sum != format!("sha256 {}\n", hex(digest(&SHA256, body.as_bytes()).as_ref())) {
+    if sum != format!("sha256 {}\n", hex::encode(digest(&SHA256, body.as_bytes()).as_ref())) {
         return None;
     }
     body.strip_prefix(TITLE)?.lines().map(parse_line).collect()
@@ -70,63 +73,40 @@ fn parse(bytes: &[u8]) -> Option<Vec<Heard>> {
 fn parse_line(line: &str) -> Option<Heard> {
     let words: Vec<&str> = line.split(' ').collect();
     let ["key", key, "epoch", epoch, "highest", highest, "seen", digits] = words[..] else { return None };
-    let mut bytes = [0; 32];
-    from_hex(key, &mut bytes)?;
-    let mut window = [0; size_of::<Bits>()];
-    from_hex(digits, &mut window)?;
-    let mut seen = [0; size_of::<Bits>() / 8];
+    let key = PublicKey::from_bytes(hex::decode(key.as_bytes())?);
+    let window: [u8; 512] = hex::decode(digits.as_bytes())?;
+    let mut seen = [0; 64];
     for (word, bytes) in seen.iter_mut().zip(window.as_chunks().0) {
         *word = u64::from_be_bytes(*bytes);
     }
-    let key = PublicKey::from_bytes(bytes);
     Some(Heard { key, epoch: epoch.parse().ok()?, highest: highest.parse().ok()?, seen })
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn from_hex(digits: &str, bytes: &mut [u8]) -> Option<()> {
-    if digits.len() != 2 * bytes.len() {
-        return None;
-    }
-    for (byte, pair) in bytes.iter_mut().zip(digits.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(())
-}
-
 /// A state file that cannot be used.
-#[derive(Debug)]
-pub struct Error {
-    path: PathBuf,
-    problem: Problem,
-}
+pub type Error = files::Error<Problem>;
 
 #[derive(Debug)]
-enum Problem {
+pub enum Problem {
     Read(io::Error),
     Write(io::Error),
     Damaged,
 }
 
-impl fmt::Display for Error {
+impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = self.path.display();
-        match &self.problem {
-            Problem::Read(error) => write!(f, "cannot read the state file {path}: {error}"),
-            Problem::Write(error) => write!(f, "cannot write the state file {path}: {error}"),
-            Problem::Damaged => write!(
-                f,
-                "the state file {path} is damaged, and without it a replay can pass for news; remove it to start afresh"
+        match self {
+            Problem::Read(error) => write!(f, "{error}"),
+            Problem::Write(error) => write!(f, "cannot write it: {error}"),
+            Problem::Damaged => f.write_str(
+                "it is damaged, and without it a replay can pass for news; remove it to start afresh",
             ),
         }
     }
 }
 
-impl std::error::Error for Error {
+impl std::error::Error for Problem {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.problem {
+        match self {
             Problem::Read(error) | Problem::Write(error) => Some(error),
             Problem::Damaged => None,
         }
@@ -138,7 +118,7 @@ mod tests {
     use super::*;
 
     fn heard() -> Vec<Heard> {
-        let mut seen: Bits = [0; 64];
+        let mut seen = [0; 64];
         seen[0] = 1;
         seen[63] = u64::MAX;
         vec![
@@ -178,7 +158,7 @@ mod tests {
         assert_eq!(
             load(&path).unwrap_err().to_string(),
             format!(
-                "the state file {} is damaged, and without it a replay can pass for news; \
+                "the state file, {}: it is damaged, and without it a replay can pass for news; \
                  remove it to start afresh",
                 path.display()
             )
@@ -186,7 +166,7 @@ mod tests {
         fs::remove_file(path).unwrap();
         assert_eq!(
             save(Path::new("no/such/folder"), &[]).unwrap_err().to_string(),
-            "cannot write the state file no/such/folder: No such file or directory (os error 2)"
+            "the state file, no/such/folder: cannot write it: No such file or directory (os error 2)"
         );
     }
 }

@@ -59,7 +59,7 @@ pub fn json(page: &mut Vec<u8>, source: SocketAddr, status: &Status, person: Opt
             let (epoch, sequence) = (verified.epoch(), verified.sequence());
             write!(page, r#""verified":true,"key":"{key}","epoch":"{epoch}","sequence":"{sequence}""#)
         }
-        Proof::Doubted(doubt) => write!(page, r#""verified":false,"doubt":"{doubt}""#),
+        Proof::Doubted(doubt) => write!(page, r#""verified":false,"doubt":"{}""#, doubt.word()),
     }
     .expect(FITS);
     page.extend_from_slice(b"}\n");
@@ -159,7 +159,7 @@ Client Port  : 62453
                 "ip": "127.0.0.1",
                 "port": 62453,
                 "verified": false,
-                "doubt": "signed, but there is no --key to verify it with",
+                "doubt": "unchecked",
             })
         );
     }

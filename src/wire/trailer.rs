@@ -22,7 +22,7 @@ use std::ops::Range;
 use byteorder::{BigEndian, ByteOrder, WriteBytesExt};
 
 use super::merkle::{self, HASH_LEN, Hash, Tree};
-use super::{MAX_PREFIX, encode};
+use super::{MAX_DATAGRAM, encode};
 use crate::status::Status;
 
 pub const VERSION: u8 = 2;
@@ -45,7 +45,7 @@ mod field {
 const HEAD: usize = field::COUNT.end;
 const SIGNATURE: usize = 64;
 /// Bytes of the trailer in a full batch, whose paths have nine nodes.
-const MAX_TRAILER: usize = HEAD + 9 * HASH_LEN + SIGNATURE;
+pub(super) const MAX_TRAILER: usize = HEAD + 9 * HASH_LEN + SIGNATURE;
 
 pub type KeyId = [u8; 4];
 pub type SignatureBytes = [u8; SIGNATURE];
@@ -92,7 +92,7 @@ pub fn encode_batch(batch: &Batch, sign: impl FnOnce(&BatchMessage) -> Signature
         .iter()
         .enumerate()
         .map(|(index, status)| {
-            let mut out = Vec::with_capacity(MAX_PREFIX + MAX_TRAILER);
+            let mut out = Vec::with_capacity(MAX_DATAGRAM);
             encode(status, &mut out);
             out.extend_from_slice(&[b'R', b'C', VERSION, batch.kind.0]);
             out.extend_from_slice(&batch.key_id);

@@ -3,6 +3,7 @@
 use crate::stack::{Stack, expect, wait_until};
 use std::collections::BTreeMap;
 use std::thread;
+use std::time::{Duration, Instant};
 
 #[test]
 fn a_heartbeat_is_stored_and_every_listener_hears_it() {
@@ -84,7 +85,9 @@ fn the_newest_is_said_again_byte_for_byte() {
     // Twice, so that the second also interrupts the first one's schedule.
     for _ in 0..2 {
         expect(&mut stack.client(&stack.pair("client")), 0, "Success!");
-        let newest = hear();
+        let (newest, start) = (hear(), Instant::now());
         assert_eq!([hear(), hear(), hear()], [newest.clone(), newest.clone(), newest]);
+        // The third comes after a second. The first one's schedule would have waited longer.
+        assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
     }
 }

@@ -154,6 +154,18 @@ fn nobody_has_to_read_what_it_says() {
     }
 }
 
+/// Takes a minute, beside the other tests.
+#[test]
+fn the_counts_are_told_every_minute() {
+    let stack = Builder::new().stopped();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rollcall-listen"));
+    command.args(["--port", &stack.broadcast_port.to_string(), "--stats", "--timeout", "62s"]);
+    let output = command.output().unwrap();
+    assert!(output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said.matches("rollcall-listen: received 0, new 0, duplicate 0, ").count(), 2, "{said}");
+}
+
 #[test]
 fn time_and_count_end_it() {
     let stack = Builder::new().stopped();

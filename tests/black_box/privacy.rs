@@ -120,5 +120,5 @@ fn settings_that_would_give_emails_away_or_nothing_at_all_end_it() {
     listen(&["--people", "no/such", "--privacy-key", key], 78, "mode 0644: others can read it; chmod 0600");
     fs::set_permissions(key, fs::Permissions::from_mode(0o600)).unwrap();
     listen(&["--people", "no/such", "--privacy-key", key], 78, "the list of people, no/such: No such file");
-    listen(&["--people", key, "--privacy-key", key], 78, ", line 1: not an email address: \"abab");
+    listen(&["--people", key, "--privacy-key", key], 78, ": line 1: not an email address: \"abab");
 }

@@ -3,6 +3,7 @@
 use crate::listener::{Voice, bound, listening};
 use crate::stack::{Builder, Running, Stack, expect, free_port, wait_until};
 use rollcall::announce::Announcer;
+use rollcall::clock::now_ns;
 use rollcall::sign::{PublicKey, Signer};
 use rollcall::status::{Email, Status};
 use serde_json::Value;
@@ -10,7 +11,6 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::SystemTime;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -101,7 +101,7 @@ fn who_believes_both_keys_hears_everything_over_the_switch() {
         ip: "192.0.2.1".parse().unwrap(),
         port: 7,
     };
-    let epoch = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
+    let epoch = now_ns();
     let mut thief = Announcer::new(Signer::load(&stolen).unwrap(), epoch);
     let listener = just_listen(&stack);
     Voice::of(&stack).say(&thief.announce(std::slice::from_ref(&status))[0]);
@@ -214,4 +214,23 @@ fn the_steps_come_in_their_order() {
         1,
         "the NAME broadcast.next is taken",
     );
+}
+
+#[test]
+fn a_damaged_key_costs_neither_the_server_nor_its_good_copy() {
+    let stack = Stack::up();
+    let (key, copy) = (stack.certs.join("broadcast.key"), stack.state.join("server/own/broadcast.key"));
+    let good = fs::read(&copy).unwrap();
+    fs::write(&key, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n").unwrap();
+    let mut up = stack.command(Path::new(ROOT).join("stack/up"));
+    expect(&mut up, 1, "it is not an Ed25519 key");
+    expect(&mut up, 1, "the server that runs goes on with the old settings");
+    let ear = stack.ear();
+    expect(&mut stack.client(&stack.pair("client")), 0, "Success!");
+    ear.hear();
+    assert!(stack.script("stack/down").status.success());
+    expect(&mut up, 1, "the server was not started");
+    assert_eq!(fs::read(&copy).unwrap(), good);
+    fs::write(&key, good).unwrap();
+    expect(&mut up, 0, "nginx        ready");
 }

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
+use rollcall::clock::now_ns;
 use rollcall::status::Status;
 use rollcall::{listen, wire};
 
@@ -255,7 +256,7 @@ impl Stack {
     /// Hears this stack's datagrams from now on.
     pub fn ear(&self) -> Ear {
         let socket = listen::bind(Ipv4Addr::UNSPECIFIED.into(), self.broadcast_port).unwrap();
-        let opened_ns = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
+        let opened_ns = now_ns();
         Ear { socket, opened_ns, heard: Mutex::default() }
     }
 
@@ -318,7 +319,7 @@ impl Answer {
 /// A socket on the broadcast port.
 pub struct Ear {
     socket: UdpSocket,
-    opened_ns: u128,
+    opened_ns: u64,
     /// The newest is said again and again (docs/wire.md): byte for byte the same.
     heard: Mutex<BTreeSet<Vec<u8>>>,
 }
@@ -340,7 +341,7 @@ impl Ear {
                 let (status, trailer) = wire::decode(&buffer[..len]).unwrap();
                 assert!(trailer.starts_with(b"RC\x02"), "{trailer:?}");
                 let is_new = self.heard.lock().unwrap().insert(buffer[..len].to_vec());
-                if is_new && u128::from(status.last_seen_ns) >= self.opened_ns {
+                if is_new && status.last_seen_ns >= self.opened_ns {
                     return Some(status);
                 }
             }

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use rollcall::clock::now_ns;
 use rollcall::status::Status;
 use serde_json::{Value, json};
 
-use crate::keys::{Keys, now_ns, statuses, unsigned};
+use crate::keys::{Keys, statuses, unsigned};
 use crate::namespace::Lan;
 use crate::traffic::{PORT, Voice, hearing};
 

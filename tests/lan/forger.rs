@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use rollcall::clock::now_ns;
 use rollcall::wire::{self, Batch, Kind, encode_batch};
 
-use crate::keys::{Keys, now_ns, statuses, unsigned};
+use crate::keys::{Keys, statuses, unsigned};
 use crate::namespace::{Lan, Namespace};
 use crate::traffic::{Voice, count, gaps, has_read, listen};
 

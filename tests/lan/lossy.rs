@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::keys::{Keys, now_ns, statuses};
+use rollcall::clock::now_ns;
+
+use crate::keys::{Keys, statuses};
 use crate::namespace::Lan;
 use crate::relay::{Random, Relay};
 use crate::traffic::{Voice, count, gaps, has_read, listen};

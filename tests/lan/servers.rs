@@ -1,6 +1,8 @@
 //! Two servers on one LAN, each with a key of its own.
 
-use crate::keys::{Keys, now_ns, statuses};
+use rollcall::clock::now_ns;
+
+use crate::keys::{Keys, statuses};
 use crate::namespace::Lan;
 use crate::traffic::{Voice, count, gaps, has_read, listen};
 

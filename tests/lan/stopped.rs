@@ -1,6 +1,8 @@
 //! A listener that was not there, or not fast enough: it says how many announcements it lost.
 
-use crate::keys::{Keys, now_ns, statuses};
+use rollcall::clock::now_ns;
+
+use crate::keys::{Keys, statuses};
 use crate::namespace::Lan;
 use crate::program::{PATIENCE, wait_until};
 use crate::traffic::{Voice, count, gaps, has_read, listen};
@@ -61,6 +63,13 @@ fn what_the_kernel_dropped_is_missing() {
     voice.say(&announcer.announce(&statuses(["next"])));
     let arrived = said.len() as u64 + 1 - dropped;
     has_read(&home, arrived);
+    listener.said.recv_timeout(PATIENCE).unwrap();
+    // Told while it goes on, and not only at the end.
+    let reason = listener.said.recv_timeout(PATIENCE).unwrap();
+    let expected = format!(
+        "rollcall-listen: the kernel dropped {dropped} datagrams: they came faster than they were read"
+    );
+    assert!(reason.starts_with(&expected), "{reason}");
     let (printed, said, _) = listener.end();
     assert_eq!((count(&said, "new"), printed.len() as u64), (arrived, arrived), "{said}");
     assert_eq!(

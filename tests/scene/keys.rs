@@ -5,9 +5,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{self, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::SystemTime;
 
 use rollcall::announce::Announcer;
+use rollcall::clock::now_ns;
 use rollcall::sign::Signer;
 use rollcall::status::{Email, Status};
 use rollcall::wire;
@@ -53,10 +53,6 @@ impl Drop for Keys {
 fn openssl(arguments: &[&str]) {
     let output = Command::new("openssl").args(arguments).output().expect("this test needs openssl");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-pub fn now_ns() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64
 }
 
 /// NAME@example.com, seen now, for each name.

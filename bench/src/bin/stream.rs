@@ -11,10 +11,11 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use argh::FromArgs;
 use rollcall::announce::Announcer;
+use rollcall::clock::now_ns;
 use rollcall::listen;
 use rollcall::sign::Signer;
 use rollcall::status::{Email, Status};
@@ -231,9 +232,4 @@ fn statuses(count: usize) -> Vec<Status> {
         port: 50_000,
     };
     (0..count).map(status).collect()
-}
-
-fn now_ns() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
