@@ -85,7 +85,7 @@ fn a_revocation_holds_from_the_next_request_on_however_it_comes() {
     assert_eq!(stack.curl(Some(&stack.pair("client")), &[]).status, 204);
     script(&stack, "revoke", &["00FF"], 1, "no certificate 00FF is known");
     script(&stack, "revoke", &["nobody@example.com"], 1, "no certificate of nobody@example.com is known");
-    script(&stack, "revoke", &["x;y"], 1, "not a serial number in hex: \"x;y\"");
+    script(&stack, "revoke", &["x;y"], 1, "x;y.crt, and this is no email and no serial number");
 }
 
 #[test]
@@ -254,7 +254,20 @@ fn one_device_is_revoked_by_the_name_of_its_files() {
     script(&stack, "revoke", &["phone"], 0, "revoked");
     expect(&mut stack.client(&stack.pair("phone")), 77, "refused");
     expect(&mut stack.client(&stack.pair("alice@example.com")), 0, "Success!");
-    script(&stack, "revoke", &["tablet"], 1, "not a serial number in hex: \"tablet\"");
+    // A stolen device has what it had before it was renewed, too.
+    script(&stack, "enrol", &["alice@example.com", "--name", "laptop"], 0, "made laptop.crt");
+    for end in ["crt", "key"] {
+        let file = |name: &str| stack.certs.join(format!("{name}.{end}"));
+        fs::copy(file("laptop"), file("stolen")).unwrap();
+    }
+    script(&stack, "renew", &["laptop"], 0, "renewed laptop.crt");
+    expect(&mut stack.client(&stack.pair("stolen")), 0, "Success!");
+    script(&stack, "revoke", &["laptop"], 0, "revoked");
+    for name in ["stolen", "laptop"] {
+        expect(&mut stack.client(&stack.pair(name)), 77, "refused");
+    }
+    expect(&mut stack.client(&stack.pair("alice@example.com")), 0, "Success!");
+    script(&stack, "revoke", &["tablet"], 1, "tablet.crt, and this is no email and no serial number: tablet");
 }
 
 #[test]
