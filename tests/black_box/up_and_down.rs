@@ -108,4 +108,28 @@ fn a_changed_setting_restarts_what_it_concerns() {
     assert_ne!(stack.pid("server/pid"), server);
     assert_eq!(stack.pid("postgres/data/postmaster.pid"), postgres);
     expect(&mut stack.client(&stack.pair("client")), 0, "Success!");
+
+    // A port that is taken costs nobody anything. This holder takes connections and never answers.
+    let server = stack.pid("server/pid");
+    let holder = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = holder.local_addr().unwrap().port().to_string();
+    let mut command = stack.command(concat!(env!("CARGO_MANIFEST_DIR"), "/stack/up"));
+    command.env("ROLLCALL_DEADLINE", "3s").env("ROLLCALL_LISTEN", format!("127.0.0.1:{port}"));
+    expect(&mut command, 1, &format!("127.0.0.1:{port} is taken: stop who holds it"));
+    let mut command = stack.command(concat!(env!("CARGO_MANIFEST_DIR"), "/stack/up"));
+    command.env("ROLLCALL_DEADLINE", "3s").env("ROLLCALL_HTTPS_PORT", &port);
+    expect(&mut command, 1, &format!("port {port} is taken: stop who holds it"));
+    assert_eq!(stack.pid("server/pid"), server);
+    expect(&mut stack.client(&stack.pair("client")), 0, "Success!");
+}
+
+#[test]
+fn what_another_command_has_reloaded_is_not_reloaded_again() {
+    let stack = Stack::up();
+    for command in [&["stack/crl"][..], &["stack/renew", "--server"]] {
+        let mut script = stack.command(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(command[0]));
+        expect(script.args(&command[1..]), 0, "");
+        let up = stack.script("stack/up");
+        assert!(up.status.success() && !text(&up).contains("reloading"), "{command:?}: {}", text(&up));
+    }
 }
