@@ -37,12 +37,12 @@ status:
 [group('run')]
 [no-exit-message]
 doctor *args: build
-    @stack/run rollcall-server "$@" doctor
+    @exec stack/run rollcall-server "$@" doctor
 
 # the last lines of every log: just logs [-f] [LINES]
 [group('run')]
 logs *args:
-    stack/logs "$@"
+    @exec stack/logs "$@"
 
 # the walkthrough in one terminal, each step checked
 [group('run')]
@@ -53,18 +53,18 @@ demo: build
 [group('use')]
 [no-exit-message]
 client *args: build
-    @stack/run rollcall-client "$@"
+    @exec stack/run rollcall-client "$@"
 
 # print the stream: just listen [--json] [--count N]
 [group('use')]
 [no-exit-message]
 listen *args: build
-    @stack/run rollcall-listen "$@"
+    @exec stack/run rollcall-listen "$@"
 
 # who is enrolled: just user add|list|disable|enable EMAIL…
 [group('use')]
 user *args: build
-    @stack/run rollcall-admin user "$@"
+    @exec stack/run rollcall-admin user "$@"
 
 # make a client certificate certs/EMAIL.crt and .key and no more; see enrol
 [group('certificates')]
@@ -74,37 +74,37 @@ cert email:
 # enrol a person or device: just enrol EMAIL [--name NAME] [--csr FILE] [--p12]
 [group('certificates')]
 enrol *args: build
-    @stack/enrol "$@"
+    @exec stack/enrol "$@"
 
 # every certificate and when it ends: just certs [--expiring 30d] [--json]
 [group('certificates')]
 certs *args: build
-    @stack/run rollcall-admin cert list "$@"
+    @exec stack/run rollcall-admin cert list "$@"
 
 # a new key and certificate in the place of certs/NAME.crt and .key
 [group('certificates')]
 renew name: build
-    @stack/renew "$1"
+    @exec stack/renew "$1"
 
 # the same for the server's, with a reload; NAME is a further name or address that clients call it by
 [group('certificates')]
 renew-server *names:
-    @stack/renew --server "$@"
+    @exec stack/renew --server "$@"
 
 # refuse certificates from the next request on: just revoke EMAIL|NAME|SERIAL…
 [group('certificates')]
 revoke +names: build
-    @stack/revoke "$@"
+    @exec stack/revoke "$@"
 
 # a fresh CRL; a timer does this, see deploy/
 [group('certificates')]
 crl:
-    @stack/crl
+    @exec stack/crl
 
 # replace the key that signs announcements, in steps: just rotate-key [--switch|--finish]
 [group('certificates')]
 rotate-key *args: build
-    @stack/rotate "$@"
+    @exec stack/rotate "$@"
 
 # format, lint and build the documentation
 [group('check')]
