@@ -150,6 +150,9 @@ fn forged(seven: &[Vec<u8>]) -> Vec<Value> {
         |message| other.sign(message),
     );
     let stranger = Announcer::new(other, EPOCH).announce(&[status(0)]);
+    let mut broken_stranger = stranger[0].clone();
+    let sequence = trailer(&broken_stranger) + 16;
+    broken_stranger[sequence..][..8].fill(0);
     vec![
         json!({ "why": "the email is another", "verdict": "forged", "datagram": hex::encode(&email) }),
         json!({ "why": "one bit of the signature is flipped", "verdict": "forged", "datagram": hex::encode(&signature) }),
@@ -157,6 +160,10 @@ fn forged(seven: &[Vec<u8>]) -> Vec<Value> {
         json!({ "why": "the trailer is cut off: version 1", "verdict": "unsigned", "datagram": hex::encode(&one[..trailer(one)]) }),
         json!({ "why": "another key under our key id", "verdict": "forged", "datagram": hex::encode(&impostor[0]) }),
         json!({ "why": "another key under its own id", "verdict": "unknown key", "datagram": hex::encode(&stranger[0]) }),
+        json!({ "why": "another key under its own id, and sequence 0", "verdict": "forged", "datagram": hex::encode(&broken_stranger) }),
+        json!({ "why": "a trailer of 91 bytes", "verdict": "forged", "datagram": hex::encode(&one[..trailer(one) + 91]) }),
+        json!({ "why": "nothing after the version", "verdict": "forged", "datagram": hex::encode(&one[..trailer(one) + 3]) }),
+        json!({ "why": "nothing after the magic", "verdict": "foreign", "datagram": hex::encode(&one[..trailer(one) + 2]) }),
         changed("another kind", "forged", 3, &[1]),
         changed("another epoch", "forged", 8, &(EPOCH + 1).to_be_bytes()),
         changed("a huge sequence", "forged", 16, &u64::MAX.to_be_bytes()),

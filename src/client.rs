@@ -52,6 +52,9 @@ pub fn run(options: &Options) -> Result<(), Error> {
     if let Some(every) = options.every.filter(|every| !(MIN_EVERY..=MAX_EVERY).contains(every)) {
         return Err(Error::Every(every));
     }
+    if options.timeout.is_zero() {
+        return Err(Error::NoTime);
+    }
     let port: u16 = setting(None, "ROLLCALL_HTTPS_PORT", "443")?;
     let url = setting(options.url.clone(), "ROLLCALL_URL", &format!("https://localhost:{port}"))?;
     let certs: PathBuf = setting(None, "ROLLCALL_CERTS", "certs")?;
@@ -292,12 +295,24 @@ pub enum Error {
     Setting(SettingError),
     Signals(io::Error),
     Pair(pair::Error),
-    Url { url: String, why: &'static str },
+    Url {
+        url: String,
+        why: &'static str,
+    },
     Every(Duration),
+    /// No attempt can be made in no time.
+    NoTime,
     Output(io::Error),
-    Connect { host: String, port: u16, error: io::Error },
+    Connect {
+        host: String,
+        port: u16,
+        error: io::Error,
+    },
     Handshake(io::Error),
-    Timeout { what: &'static str, after: Duration },
+    Timeout {
+        what: &'static str,
+        after: Duration,
+    },
     Exchange(exchange::Error),
     Refused(Answer),
 }
@@ -323,6 +338,7 @@ impl fmt::Display for Error {
             Error::Url { url, why } => {
                 write!(f, "{url:?} cannot be called: {why}; the form is https://HOST[:PORT]")
             }
+            Error::NoTime => f.write_str("--timeout 0s leaves no time for an attempt"),
             Error::Every(every) => write!(f, "--every {every:?} is not between {MIN_EVERY:?} and a year"),
             Error::Output(error) => write!(f, "cannot write to standard output: {error}"),
             Error::Connect { host, port, error } => {
@@ -361,7 +377,11 @@ impl std::error::Error for Error {
             | Error::Output(error)
             | Error::Connect { error, .. }
             | Error::Handshake(error) => Some(error),
-            Error::Url { .. } | Error::Every(_) | Error::Timeout { .. } | Error::Refused(_) => None,
+            Error::Url { .. }
+            | Error::Every(_)
+            | Error::NoTime
+            | Error::Timeout { .. }
+            | Error::Refused(_) => None,
         }
     }
 }
@@ -370,7 +390,7 @@ impl Fatal for Error {
     fn exit(&self) -> Exit {
         match self {
             Error::Signals(_) | Error::Output(_) => Exit::Failure,
-            Error::Every(_) => Exit::Usage,
+            Error::Every(_) | Error::NoTime => Exit::Usage,
             Error::Setting(_) | Error::Pair(_) | Error::Url { .. } => Exit::Config,
             Error::Connect { .. } | Error::Timeout { .. } => Exit::Unavailable,
             Error::Exchange(exchange::Error::Closed | exchange::Error::Io(_)) => Exit::Unavailable,

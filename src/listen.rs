@@ -260,15 +260,9 @@ impl Listener<'_> {
 
     fn print(&mut self, source: SocketAddr, status: &Status, proof: Proof) {
         let person = self.people.resolve(&status.email);
-        let mark = match proof {
-            Proof::Verified(_) => None,
-            // Without a key nobody expects a signature: version 1 looks as it always did.
-            Proof::Doubted(Doubt::Unsigned) if self.options.keys.is_empty() => None,
-            Proof::Doubted(doubt) => Some(doubt),
-        };
         match self.options.json {
             true => print::json(&mut self.page, source, status, person, &proof),
-            false => print::block(&mut self.page, source, status, person, mark),
+            false => print::block(&mut self.page, source, status, person, &proof),
         }
         self.printed += 1;
     }
@@ -277,7 +271,7 @@ impl Listener<'_> {
     /// and must not drown what matters.
     fn mention(&mut self, source: SocketAddr, ignored: &Ignored) {
         let what: &dyn fmt::Display = match ignored {
-            Ignored::Foreign(error) | Ignored::Broken(error) => error,
+            Ignored::Foreign(error) => error,
             Ignored::Refused(doubt) => doubt,
             _ => return,
         };

@@ -166,6 +166,11 @@ pub fn run(options: Options) -> Result<(), Error> {
             Address::Tcp(address) => {
                 let bound = TcpListener::bind(address).await;
                 let listener = bound.map_err(|error| Error::Listen(listen.clone(), error))?;
+                if listener.local_addr().is_ok_and(|own| !own.ip().is_loopback()) {
+                    log::warn!(
+                        "{address} is no loopback address: what nginx sends, the proxy credential too, can be read on the way"
+                    );
+                }
                 listens();
                 http::serve(listener, app, stop).await;
             }

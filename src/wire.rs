@@ -27,6 +27,7 @@ use crate::status::{Email, EmailError, Status};
 pub mod merkle;
 pub mod trailer;
 
+use trailer::Trailer;
 pub use trailer::{Batch, BatchMessage, Claim, KeyId, Kind, SignatureBytes, Verified, encode_batch};
 
 /// The longest datagram that there can be: the longest email and address, in a full batch.
@@ -69,6 +70,8 @@ pub enum Datagram<'a> {
     Unsigned(Status),
     /// Version 2.
     Signed(Claim<'a>),
+    /// It says that it is of version 2, and no server makes such a trailer.
+    Broken(Status, trailer::Error),
 }
 
 impl<'a> Datagram<'a> {
@@ -76,9 +79,12 @@ impl<'a> Datagram<'a> {
         let (status, rest) = decode(datagram)?;
         match rest {
             [] => Ok(Datagram::Unsigned(status)),
-            [b'R', b'C', trailer::VERSION, ..] => {
-                Claim::decode(datagram, status, rest).map(Datagram::Signed).map_err(Error::Trailer)
-            }
+            [b'R', b'C', trailer::VERSION, ..] => Ok(match Trailer::decode(rest) {
+                Ok(trailer) => {
+                    Datagram::Signed(Claim::new(datagram, datagram.len() - rest.len(), status, trailer))
+                }
+                Err(error) => Datagram::Broken(status, error),
+            }),
             _ => Err(Error::Unknown { len: rest.len() }),
         }
     }
@@ -148,8 +154,6 @@ pub enum Error {
     Unknown {
         len: usize,
     },
-    /// It says that it is of version 2, and is broken.
-    Trailer(trailer::Error),
 }
 
 impl fmt::Display for Error {
@@ -162,7 +166,6 @@ impl fmt::Display for Error {
             Error::Email(error) => write!(f, "{error}"),
             Error::Ip(text) => write!(f, "not an IP address: {text:?}"),
             Error::Unknown { len } => write!(f, "{len} unknown bytes follow the status"),
-            Error::Trailer(error) => write!(f, "{error}"),
         }
     }
 }
@@ -171,7 +174,6 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Email(error) => Some(error),
-            Error::Trailer(error) => Some(error),
             _ => None,
         }
     }

@@ -44,7 +44,9 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
     findings.extend(unused(destinations, &targets, &absent, &interfaces));
     let sent = outcomes.iter().filter(|outcome| !matches!(outcome, Outcome::Unsent(_))).count();
     if sent > 0 {
-        let mut what = format!("listeners count what was sent here as foreign (datagrams: {sent})");
+        let plural = if sent == 1 { "" } else { "s" };
+        let mut what =
+            format!("this test sent {sent} datagram{plural}, which listeners count as foreign and skip");
         if !used.is_empty() {
             what.push_str(
                 "; what is heard here is the kernel's own copy: that it crossed the wire, \
@@ -187,8 +189,10 @@ fn unused(
                 format!("{why}; the server takes it within 2 seconds of a change")
             }
             Some(why) => why.to_string(),
-            None => "ROLLCALL_BROADCAST does not name it; an address leaves as ip route get ADDRESS says"
-                .to_owned(),
+            None => {
+                "ROLLCALL_BROADCAST does not name it; where an address leaves, ip route get ADDRESS tells"
+                    .to_owned()
+            }
         };
         match reasons.iter_mut().find(|(known, _)| *known == reason) {
             Some((_, names)) => names.push(&interface.name),
@@ -229,8 +233,7 @@ mod tests {
                     .to_owned(),
             ]
         );
-        let others =
-            "not used: ROLLCALL_BROADCAST does not name it; an address leaves as ip route get ADDRESS says";
+        let others = "not used: ROLLCALL_BROADCAST does not name it; where an address leaves, ip route get ADDRESS tells";
         assert_eq!(
             said("docker0,eth2,eth9", &Interface::host()),
             [

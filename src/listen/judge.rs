@@ -10,7 +10,7 @@ use super::window::{Place, WINDOW, Window};
 use crate::hex;
 use crate::sign::PublicKey;
 use crate::status::Status;
-use crate::wire::{self, Datagram, KeyId, Kind, Verified};
+use crate::wire::{self, Datagram, KeyId, Kind, Verified, trailer};
 
 /// How long a number may be late before it is reported as missing.
 const GRACE: Duration = Duration::from_secs(1);
@@ -67,6 +67,8 @@ pub enum Doubt {
     UnknownKey(KeyId),
     /// Says that it is signed with a key of ours, and is not.
     Forged,
+    /// Says that it is signed, in a way that no server does; counted with what is forged.
+    Broken(trailer::Error),
 }
 
 impl Doubt {
@@ -76,7 +78,7 @@ impl Doubt {
             Doubt::Unsigned => "unsigned",
             Doubt::Unchecked => "unchecked",
             Doubt::UnknownKey(_) => "unknown key",
-            Doubt::Forged => "forged",
+            Doubt::Forged | Doubt::Broken(_) => "forged",
         }
     }
 }
@@ -90,6 +92,7 @@ impl fmt::Display for Doubt {
                 return write!(f, "signed with key {}, which is not ours", hex::encode(id));
             }
             Doubt::Forged => "the signature is forged",
+            Doubt::Broken(error) => return write!(f, "the trailer is broken: {error}"),
         })
     }
 }
@@ -108,8 +111,6 @@ pub enum Ignored {
     Refused(Doubt),
     /// Shown already, byte for byte.
     Repeated,
-    /// A status with a trailer that no server makes; counted with what is forged.
-    Broken(wire::Error),
     /// Nothing of ours.
     Foreign(wire::Error),
 }
@@ -124,7 +125,6 @@ impl Ignored {
             Ignored::OtherKind => "other kind",
             Ignored::Refused(doubt) => doubt.word(),
             Ignored::Repeated => "repeated",
-            Ignored::Broken(_) => "forged",
             Ignored::Foreign(_) => "foreign",
         }
     }
@@ -303,9 +303,9 @@ impl Judge {
                     }
                 }
             }
-            Err(error @ wire::Error::Trailer(_)) => {
+            Ok(Datagram::Broken(status, error)) => {
                 self.counters.forged += 1;
-                Verdict::Ignored(Ignored::Broken(error))
+                self.doubt(datagram, status, Doubt::Broken(error), now_ns)
             }
             Err(error) => {
                 self.counters.foreign += 1;

@@ -17,15 +17,8 @@ pub enum Proof<'a> {
     Doubted(Doubt),
 }
 
-/// `person` is who is behind the pseudonym, if we know. `mark` stands in the block of a status that is not
-/// what the reader may take it for.
-pub fn block(
-    page: &mut Vec<u8>,
-    source: SocketAddr,
-    status: &Status,
-    person: Option<&Email>,
-    mark: Option<Doubt>,
-) {
+/// `person` is who is behind the pseudonym, if we know. What nobody vouches for is marked.
+pub fn block(page: &mut Vec<u8>, source: SocketAddr, status: &Status, person: Option<&Email>, proof: &Proof) {
     const LINE: &str = "----------------------------------------";
     let email = person.unwrap_or(&status.email);
     write!(page, "{LINE}\nSource Packet: {source}\nUser Email   : {email}\nLast Seen    : ").expect(FITS);
@@ -36,7 +29,7 @@ pub fn block(
     page.pop();
     let Status { last_seen_ns, ip, port, .. } = status;
     write!(page, " UTC ({last_seen_ns})\nClient IP    : {ip}\nClient Port  : {port}\n").expect(FITS);
-    if let Some(doubt) = mark {
+    if let Proof::Doubted(doubt) = proof {
         writeln!(page, "Unverified   : {doubt}").expect(FITS);
     }
     writeln!(page, "{LINE}").expect(FITS);
@@ -74,6 +67,8 @@ fn push_time(page: &mut Vec<u8>, status: &Status) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sign::PublicKey;
+    use crate::wire::{Batch, Datagram, Kind, encode_batch};
 
     const SOURCE: &str = "192.0.2.10:41234";
 
@@ -86,6 +81,15 @@ mod tests {
         }
     }
 
+    /// As a server announces it, whose key we believe.
+    fn announcement(status: &Status) -> Announcement {
+        let statuses = std::slice::from_ref(status);
+        let batch = Batch { kind: Kind::SEEN, key_id: [0; 4], epoch: 1, first_sequence: 2, statuses };
+        let datagram = encode_batch(&batch, |_| [0; 64]).remove(0);
+        let Ok(Datagram::Signed(claim)) = Datagram::decode(&datagram) else { panic!("not signed") };
+        Announcement { key: PublicKey::from_bytes([0; 32]), verified: claim.verify(|_, _| true).unwrap() }
+    }
+
     fn shown(show: impl Fn(&mut Vec<u8>, SocketAddr)) -> String {
         let mut page = Vec::new();
         show(&mut page, SOURCE.parse().unwrap());
@@ -94,8 +98,9 @@ mod tests {
 
     #[test]
     fn the_block_is_the_one_of_the_walkthrough() {
+        let announcement = announcement(&status());
         assert_eq!(
-            shown(|page, source| block(page, source, &status(), None, None)),
+            shown(|page, source| block(page, source, &status(), None, &Proof::Verified(&announcement))),
             "\
 ----------------------------------------
 Source Packet: 192.0.2.10:41234
@@ -111,7 +116,8 @@ Client Port  : 62453
     #[test]
     fn what_is_doubted_is_marked_inside_the_block() {
         let block = shown(|page, source| {
-            block(page, source, &status(), None, Some(Doubt::UnknownKey([2, 0x98, 0xa8, 0xe8])))
+            let doubt = Doubt::UnknownKey([2, 0x98, 0xa8, 0xe8]);
+            block(page, source, &status(), None, &Proof::Doubted(doubt))
         });
         let end = "Client Port  : 62453\nUnverified   : signed with key 0298a8e8, which is not ours\n-----";
         assert!(block.contains(end), "{block}");
@@ -123,7 +129,8 @@ Client Port  : 62453
             [(0, "1970-01-01 00:00:00.000000000 UTC (0)"), (u64::MAX, "2554-07-21 23:34:33.709551615 UTC (1")]
         {
             let status = Status { last_seen_ns, ..status() };
-            let block = shown(|page, source| block(page, source, &status, None, None));
+            let doubted = Proof::Doubted(Doubt::Unsigned);
+            let block = shown(|page, source| block(page, source, &status, None, &doubted));
             assert!(block.contains(time), "{block}");
         }
     }
@@ -131,10 +138,10 @@ Client Port  : 62453
     #[test]
     fn a_person_stands_in_the_place_of_the_pseudonym() {
         let person = Some(Email::new("a@example.com").unwrap());
-        let block = shown(|page, source| block(page, source, &status(), person.as_ref(), None));
-        assert_eq!(block.lines().count(), 7);
-        assert!(block.contains("\nUser Email   : a@example.com\nLast Seen "), "{block}");
         let doubted = Proof::Doubted(Doubt::Unsigned);
+        let block = shown(|page, source| block(page, source, &status(), person.as_ref(), &doubted));
+        assert!(block.contains("\nUser Email   : a@example.com\nLast Seen "), "{block}");
+        assert!(block.ends_with("\nUnverified   : not signed\n----------------------------------------\n"));
         let line = shown(|page, source| json(page, source, &status(), person.as_ref(), &doubted));
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!((&value["email"], &value["port"]), (&"a@example.com".into(), &62453.into()));

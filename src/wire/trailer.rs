@@ -112,29 +112,27 @@ pub fn encode_batch(batch: &Batch, sign: impl FnOnce(&BatchMessage) -> Signature
     datagrams
 }
 
-/// A version-2 datagram that nobody has verified. What it says is reached through [`Claim::verify`].
+/// The fields of a trailer that a server can have made.
 #[derive(Debug)]
-pub struct Claim<'a> {
-    status: Status,
+pub(super) struct Trailer<'a> {
     kind: Kind,
     key_id: KeyId,
     epoch: u64,
     sequence: u64,
     index: u16,
     count: u16,
-    leaf: &'a [u8],
     path: &'a [u8],
     signature: &'a SignatureBytes,
 }
 
-impl<'a> Claim<'a> {
-    /// `rest` is the end of `datagram`, from the magic on, which the caller has looked at.
-    pub(super) fn decode(datagram: &'a [u8], status: Status, rest: &'a [u8]) -> Result<Self, Error> {
-        let len = rest.len();
+impl<'a> Trailer<'a> {
+    /// `bytes` is the end of the datagram, from the magic on, which the caller has looked at.
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, Error> {
+        let len = bytes.len();
         if len < HEAD + SIGNATURE {
             return Err(Error::Short { len });
         }
-        let (head, tail) = rest.split_at(HEAD);
+        let (head, tail) = bytes.split_at(HEAD);
         let (path, signature) = tail.split_last_chunk().ok_or(Error::Short { len })?;
         let sequence = BigEndian::read_u64(&head[field::SEQUENCE]);
         let index = BigEndian::read_u16(&head[field::INDEX]);
@@ -153,23 +151,28 @@ impl<'a> Claim<'a> {
         }
         let mut key_id = KeyId::default();
         key_id.copy_from_slice(&head[field::KEY_ID]);
-        Ok(Self {
-            status,
-            kind: Kind(head[field::KIND]),
-            key_id,
-            epoch: BigEndian::read_u64(&head[field::EPOCH]),
-            sequence,
-            index,
-            count,
-            leaf: &datagram[..datagram.len() - len + field::INDEX.start],
-            path,
-            signature,
-        })
+        let (kind, epoch) = (Kind(head[field::KIND]), BigEndian::read_u64(&head[field::EPOCH]));
+        Ok(Self { kind, key_id, epoch, sequence, index, count, path, signature })
+    }
+}
+
+/// A version-2 datagram that nobody has verified. What it says is reached through [`Claim::verify`].
+#[derive(Debug)]
+pub struct Claim<'a> {
+    status: Status,
+    leaf: &'a [u8],
+    trailer: Trailer<'a>,
+}
+
+impl<'a> Claim<'a> {
+    /// `prefix` is what stands before the trailer in `datagram`.
+    pub(super) fn new(datagram: &'a [u8], prefix: usize, status: Status, trailer: Trailer<'a>) -> Self {
+        Self { status, leaf: &datagram[..prefix + field::INDEX.start], trailer }
     }
 
     /// Which key it says that it was signed with.
     pub fn key_id(&self) -> KeyId {
-        self.key_id
+        self.trailer.key_id
     }
 
     /// Asks `believes` whether the signature is one over the batch that this datagram says it belongs to.
@@ -178,17 +181,13 @@ impl<'a> Claim<'a> {
         self,
         believes: impl FnOnce(&BatchMessage, &SignatureBytes) -> bool,
     ) -> Result<Verified, Status> {
-        let root = merkle::root_of_path(merkle::leaf(self.leaf), self.index, self.count, self.path);
-        match root {
-            Some(root) if believes(&batch_message(self.epoch, self.count, &root), self.signature) => {
-                Ok(Verified {
-                    status: self.status,
-                    kind: self.kind,
-                    epoch: self.epoch,
-                    sequence: self.sequence,
-                })
+        let Self { status, leaf, trailer } = self;
+        let Trailer { kind, epoch, sequence, index, count, path, signature, .. } = trailer;
+        match merkle::root_of_path(merkle::leaf(leaf), index, count, path) {
+            Some(root) if believes(&batch_message(epoch, count, &root), signature) => {
+                Ok(Verified { status, kind, epoch, sequence })
             }
-            _ => Err(self.status),
+            _ => Err(status),
         }
     }
 
@@ -226,7 +225,7 @@ impl Verified {
 }
 
 /// Why a trailer cannot be one that a server made.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
     Short { len: usize },
     Sequence,

@@ -47,7 +47,7 @@ fn a_stack_that_is_well_is_green_and_is_not_disturbed() {
     let (lines, exit) = doctor(&stack, &[("NO_COLOR", "1")]);
     let datagram = format!("a datagram to 127.255.255.255:{}", stack.broadcast_port);
     says(&lines, &format!("green   {datagram} was sent and heard; it is for programs on this host only"));
-    says(&lines, "green   listeners count what was sent here as foreign (datagrams: 1)");
+    says(&lines, "green   this test sent 1 datagram, which listeners count as foreign and skip");
     says(&lines, &shared);
     says(&lines, "green   the database's clock is ");
     says(&lines, "green   the database knows no certificate that ends within 30 days");
@@ -315,7 +315,7 @@ fn each_interface_of_a_host_is_told() {
     );
     says(
         &lines,
-        "green   listeners count what was sent here as foreign (datagrams: 1); what is heard here is the kernel's",
+        "green   this test sent 1 datagram, which listeners count as foreign and skip; what is heard here is the kernel's",
     );
     says(
         &lines,

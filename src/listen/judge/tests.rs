@@ -477,6 +477,7 @@ fn what_is_accepted_unverified_keeps_its_mark() {
     let mut judge = Judge::new(policy, Vec::new(), 0);
     hears(&mut judge, &ours[..1], "new");
     hears(&mut judge, &[forged], "shown: forged");
+    hears(&mut judge, &[ours[1][..100].to_vec()], "shown: forged");
     hears(&mut judge, &other, "shown: unknown key");
     hears(&mut judge, &other, "repeated");
     hears(&mut judge, &[unsigned], "shown: unsigned");
