@@ -112,10 +112,17 @@ pub struct LastEpoch {
 }
 
 impl LastEpoch {
+    /// In `KEY.epoch`, beside the key that signs.
+    pub fn beside(key: &Path) -> Result<Self, EpochError> {
+        let mut path = key.as_os_str().to_owned();
+        path.push(".epoch");
+        Self::load(Path::new(&path))
+    }
+
     /// 0 if there is no file yet.
-    pub fn load(path: &Path) -> Result<Self, EpochError> {
+    fn load(path: &Path) -> Result<Self, EpochError> {
         let error = EpochError::of(ROLE, path);
-        let epoch = match files::read(path) {
+        let epoch = match files::read(path, files::SMALL) {
             Ok(text) => {
                 let number =
                     str::from_utf8(&text).ok().and_then(|text| text.strip_suffix('\n')?.parse().ok());

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use crate::cli::{Exit, Fatal, setting};
 use crate::server::{self, Options};
-use crate::store::Store;
 
 mod buffers;
 mod container;
@@ -23,22 +22,21 @@ mod key;
 mod link;
 mod network;
 mod port;
+mod trust;
 mod validity;
 
 /// Longest wait for a check, counted from the start of all. Each is done earlier unless something hangs that
 /// it cannot give up by itself, such as a file on a disk that does not answer.
 const LIMIT: Duration = Duration::from_secs(5);
-/// The database gets no longer than this for an answer, even if the server is patient.
-const DEADLINE: Duration = Duration::from_secs(2);
-
 /// Where what was found begins in a line.
 const COLUMN: usize = 8;
 
 type Check = fn(&Settings) -> Vec<Finding>;
 
 /// In the order of the report.
-const CHECKS: [(&str, Check); 4] = [
+const CHECKS: [(&str, Check); 5] = [
     ("the network", network::check),
+    ("the way from nginx", trust::check),
     ("the database", database::check),
     ("certificates and CRL", validity::check),
     ("the keys of the announcements", key::check),
@@ -75,18 +73,13 @@ pub fn run(options: Options) -> Result<Level, Error> {
 /// What the server would read, and more that is its stack's.
 struct Settings {
     server: server::Settings,
-    /// `None` without `DATABASE_URL`.
-    store: Option<Store>,
     certs: PathBuf,
 }
 
 impl Settings {
     fn read(options: Options) -> Result<Self, server::Error> {
         let server = server::Settings::read(options)?;
-        let deadline = server.deadline.min(DEADLINE);
-        let open = |url: &String| Store::open(url, deadline, 1).map_err(server::Error::Store);
-        let store = server.database_url.as_ref().map(open).transpose()?;
-        Ok(Self { store, server, certs: setting(None, "ROLLCALL_CERTS", "certs")? })
+        Ok(Self { server, certs: setting(None, "ROLLCALL_CERTS", "certs")? })
     }
 }
 
@@ -149,7 +142,7 @@ impl Finding {
         for text in [self.what.as_str()].into_iter().chain(advice) {
             // Names of interfaces and the database's errors are not ours: neither breaks the line or colours it.
             for c in text.chars() {
-                if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+                if matches!(c, '"' | '\'' | '\\') { line.push(c) } else { line.extend(c.escape_debug()) }
             }
         }
         line
@@ -235,8 +228,8 @@ mod tests {
 
     #[test]
     fn a_finding_is_one_line_whatever_it_says() {
-        let finding = Finding::yellow("eth\x1b[2J0\nred     all is well", "look\rhere");
-        let text = "eth\\u{1b}[2J0\\nred     all is well; do: look\\rhere";
+        let finding = Finding::yellow("eth\x1b[2J0\nred     \u{202e}all is \"well\"", "look\rhere");
+        let text = "eth\\u{1b}[2J0\\nred     \\u{202e}all is \"well\"; do: look\\rhere";
         assert_eq!(finding.line(false), format!("yellow  {text}"));
         assert_eq!(finding.line(true), format!("\x1b[33myellow\x1b[0m  {text}"));
         assert_eq!(Finding::green("fine").line(false), "green   fine");

@@ -6,24 +6,31 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Bytes that are read of one. What is longer, or has no end, is none of ours, and its beginning shows that.
-const LONGEST: u64 = 1 << 16;
+/// Bytes that a key or a secret has at the most.
+pub const SMALL: u64 = 1 << 16;
 
-pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+/// Reads all of it, if that is no more than `most` bytes: a file may be huge, or have no end.
+pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    read_from(File::open(path)?, most)
+}
+
+fn read_from(file: File, most: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
-    File::open(path)?.take(LONGEST).read_to_end(&mut content)?;
-    Ok(content)
+    file.take(most + 1).read_to_end(&mut content)?;
+    match content.len() as u64 > most {
+        true => Err(io::Error::other(format!("it has more than {most} bytes"))),
+        false => Ok(content),
+    }
 }
 
 /// Reads a secret, which is one only if the file's mode lets nobody else read it.
 pub fn read_secret(path: &Path) -> io::Result<Vec<u8>> {
-    let mut content = Vec::new();
     let file = File::open(path)?;
     match file.metadata()?.mode() & 0o777 {
         mode if mode & 0o077 != 0 => {
             Err(io::Error::other(format!("mode {mode:04o}: others can read it; chmod 0600")))
         }
-        _ => file.take(LONGEST).read_to_end(&mut content).map(|_| content),
+        _ => read_from(file, SMALL),
     }
 }
 

@@ -54,6 +54,8 @@ pub fn list() -> io::Result<Vec<Interface>> {
             interfaces[at].address.get_or_insert(ipv4.ip());
         }
     }
+    // A label may be anything that its owner wrote: what no link has as its name is no interface.
+    interfaces.retain(|interface| interface.index != 0);
     Ok(interfaces)
 }
 

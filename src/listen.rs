@@ -148,7 +148,8 @@ pub fn bind(ip: IpAddr, port: u16) -> Result<UdpSocket, Error> {
     let address = SocketAddr::new(ip, port);
     share(address).map_err(|error| {
         let is_held = error.kind() == io::ErrorKind::AddrInUse;
-        let programs = if is_held { sockets::holders_of(port).programs } else { Vec::new() };
+        let holders = if is_held { sockets::holders_of(port) } else { None };
+        let programs = holders.map_or(Vec::new(), |holders| holders.programs);
         let holder = (!programs.is_empty()).then(|| programs.join(", "));
         Error::Bind { address, error, holder }
     })

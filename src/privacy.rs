@@ -4,7 +4,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs;
 use std::io;
 use std::path::Path;
 use std::str::FromStr;
@@ -20,6 +19,8 @@ const LABEL: &[u8] = b"rollcall pseudonym\0";
 /// Bytes of the HMAC that a pseudonym shows. At 128 bits two people never share one.
 const SHOWN: usize = 16;
 const KEY_LEN: usize = 32;
+/// Bytes of a list of people: some millions.
+const MOST_PEOPLE: u64 = 1 << 28;
 
 /// What `ROLLCALL_PRIVACY` may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +88,7 @@ impl People {
     /// Reads a file with one email a line. Empty lines, and those that start with `#`, do not count.
     pub fn load(key: &Key, path: &Path) -> Result<Self, Error> {
         let error = Error::of("the list of people", path);
-        let bytes = fs::read(path).map_err(|cause| error(Problem::Unreadable(cause)))?;
+        let bytes = files::read(path, MOST_PEOPLE).map_err(|cause| error(Problem::Unreadable(cause)))?;
         let mut people = HashMap::new();
         for (line, number) in bytes.split(|byte| *byte == b'\n').zip(1..) {
             let line = line.trim_ascii();
@@ -144,6 +145,7 @@ impl std::error::Error for Problem {
 mod tests {
     use super::*;
     use crate::wire;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
     use std::path::PathBuf;
 
@@ -257,7 +259,7 @@ mod tests {
             );
         }
         fs::write(&path, [0xff; 1 << 20]).unwrap();
-        assert!(said(Key::load(&path), &path).contains("it is not 64 hex digits"));
+        assert_eq!(said(Key::load(&path), &path), "the privacy key, FILE: it has more than 65536 bytes");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         assert_eq!(
             said(Key::load(&path), &path),

@@ -105,7 +105,7 @@ impl Settings {
     }
 
     /// Whom to believe the name of a caller from.
-    fn trust(&self) -> Result<Trust, Error> {
+    pub fn trust(&self) -> Result<Trust, Error> {
         match &self.listen {
             Address::Unix(path) => check_folder(path).map(|()| Trust::SocketFolder),
             Address::Tcp(_) => read_credential(&self.proxy_credential).map(Trust::Credential),
@@ -221,10 +221,7 @@ async fn wait_for_database(store: &Store) -> Result<(), store::Error> {
 /// The key that signs announcements, and the last epoch, which is remembered beside it.
 fn load_signing(key: &Path) -> Result<(Signer, LastEpoch), Error> {
     let signer = Signer::load(key).map_err(Error::BroadcastKey)?;
-    let mut remembered = key.as_os_str().to_owned();
-    remembered.push(".epoch");
-    let last = LastEpoch::load(Path::new(&remembered)).map_err(Error::Epoch)?;
-    Ok((signer, last))
+    Ok((signer, LastEpoch::beside(key).map_err(Error::Epoch)?))
 }
 
 /// The file must be the server's alone: whoever can read the secret can name anybody.

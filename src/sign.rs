@@ -60,7 +60,7 @@ impl PublicKey {
     /// Reads a SubjectPublicKeyInfo PEM file.
     pub fn load(path: &Path) -> Result<Self, Error> {
         let error = Error::of("the public key of the broadcast", path);
-        let text = files::read(path).map_err(|cause| error(Problem::Unreadable(cause)))?;
+        let text = files::read(path, files::SMALL).map_err(|cause| error(Problem::Unreadable(cause)))?;
         Self::from_pem(&String::from_utf8_lossy(&text)).map_err(error)
     }
 
@@ -237,10 +237,7 @@ mod tests {
         }
         // It has no end.
         let endless = PublicKey::load(Path::new("/dev/zero")).err().unwrap().to_string();
-        assert_eq!(
-            endless,
-            "the public key of the broadcast, /dev/zero: it has no -----BEGIN PUBLIC KEY-----"
-        );
+        assert_eq!(endless, "the public key of the broadcast, /dev/zero: it has more than 65536 bytes");
         for path in [exposed, swapped, other] {
             fs::remove_file(path).unwrap();
         }

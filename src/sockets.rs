@@ -18,7 +18,9 @@ pub struct Holders {
     pub unseen: usize,
 }
 
-pub fn holders_of(port: u16) -> Holders {
+/// `None` where /proc does not show the sockets.
+pub fn holders_of(port: u16) -> Option<Holders> {
+    fs::metadata("/proc/net/udp").ok()?;
     let inodes: Vec<String> = all().filter(|entry| entry.port == port).map(|entry| entry.inode).collect();
     let mut unseen = inodes.clone();
     let mut programs = Vec::new();
@@ -32,7 +34,7 @@ pub fn holders_of(port: u16) -> Holders {
             programs.push(format!("{} (pid {pid})", name.trim_end().escape_debug()));
         }
     }
-    Holders { programs, unseen: unseen.len() }
+    Some(Holders { programs, unseen: unseen.len() })
 }
 
 /// Bytes that were granted of what was asked for: half of what the kernel tells, for it takes as much again for its
@@ -92,7 +94,7 @@ mod tests {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let port = socket.local_addr().unwrap().port();
         let _second = UdpSocket::bind(("127.0.0.2", port)).unwrap();
-        let Holders { programs, unseen } = holders_of(port);
+        let Holders { programs, unseen } = holders_of(port).unwrap();
         assert_eq!((programs.len(), unseen), (1, 0));
         assert!(programs[0].ends_with(&format!("(pid {})", std::process::id())), "{programs:?}");
     }

@@ -99,6 +99,23 @@ impl Store {
             .map(|_| ())
     }
 
+    /// Why whoever connects like this cannot do what a request needs, if so.
+    pub async fn cannot_record(&self) -> Result<Option<String>, Error> {
+        let why = sqlx::query_scalar(
+            "select case
+                when current_setting('transaction_read_only')::boolean then 'it is read-only'
+                when not (
+                    has_table_privilege('users', 'select')
+                    and has_column_privilege('users', 'last_seen_ns', 'update')
+                    and has_table_privilege('certificates', 'select')
+                    and has_column_privilege('certificates', 'serial', 'insert')
+                    and has_column_privilege('certificates', 'last_used_ns', 'update')
+                ) then 'the role ' || current_user || ' lacks rights on users or certificates'
+            end",
+        );
+        self.within_deadline(async { Ok(why.fetch_one(&self.pool).await?) }).await
+    }
+
     /// What time is it there? To the microsecond, which is all that PostgreSQL keeps.
     pub async fn clock(&self) -> Result<SystemTime, Error> {
         let now =

@@ -161,7 +161,8 @@ impl FromStr for Destination {
             None => (host, None),
         };
         let looks_like_ip = name.contains(':') || name.chars().all(|c| c.is_ascii_digit() || c == '.');
-        match name.parse::<IpAddr>() {
+        // ::ffff:192.0.2.255 is 192.0.2.255 (RFC 4291, section 2.5.5.2).
+        match name.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
             Ok(ip) if ip.is_unspecified() => Err(error(Problem::Unspecified)),
             Ok(ip) if ttl.is_some() && !ip.is_multicast() => Err(error(Problem::NotMulticast)),
             Ok(ip) if interface.is_some() && !takes_interface(&ip) => Err(error(Problem::NotScoped)),
@@ -211,8 +212,9 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.to)?;
         match &self.interface {
-            Some((name, _)) if self.from.is_unspecified() => write!(f, " by {name}"),
-            Some((name, _)) => write!(f, " by {name} ({})", self.from),
+            // Whoever may make an interface chooses its name: it reaches no terminal as it is.
+            Some((name, _)) if self.from.is_unspecified() => write!(f, " by {}", name.escape_debug()),
+            Some((name, _)) => write!(f, " by {} ({})", name.escape_debug(), self.from),
             None => Ok(()),
         }
     }
@@ -222,7 +224,9 @@ impl fmt::Display for Absent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Absent::NoSuch(name) => write!(f, "there is no interface {name}"),
-            Absent::Unable(name, why) => write!(f, "the interface {name} is not used: {why}"),
+            Absent::Unable(name, why) => {
+                write!(f, "the interface {} is not used: {why}", name.escape_debug())
+            }
             Absent::NoNetwork => f.write_str("no interface can be used, not even lo: it has no IPv4 address"),
         }
     }
@@ -295,6 +299,7 @@ mod tests {
             ("ff05::1%eth1/255", address("ff05::1", Some("eth1"), 6667, Some(255))),
             ("[ff02::1%eth0]:7000", address("ff02::1", Some("eth0"), 7000, None)),
             ("[fe80::1%eth0]", address("fe80::1", Some("eth0"), 6667, None)),
+            ("[::ffff:192.0.2.255]:6667", address("192.0.2.255", None, 6667, None)),
             ("[2001:db8::1]:6667", address("2001:db8::1", None, 6667, None)),
         ] {
             assert_eq!(text.parse(), Ok(expected), "{text}");

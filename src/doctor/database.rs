@@ -1,4 +1,4 @@
-//! What the database says: its clock, and the certificates that end soon.
+//! What the database says: whether the server may record there, its clock, and the certificates that end soon.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,13 +13,15 @@ use crate::store::{self, Known, Store};
 const TOLERATED: Duration = Duration::from_secs(1);
 /// With a clock this far off, --max-age of a listener, certificates and CRLs fail.
 const BROKEN: Duration = Duration::from_secs(60);
+/// It gets no longer than this for an answer, even if the server is patient.
+const DEADLINE: Duration = Duration::from_secs(2);
 /// Longest wait for all its answers together.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// How often the clock is asked for: the fastest answer says most.
 const QUESTIONS: u32 = 3;
 
 pub fn check(settings: &Settings) -> Vec<Finding> {
-    let Some(store) = &settings.store else {
+    let Some(url) = &settings.server.database_url else {
         return vec![Finding::yellow(
             "DATABASE_URL is not set: the database was not checked",
             "just doctor sets it; without just, set it as for the server",
@@ -27,6 +29,8 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
     };
     let mut findings = Vec::new();
     let asking = async {
+        let store = &Store::open(url, settings.server.deadline.min(DEADLINE), 1)?;
+        findings.push(of_rights(store.cannot_record().await?));
         findings.push(of_clocks(&clocks(store).await?));
         findings.push(of_certificates(&store.certificates(None).await?, SystemTime::now()));
         store.close().await;
@@ -44,6 +48,17 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
         Finding::red(what, advice)
     }));
     findings
+}
+
+fn of_rights(cannot_record: Option<String>) -> Finding {
+    match cannot_record {
+        None => Finding::green("the server may record in the database"),
+        Some(why) => Finding::red(
+            format!("the server cannot record in the database: {why}"),
+            "just up grants the rights in the private cluster; elsewhere run deploy/grants.sql, and look at \
+             default_transaction_read_only",
+        ),
+    }
 }
 
 /// Both at one moment, and how exactly that moment is known.

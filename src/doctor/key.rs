@@ -6,6 +6,7 @@ use std::io;
 use std::path::Path;
 
 use super::{Finding, Settings};
+use crate::announce::LastEpoch;
 use crate::privacy;
 use crate::sign::{PublicKey, Signer};
 
@@ -32,6 +33,9 @@ fn of_signing(key: &Path, certs: &Path) -> Finding {
             return Finding::red(what, "just up gives the server its copy of certs/broadcast.key");
         }
     };
+    if let Err(error) = LastEpoch::beside(key) {
+        return Finding::red(format!("{error}; the server does not start with it"), "see what it says");
+    }
     let ours = signer.public();
     let file = certs.join("broadcast.pub");
     let given = if file.exists() { PublicKey::load(&file).map(Some) } else { Ok(None) };

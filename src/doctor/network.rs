@@ -1,6 +1,7 @@
 //! Where announcements leave this host: by which interfaces, by which not and why, and whether they are heard.
 
 use std::io;
+use std::net::IpAddr;
 
 use super::hearing::{self, Outcome};
 use super::link::{self, Link};
@@ -91,6 +92,10 @@ fn of_target(target: &Target, outcome: &Outcome, mtu: Option<u32>) -> Finding {
     }
     match outcome {
         Outcome::Heard => Finding::green(what + "was sent and heard" + &tail),
+        Outcome::ToOneHost if matches!(to.ip(), IpAddr::V4(ip) if ip.octets()[3] == 255) => Finding::yellow(
+            what + "was sent" + &tail + "; it looks like a directed broadcast, and is one of no network here",
+            "compare it with brd in ip addr, or write the interface's name in its place",
+        ),
         Outcome::ToOneHost => Finding::green(
             what + "was sent" + &tail + "; it goes to one host, and only a listener there can tell",
         ),
@@ -156,7 +161,7 @@ fn is_auto(destinations: &[Destination]) -> bool {
 /// Nothing leaves this host although it should.
 fn of_fallback(destinations: &[Destination], interfaces: &[Interface]) -> Option<Finding> {
     let fell_back = is_auto(destinations)
-        && interfaces.iter().any(Interface::is_loopback)
+        && interfaces.iter().any(|interface| interface.is_loopback() && interface.address.is_some())
         && interfaces.iter().all(|interface| interface.left_out().is_some());
     fell_back.then(|| {
         Finding::yellow(
@@ -174,13 +179,17 @@ fn unused(
     interfaces: &[Interface],
 ) -> Vec<Finding> {
     let is_auto = is_auto(destinations);
-    let is_told = |name: &str| {
-        let is_used = |target: &Target| target.interface.as_ref().is_some_and(|(used, _)| used == name);
-        let is_absent = |absent: &Absent| matches!(absent, Absent::Unable(named, _) if named == name);
+    let is_told = |interface: &Interface| {
+        let is_used = |target: &Target| match &target.interface {
+            Some((name, _)) => *name == interface.name,
+            None => target.to.ip().is_loopback() && interface.is_loopback(),
+        };
+        let is_absent =
+            |absent: &Absent| matches!(absent, Absent::Unable(name, _) if *name == interface.name);
         targets.iter().any(is_used) || absent.iter().any(is_absent)
     };
     let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
-    for interface in interfaces.iter().filter(|interface| !is_told(&interface.name)) {
+    for interface in interfaces.iter().filter(|interface| !is_told(interface)) {
         let reason = match interface.left_out().filter(|_| is_auto) {
             Some(why @ (Unused::Loopback | Unused::Own)) => {
                 format!("{why}; naming it in ROLLCALL_BROADCAST uses it")
@@ -245,6 +254,10 @@ mod tests {
                     .to_owned(),
                 format!("green   lo, eth0, eth1, veth12: {others}"),
             ]
+        );
+        assert_eq!(
+            said("127.255.255.255", &Interface::host()),
+            [format!("green   eth0, eth1, docker0, eth2, veth12: {others}")]
         );
     }
 

@@ -27,23 +27,25 @@ fn listeners(to: SocketAddr) -> SocketAddr {
 fn of_port(address: SocketAddr) -> Finding {
     // In this order, or we would see ourselves. The socket is closed at once: it takes part in the traffic.
     let holders = sockets::holders_of(address.port());
-    of_holders(address, &holders, listen::share(address).err())
+    of_holders(address, holders, listen::share(address).err())
 }
 
-fn of_holders(
-    address: SocketAddr,
-    Holders { programs, unseen }: &Holders,
-    error: Option<io::Error>,
-) -> Finding {
+/// `None` if nobody can tell who holds it.
+fn of_holders(address: SocketAddr, holders: Option<Holders>, error: Option<io::Error>) -> Finding {
     let what = match address {
         SocketAddr::V4(_) => format!("UDP port {}", address.port()),
         SocketAddr::V6(_) => format!("UDP port {} of IPv6", address.port()),
     };
-    let mut names = programs.clone();
-    if *unseen > 0 {
-        names.push(format!("a program that this user may not see, as root may (sockets: {unseen})"));
-    }
-    let names = names.join(", ");
+    let names = match holders {
+        Some(Holders { mut programs, unseen }) => {
+            if unseen > 0 {
+                programs
+                    .push(format!("a program that this user may not see, as root may (sockets: {unseen})"));
+            }
+            programs.join(", ")
+        }
+        None => "whoever else holds it, which /proc does not tell here".to_owned(),
+    };
     match error {
         None if names.is_empty() => Finding::green(format!("{what}: nobody else holds it")),
         None => Finding::green(format!("{what}: shared with {names}")),
@@ -64,13 +66,28 @@ mod tests {
     use crate::doctor::Level;
 
     fn of(programs: &[&str], unseen: usize, error: Option<io::ErrorKind>) -> (Level, String) {
-        let holders = Holders { programs: programs.iter().map(|name| (*name).to_owned()).collect(), unseen };
-        let finding = of_holders("0.0.0.0:6667".parse().unwrap(), &holders, error.map(io::Error::from));
+        let programs = programs.iter().map(|name| (*name).to_owned()).collect();
+        judged(Some(Holders { programs, unseen }), error)
+    }
+
+    fn judged(holders: Option<Holders>, error: Option<io::ErrorKind>) -> (Level, String) {
+        let finding = of_holders("0.0.0.0:6667".parse().unwrap(), holders, error.map(io::Error::from));
         (finding.level, finding.what)
     }
 
     #[test]
     fn who_shares_and_who_does_not() {
+        for (error, level, how) in [
+            (None, Level::Green, "shared with"),
+            (
+                Some(io::ErrorKind::AddrInUse),
+                Level::Red,
+                "held without sharing, so that rollcall-listen cannot take it, by",
+            ),
+        ] {
+            let what = format!("UDP port 6667: {how} whoever else holds it, which /proc does not tell here");
+            assert_eq!(judged(None, error), (level, what));
+        }
         assert_eq!(of(&[], 0, None), (Level::Green, "UDP port 6667: nobody else holds it".to_owned()));
         let (level, what) = of(&["rollcall-listen (pid 7)", "heard (pid 8)"], 1, None);
         assert_eq!(level, Level::Green);

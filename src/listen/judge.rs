@@ -239,7 +239,7 @@ impl Judge {
         for heard in memory {
             match tracks.iter_mut().find(|track| track.key == heard.key) {
                 Some(track) => {
-                    let window = Window::resumed(heard.highest, heard.seen);
+                    let window = Window::resumed(heard.highest, heard.seen, heard.settled);
                     track.epoch = Some(Epoch { number: heard.epoch, window, noted: None });
                     track.followed = true;
                 }
@@ -406,7 +406,10 @@ impl Judge {
                 track.epoch.as_mut().filter(|epoch| epoch.window.unreported() > 0).map_or(0, &mut settle);
             Gap { key: track.key, missing: before.saturating_add(now) }
         });
-        gaps.filter(|gap| gap.missing > 0).collect()
+        let gaps: Vec<Gap> = gaps.filter(|gap| gap.missing > 0).collect();
+        // That they were reported is remembered, too.
+        self.changed |= !gaps.is_empty();
+        gaps
     }
 
     pub fn counters(&self) -> Counters {
@@ -436,7 +439,13 @@ impl Judge {
     pub fn memory(&self) -> Vec<Heard> {
         let heard = self.tracks.iter().filter_map(|track| {
             let Epoch { number, window, .. } = track.epoch.as_ref()?;
-            Some(Heard { key: track.key, epoch: *number, highest: window.highest(), seen: *window.seen() })
+            Some(Heard {
+                key: track.key,
+                epoch: *number,
+                highest: window.highest(),
+                settled: window.settled(),
+                seen: *window.seen(),
+            })
         });
         heard.chain(self.laid_by.iter().cloned()).collect()
     }

@@ -2,22 +2,24 @@
 //!
 //! ```text
 //! rollcall-listen state 1
-//! key <64 hex digits> epoch <number> highest <number> seen <1024 hex digits>
+//! key <64 hex digits> epoch <number> highest <number> settled <number> seen <1024 hex digits>
 //! sha256 <64 hex digits, over every byte before this line>
 //! ```
 
 use std::fmt::{self, Write};
-use std::fs;
 use std::io;
 use std::path::Path;
 
 use ring::digest::{SHA256, digest};
 
+use super::window::WINDOW;
 use crate::files;
 use crate::hex;
 use crate::sign::PublicKey;
 
 const ROLE: &str = "the state file";
+/// Bytes: a key takes 1,200.
+const MOST: u64 = 1 << 24;
 const TITLE: &str = "rollcall-listen state 1\n";
 
 /// How far one key has been heard.
@@ -28,6 +30,8 @@ pub struct Heard {
     pub epoch: u64,
     /// The highest sequence of that epoch that came.
     pub highest: u64,
+    /// Up to which sequence everything has come or been reported as missing; of the last 4,096.
+    pub settled: u64,
     /// Which of the last 4,096 sequences came: number `n` is bit `n % 64` of word `n % 4096 / 64`.
     pub seen: [u64; 64],
 }
@@ -35,7 +39,7 @@ pub struct Heard {
 /// What the file remembers; nothing, if there is no file yet.
 pub fn load(path: &Path) -> Result<Vec<Heard>, Error> {
     let error = Error::of(ROLE, path);
-    match fs::read(path) {
+    match files::read(path, MOST) {
         Ok(bytes) => parse(&bytes).ok_or_else(|| error(Problem::Damaged)),
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(cause) => Err(error(Problem::Read(cause))),
@@ -49,9 +53,10 @@ pub fn save(path: &Path, heard: &[Heard]) -> Result<(), Error> {
 
 fn render(heard: &[Heard]) -> String {
     let mut text = TITLE.to_owned();
-    for Heard { key, epoch, highest, seen } in heard {
+    for Heard { key, epoch, highest, settled, seen } in heard {
         let key = hex::encode(key.as_bytes());
-        write!(text, "key {key} epoch {epoch} highest {highest} seen ").expect("a String takes every write");
+        write!(text, "key {key} epoch {epoch} highest {highest} settled {settled} seen ")
+            .expect("a String takes every write");
         for word in seen {
             write!(text, "{word:016x}").expect("a String takes every write");
         }
@@ -72,14 +77,20 @@ fn parse(bytes: &[u8]) -> Option<Vec<Heard>> {
 
 fn parse_line(line: &str) -> Option<Heard> {
     let words: Vec<&str> = line.split(' ').collect();
-    let ["key", key, "epoch", epoch, "highest", highest, "seen", digits] = words[..] else { return None };
+    let ["key", key, "epoch", epoch, "highest", highest, "settled", settled, "seen", digits] = words[..]
+    else {
+        return None;
+    };
     let key = PublicKey::from_bytes(hex::decode(key.as_bytes())?);
     let window: [u8; 512] = hex::decode(digits.as_bytes())?;
     let mut seen = [0; 64];
     for (word, bytes) in seen.iter_mut().zip(window.as_chunks().0) {
         *word = u64::from_be_bytes(*bytes);
     }
-    Some(Heard { key, epoch: epoch.parse().ok()?, highest: highest.parse().ok()?, seen })
+    let (highest, settled): (u64, u64) = (highest.parse().ok()?, settled.parse().ok()?);
+    let has_highest = seen[(highest % WINDOW / 64) as usize] >> (highest % 64) & 1 == 1;
+    let is_whole = has_highest && highest.checked_sub(settled).is_some_and(|open| open <= WINDOW);
+    is_whole.then_some(Heard { key, epoch: epoch.parse().ok()?, highest, settled, seen })
 }
 
 /// A state file that cannot be used.
@@ -116,14 +127,16 @@ impl std::error::Error for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn heard() -> Vec<Heard> {
         let mut seen = [0; 64];
-        seen[0] = 1;
+        seen[0] = 2;
         seen[63] = u64::MAX;
+        let (highest, settled) = (u64::MAX, u64::MAX - 4096);
         vec![
-            Heard { key: PublicKey::from_bytes([0xab; 32]), epoch: u64::MAX, highest: 1, seen },
-            Heard { key: PublicKey::from_bytes([1; 32]), epoch: 0, highest: u64::MAX, seen },
+            Heard { key: PublicKey::from_bytes([0xab; 32]), epoch: u64::MAX, highest: 1, settled: 0, seen },
+            Heard { key: PublicKey::from_bytes([1; 32]), epoch: 0, highest, settled, seen },
         ]
     }
 
@@ -152,6 +165,14 @@ mod tests {
     }
 
     #[test]
+    fn numbers_that_do_not_fit_each_other_are_damage() {
+        for (highest, settled) in [(0, 0), (2, 1), (1, 2), (u64::MAX, u64::MAX - 4097), (u64::MAX, 0)] {
+            let heard = Heard { highest, settled, ..heard().remove(0) };
+            assert_eq!(parse(render(&[heard]).as_bytes()), None, "{highest} {settled}");
+        }
+    }
+
+    #[test]
     fn a_bad_file_is_named() {
         let path = std::env::temp_dir().join(format!("rollcall-damaged-{}", std::process::id()));
         fs::write(&path, "rollcall-listen state 1\n").unwrap();
@@ -164,6 +185,8 @@ mod tests {
             )
         );
         fs::remove_file(path).unwrap();
+        let endless = load(Path::new("/dev/zero")).unwrap_err().to_string();
+        assert_eq!(endless, "the state file, /dev/zero: it has more than 16777216 bytes");
         assert_eq!(
             save(Path::new("no/such/folder"), &[]).unwrap_err().to_string(),
             "the state file, no/such/folder: cannot write it: No such file or directory (os error 2)"

@@ -33,12 +33,17 @@ pub enum Place {
 impl Window {
     /// Expects `first` next; what is below it may come, and is not missed.
     pub fn starting_at(first: u64) -> Self {
-        Self { first, ..Self::resumed(first.saturating_sub(1), [0; WORDS]) }
+        let before = first.saturating_sub(1);
+        Self { first, ..Self::resumed(before, [0; WORDS], before) }
     }
 
-    /// Goes on where another process stopped, which has reported what it missed.
-    pub fn resumed(highest: u64, seen: Bits) -> Self {
-        Self { first: highest.saturating_add(1), highest, seen, missing: 0, settled: highest, unreported: 0 }
+    /// Goes on where another process stopped, which has reported what it missed up to number `settled`.
+    pub fn resumed(highest: u64, seen: Bits, settled: u64) -> Self {
+        let first = settled.saturating_add(1);
+        let mut window = Self { first, highest, seen, missing: 0, settled, unreported: 0 };
+        window.unreported = window.open_from(settled);
+        window.missing = window.unreported;
+        window
     }
 
     pub fn highest(&self) -> u64 {
@@ -56,6 +61,14 @@ impl Window {
 
     pub fn unreported(&self) -> u64 {
         self.unreported
+    }
+
+    /// Up to which number everything has come or been reported, as [`Window::resumed`] wants it.
+    pub fn settled(&self) -> u64 {
+        match self.unreported {
+            0 => self.highest,
+            _ => self.settled.max(self.out_of_reach()),
+        }
     }
 
     pub fn insert(&mut self, sequence: u64) -> Place {
@@ -90,13 +103,22 @@ impl Window {
     /// Gives up on what has not come up to number `until`, and on what the window no longer holds. Returns
     /// how many that are; each number is in one answer only.
     pub fn settle(&mut self, until: u64) -> u64 {
-        let out_of_reach = self.highest.saturating_sub(WINDOW);
-        let until = until.min(self.highest).max(self.settled).max(out_of_reach);
-        let open = (until..self.highest).filter(|before| !self.has(before + 1)).count() as u64;
+        let until = until.min(self.highest).max(self.settled).max(self.out_of_reach());
+        let open = self.open_from(until);
         let given_up = self.unreported - open;
         self.unreported = open;
         self.settled = until;
         given_up
+    }
+
+    /// The window no longer holds this number, nor any before it.
+    fn out_of_reach(&self) -> u64 {
+        self.highest.saturating_sub(WINDOW)
+    }
+
+    /// How many after number `before`, which is in reach, have not come.
+    fn open_from(&self, before: u64) -> u64 {
+        (before..self.highest).filter(|before| !self.has(before + 1)).count() as u64
     }
 
     fn has(&self, sequence: u64) -> bool {
@@ -170,7 +192,7 @@ mod tests {
         assert_eq!(window.missing(), u64::MAX - 3);
         assert_eq!(window.settle(u64::MAX), u64::MAX - 3);
         assert_eq!(window.settle(u64::MAX), 0);
-        let mut resumed = Window::resumed(u64::MAX, *window.seen());
+        let mut resumed = Window::resumed(u64::MAX, *window.seen(), u64::MAX);
         assert_eq!(resumed.insert(u64::MAX), Place::Duplicate);
     }
 
@@ -180,12 +202,23 @@ mod tests {
         for sequence in [1, 2, 4] {
             window.insert(sequence);
         }
-        let mut resumed = Window::resumed(window.highest(), *window.seen());
+        let resume = |window: &Window| Window::resumed(window.highest(), *window.seen(), window.settled());
+        // Killed before it had reported number 3.
+        assert_eq!((resume(&window).missing(), resume(&window).settle(u64::MAX)), (1, 1));
+        assert_eq!(window.settle(u64::MAX), 1);
+        let mut resumed = resume(&window);
+        assert_eq!((resumed.missing(), resumed.settle(u64::MAX)), (0, 0));
         assert_eq!(resumed.insert(2), Place::Duplicate);
         assert_eq!(resumed.insert(3), Place::New);
         assert_eq!(resumed.missing(), 0);
         assert_eq!(resumed.insert(3005), Place::New);
         assert_eq!((resumed.missing(), resumed.settle(u64::MAX)), (3000, 3000));
+        // What is no longer in reach when it is saved is for nobody to report.
+        let mut window = Window::starting_at(1);
+        for sequence in [2, 5000, 5002] {
+            window.insert(sequence);
+        }
+        assert_eq!(resume(&window).missing(), 4096 - 2);
     }
 
     /// The same numbers into a set that forgets nothing: both say the same about each of them.

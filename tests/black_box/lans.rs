@@ -103,6 +103,18 @@ fn two_lans_on_which_the_host_has_the_same_address_both_hear() {
 }
 
 #[test]
+fn a_label_is_no_interface() {
+    let (Some(mut lan), Some(host)) = (Lan::new(), Namespace::new()) else { return };
+    lan.plug(&host, "lan0", "192.0.2.101/24");
+    host.ip("addr add 198.51.100.101/24 dev lan0 label lan0foo");
+    let names: Vec<String> = host.inside(|| {
+        let interfaces = rollcall::interfaces::list().unwrap();
+        interfaces.into_iter().map(|interface| interface.name).collect()
+    });
+    assert_eq!(names, ["lo", "lan0"]);
+}
+
+#[test]
 fn what_is_named_is_used_and_containers_networks_only_then() {
     let (Some(mut lan), Some(mut bridge)) = (Lan::new(), Lan::new()) else { return };
     let lans = &mut [(&mut lan, "lan0", "192.0.2.101/24"), (&mut bridge, "docker0", "198.51.100.101/24")];

@@ -216,6 +216,34 @@ fn the_steps_come_in_their_order() {
     );
 }
 
+/// The server's folder is the server's user's, who may put a pipe in the way of a key.
+#[test]
+fn a_pipe_in_the_servers_folder_holds_nobody_up() {
+    let stack = Stack::up();
+    let copy = stack.state.join("server/own/privacy.key");
+    fs::remove_file(&copy).unwrap();
+    expect(stack.command("mkfifo").arg(&copy), 0, "");
+    expect(&mut stack.command(Path::new(ROOT).join("stack/up")), 0, "nginx        ready");
+    assert_eq!(fs::read(&copy).unwrap(), fs::read(stack.certs.join("privacy.key")).unwrap());
+    assert_eq!(fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn a_switch_that_was_killed_while_the_server_was_down_brings_it_back() {
+    let stack = Stack::up();
+    rotate(&stack, &[], 0, "Copy it");
+    rotate(&stack, &["--switch"], 0, "The new public key");
+    // As a kill -9 between its end and its start leaves it.
+    let pid = stack.pid("server/pid");
+    expect(stack.command("kill").arg(pid.to_string()), 0, "");
+    // One that waits to be reaped has no command line.
+    wait_until("the server ended", || {
+        fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default().is_empty()
+    });
+    rotate(&stack, &["--switch"], 0, "server       ready");
+    expect(&mut stack.client(&stack.pair("client")), 0, "Success!");
+}
+
 #[test]
 fn a_damaged_key_costs_neither_the_server_nor_its_good_copy() {
     let stack = Stack::up();
@@ -225,6 +253,15 @@ fn a_damaged_key_costs_neither_the_server_nor_its_good_copy() {
     let mut up = stack.command(Path::new(ROOT).join("stack/up"));
     expect(&mut up, 1, "it is not an Ed25519 key");
     expect(&mut up, 1, "the server that runs goes on with the old settings");
+    // Nor does a last epoch that cannot be read.
+    fs::write(&key, &good).unwrap();
+    let epoch = copy.with_file_name("broadcast.key.epoch");
+    let last = fs::read(&epoch).unwrap();
+    fs::write(&epoch, "garbage").unwrap();
+    let mut other = stack.command(Path::new(ROOT).join("stack/up"));
+    expect(other.env("ROLLCALL_DEADLINE", "3s"), 1, "broadcast.key.epoch: it is damaged");
+    fs::write(&epoch, last).unwrap();
+    fs::write(&key, "nonsense").unwrap();
     let ear = stack.ear();
     expect(&mut stack.client(&stack.pair("client")), 0, "Success!");
     ear.hear();

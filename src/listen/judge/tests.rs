@@ -344,6 +344,7 @@ fn a_server_that_was_followed_is_followed_over_its_restarts() {
     hears(&mut judge, &said(400)[1..], "new");
     hears(&mut judge, &said(401)[59..], "new");
     assert_eq!(judge.counters().missing, 1 + 59);
+    assert!(!judge.finish().is_empty());
     let mut again = Judge::new(policy, judge.memory(), 1000);
     hears(&mut again, &said(900)[20..], "new");
     assert_eq!(again.counters().missing, 20);
@@ -401,6 +402,22 @@ fn memory_outlives_a_restart() {
     let mut third = Judge::new(policy, again.memory(), 2 * HOUR);
     hears(&mut third, &old[..100], "replayed");
     hears(&mut third, &new, "duplicate");
+}
+
+#[test]
+fn a_gap_that_was_not_reported_before_a_crash_is_reported_after_it() {
+    let said = said(0, 5, 30, 1);
+    let mut judge = believing(&[0]);
+    hears(&mut judge, &said[..9], "new");
+    hears(&mut judge, &said[19..20], "new");
+    let policy = Policy { keys: vec![public(0)], ..Policy::default() };
+    let mut again = Judge::new(policy.clone(), judge.memory(), HOUR);
+    hears(&mut again, &said[9..10], "new");
+    assert_eq!(again.finish(), [Gap { key: public(0), missing: 9 }]);
+    // And once is enough.
+    assert!(again.has_changed());
+    let mut third = Judge::new(policy, again.memory(), HOUR);
+    assert_eq!((third.finish(), third.counters().missing), (vec![], 0));
 }
 
 #[test]
