@@ -5,12 +5,11 @@
 //! last datagram to [`Repetition::sent`]; a task sleeps until [`Repetition::next`] and sends what is
 //! [`Repetition::due`]. One lock, so that the order on the wire is the order of the numbers.
 
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::files;
+use crate::files::{self, Problem};
 use crate::sign::Signer;
 use crate::status::Status;
 use crate::wire::{self, Batch, KeyId, Kind};
@@ -126,10 +125,10 @@ impl LastEpoch {
             Ok(text) => {
                 let number =
                     str::from_utf8(&text).ok().and_then(|text| text.strip_suffix('\n')?.parse().ok());
-                number.filter(|epoch| *epoch < u64::MAX).ok_or_else(|| error(EpochProblem::Damaged))?
+                number.filter(|epoch| *epoch < u64::MAX).ok_or_else(|| error(Problem::Damaged(DAMAGED)))?
             }
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => 0,
-            Err(cause) => return Err(error(EpochProblem::Read(cause))),
+            Err(cause) => return Err(error(Problem::Read(cause))),
         };
         Ok(Self { path: path.to_owned(), epoch })
     }
@@ -139,43 +138,17 @@ impl LastEpoch {
     pub fn next(self, now_ns: u64) -> Result<u64, EpochError> {
         let epoch = u64::max(now_ns, self.epoch + 1);
         files::replace(&self.path, format!("{epoch}\n").as_bytes())
-            .map_err(|cause| EpochError::of(ROLE, &self.path)(EpochProblem::Write(cause)))?;
+            .map_err(|cause| EpochError::of(ROLE, &self.path)(Problem::Write(cause)))?;
         Ok(epoch)
     }
 }
 
 const ROLE: &str = "the last epoch";
 
+const DAMAGED: &str = "it must hold one number and a line end; if the clock is right, remove the file";
+
 /// The file of the last epoch cannot be used.
-pub type EpochError = files::Error<EpochProblem>;
-
-#[derive(Debug)]
-pub enum EpochProblem {
-    Read(io::Error),
-    Write(io::Error),
-    Damaged,
-}
-
-impl fmt::Display for EpochProblem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            EpochProblem::Read(error) => write!(f, "{error}"),
-            EpochProblem::Write(error) => write!(f, "cannot write it: {error}"),
-            EpochProblem::Damaged => f.write_str(
-                "it is damaged: it holds one number and a line end; if the clock is right, remove the file",
-            ),
-        }
-    }
-}
-
-impl std::error::Error for EpochProblem {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            EpochProblem::Read(error) | EpochProblem::Write(error) => Some(error),
-            EpochProblem::Damaged => None,
-        }
-    }
-}
+pub type EpochError = files::Error<Problem>;
 
 #[cfg(test)]
 mod tests {
@@ -268,7 +241,7 @@ mod tests {
             assert_eq!(
                 LastEpoch::load(&file).err().unwrap().to_string(),
                 format!(
-                    "the last epoch, {}: it is damaged: it holds one number and a line end; \
+                    "the last epoch, {}: it is damaged: it must hold one number and a line end; \
                      if the clock is right, remove the file",
                     file.display()
                 )

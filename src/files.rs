@@ -72,6 +72,34 @@ impl<P> Error<P> {
     }
 }
 
+/// What can be wrong with a file that a program wrote itself.
+#[derive(Debug)]
+pub enum Problem {
+    Read(io::Error),
+    Write(io::Error),
+    /// It is not as we left it, and what to do.
+    Damaged(&'static str),
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Problem::Read(error) => write!(f, "{error}"),
+            Problem::Write(error) => write!(f, "cannot write it: {error}"),
+            Problem::Damaged(advice) => write!(f, "it is damaged: {advice}"),
+        }
+    }
+}
+
+impl std::error::Error for Problem {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Problem::Read(error) | Problem::Write(error) => Some(error),
+            Problem::Damaged(_) => None,
+        }
+    }
+}
+
 impl<P: fmt::Display> fmt::Display for Error<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, {}: {}", self.role, self.path.display(), self.problem)

@@ -105,12 +105,17 @@ impl Store {
             "select case
                 when current_setting('transaction_read_only')::boolean then 'it is read-only'
                 when not (
-                    has_table_privilege('users', 'select')
-                    and has_column_privilege('users', 'last_seen_ns', 'update')
-                    and has_table_privilege('certificates', 'select')
-                    and has_column_privilege('certificates', 'serial', 'insert')
-                    and has_column_privilege('certificates', 'last_used_ns', 'update')
-                ) then 'the role ' || current_user || ' lacks rights on users or certificates'
+                    select bool_and(has_column_privilege(tab, col, may))
+                      from (values
+                          ('_sqlx_migrations', 'version', 'select'),
+                          ('users', 'email', 'select'), ('users', 'disabled_at', 'select'),
+                          ('users', 'last_seen_ns', 'update'), ('users', 'ip', 'update'), ('users', 'port', 'update'),
+                          ('certificates', 'serial', 'select'), ('certificates', 'revoked_at', 'select'),
+                          ('certificates', 'serial', 'insert'), ('certificates', 'email', 'insert'),
+                          ('certificates', 'fingerprint', 'insert'), ('certificates', 'not_after', 'insert'),
+                          ('certificates', 'last_used_ns', 'insert'), ('certificates', 'last_used_ns', 'update')
+                      ) as needed (tab, col, may)
+                ) then 'the role ' || current_user || ' lacks rights of deploy/grants.sql'
             end",
         );
         self.within_deadline(async { Ok(why.fetch_one(&self.pool).await?) }).await

@@ -138,7 +138,7 @@ fn a_restart_forgets_nothing() {
     assert_eq!(
         said,
         format!(
-            "rollcall-listen: the state file, {}: it is damaged, and without it a replay can pass for news; remove \
+            "rollcall-listen: the state file, {}: it is damaged: without it a replay can pass for news; remove \
              it to start afresh\n",
             scene.keys.file("state")
         )

@@ -55,8 +55,8 @@ fn of_rights(cannot_record: Option<String>) -> Finding {
         None => Finding::green("the server may record in the database"),
         Some(why) => Finding::red(
             format!("the server cannot record in the database: {why}"),
-            "just up grants the rights in the private cluster; elsewhere run deploy/grants.sql, and look at \
-             default_transaction_read_only",
+            "just up grants the rights in the private cluster; elsewhere run deploy/grants.sql as the owner, and \
+             look at default_transaction_read_only",
         ),
     }
 }

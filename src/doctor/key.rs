@@ -71,7 +71,7 @@ fn of_pseudonyms(key: &Path) -> Finding {
 }
 
 /// A secret that we may not see is as it should be.
-fn hidden(key: &Path, what: &str) -> Option<Finding> {
+pub fn hidden(key: &Path, what: &str) -> Option<Finding> {
     let error = File::open(key).err().filter(|error| error.kind() == io::ErrorKind::PermissionDenied)?;
     Some(Finding::yellow(
         format!("{what}, {}, was not checked: {error}", key.display()),

@@ -116,7 +116,8 @@ pub enum Ignored {
 }
 
 impl Ignored {
-    /// In the words of [`Counters`]; a repetition is counted with what it repeats.
+    /// In the words of [`Counters`]. A repetition, and what is unverified and too old, is counted as what it is
+    /// besides.
     pub fn word(&self) -> &'static str {
         match self {
             Ignored::Duplicate => "duplicate",

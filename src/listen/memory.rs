@@ -6,18 +6,19 @@
 //! sha256 <64 hex digits, over every byte before this line>
 //! ```
 
-use std::fmt::{self, Write};
+use std::fmt::Write;
 use std::io;
 use std::path::Path;
 
 use ring::digest::{SHA256, digest};
 
 use super::window::WINDOW;
-use crate::files;
+use crate::files::{self, Problem};
 use crate::hex;
 use crate::sign::PublicKey;
 
 const ROLE: &str = "the state file";
+const DAMAGED: &str = "without it a replay can pass for news; remove it to start afresh";
 /// Bytes: a key takes 1,200.
 const MOST: u64 = 1 << 24;
 const TITLE: &str = "rollcall-listen state 1\n";
@@ -40,7 +41,7 @@ pub struct Heard {
 pub fn load(path: &Path) -> Result<Vec<Heard>, Error> {
     let error = Error::of(ROLE, path);
     match files::read(path, MOST) {
-        Ok(bytes) => parse(&bytes).ok_or_else(|| error(Problem::Damaged)),
+        Ok(bytes) => parse(&bytes).ok_or_else(|| error(Problem::Damaged(DAMAGED))),
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(cause) => Err(error(Problem::Read(cause))),
     }
@@ -95,34 +96,6 @@ fn parse_line(line: &str) -> Option<Heard> {
 
 /// A state file that cannot be used.
 pub type Error = files::Error<Problem>;
-
-#[derive(Debug)]
-pub enum Problem {
-    Read(io::Error),
-    Write(io::Error),
-    Damaged,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Problem::Read(error) => write!(f, "{error}"),
-            Problem::Write(error) => write!(f, "cannot write it: {error}"),
-            Problem::Damaged => f.write_str(
-                "it is damaged, and without it a replay can pass for news; remove it to start afresh",
-            ),
-        }
-    }
-}
-
-impl std::error::Error for Problem {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Problem::Read(error) | Problem::Write(error) => Some(error),
-            Problem::Damaged => None,
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -179,7 +152,7 @@ mod tests {
         assert_eq!(
             load(&path).unwrap_err().to_string(),
             format!(
-                "the state file, {}: it is damaged, and without it a replay can pass for news; \
+                "the state file, {}: it is damaged: without it a replay can pass for news; \
                  remove it to start afresh",
                 path.display()
             )

@@ -95,7 +95,7 @@ fn what_the_database_says_is_judged() {
     let (lines, exit) = doctor(&stack, &[]);
     says(
         &lines,
-        "red     the server cannot record in the database: the role rollcall_server lacks rights on users",
+        "red     the server cannot record in the database: the role rollcall_server lacks rights of deploy/grants.sql",
     );
     assert_eq!(exit, 1, "{lines:#?}");
     stack.sql("grant update (last_seen_ns, ip, port) on users to rollcall_server");

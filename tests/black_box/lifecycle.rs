@@ -267,6 +267,19 @@ fn one_device_is_revoked_by_the_name_of_its_files() {
         expect(&mut stack.client(&stack.pair(name)), 77, "refused");
     }
     expect(&mut stack.client(&stack.pair("alice@example.com")), 0, "Success!");
+    // Without the list of names, which earlier versions did not write, it is the present certificate.
+    script(&stack, "enrol", &["alice@example.com", "--name", "desk"], 0, "made desk.crt");
+    fs::remove_file(stack.certs.join("issued/names")).unwrap();
+    script(&stack, "revoke", &["desk"], 0, "revoked");
+    expect(&mut stack.client(&stack.pair("desk")), 77, "refused");
+    // Two people had it, one after the other.
+    for email in ["bob@example.com", "carol@example.com"] {
+        script(&stack, "enrol", &[email, "--name", "shared"], 0, "made shared.crt");
+        fs::rename(stack.certs.join("shared.crt"), stack.certs.join(format!("{email}-shared.crt"))).unwrap();
+        fs::rename(stack.certs.join("shared.key"), stack.certs.join(format!("{email}-shared.key"))).unwrap();
+    }
+    script(&stack, "revoke", &["shared"], 1, "shared was the name of several people's devices");
+    expect(&mut stack.client(&stack.pair("carol@example.com-shared")), 0, "Success!");
     script(&stack, "revoke", &["tablet"], 1, "tablet.crt, and this is no email and no serial number: tablet");
 }
 

@@ -242,6 +242,13 @@ fn a_switch_that_was_killed_while_the_server_was_down_brings_it_back() {
     });
     rotate(&stack, &["--switch"], 0, "server       ready");
     expect(&mut stack.client(&stack.pair("client")), 0, "Success!");
+    // Under systemd nginx runs without a server of just up: nothing here is to be started.
+    assert!(stack.script("stack/down").status.success());
+    expect(&mut stack.command(Path::new(ROOT).join("stack/up")), 0, "nginx        ready");
+    expect(stack.command("kill").arg(stack.pid("server/pid").to_string()), 0, "");
+    fs::remove_file(stack.state.join("server/pid")).unwrap();
+    rotate(&stack, &["--switch"], 0, "The server of just up does not run");
+    assert!(!stack.state.join("server/pid").exists());
 }
 
 #[test]
