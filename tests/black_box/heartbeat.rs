@@ -87,7 +87,7 @@ fn the_newest_is_said_again_byte_for_byte() {
         expect(&mut stack.client(&stack.pair("client")), 0, "Success!");
         let (newest, start) = (hear(), Instant::now());
         assert_eq!([hear(), hear(), hear()], [newest.clone(), newest.clone(), newest]);
-        // The third comes after a second. The first one's schedule would have waited longer.
-        assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+        // The third comes after a second. By the first one's schedule it would come after more than half a minute.
+        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     }
 }
