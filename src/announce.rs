@@ -104,6 +104,9 @@ fn after(age: Duration) -> Duration {
     })
 }
 
+const ROLE: &str = "the last epoch";
+const DAMAGED: &str = "it must hold one number and a line end; if the clock is right, remove the file";
+
 /// The last epoch of a server, in a file that outlives it.
 pub struct LastEpoch {
     path: PathBuf,
@@ -142,10 +145,6 @@ impl LastEpoch {
         Ok(epoch)
     }
 }
-
-const ROLE: &str = "the last epoch";
-
-const DAMAGED: &str = "it must hold one number and a line end; if the clock is right, remove the file";
 
 /// The file of the last epoch cannot be used.
 pub type EpochError = files::Error<Problem>;

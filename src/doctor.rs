@@ -28,6 +28,7 @@ mod validity;
 /// Longest wait for a check, counted from the start of all. Each is done earlier unless something hangs that
 /// it cannot give up by itself, such as a file on a disk that does not answer.
 const LIMIT: Duration = Duration::from_secs(5);
+
 /// Where what was found begins in a line.
 const COLUMN: usize = 8;
 

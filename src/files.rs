@@ -72,6 +72,18 @@ impl<P> Error<P> {
     }
 }
 
+impl<P: fmt::Display> fmt::Display for Error<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}: {}", self.role, self.path.display(), self.problem)
+    }
+}
+
+impl<P: std::error::Error + 'static> std::error::Error for Error<P> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.problem)
+    }
+}
+
 /// What can be wrong with a file that a program wrote itself.
 #[derive(Debug)]
 pub enum Problem {
@@ -97,18 +109,6 @@ impl std::error::Error for Problem {
             Problem::Read(error) | Problem::Write(error) => Some(error),
             Problem::Damaged(_) => None,
         }
-    }
-}
-
-impl<P: fmt::Display> fmt::Display for Error<P> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, {}: {}", self.role, self.path.display(), self.problem)
-    }
-}
-
-impl<P: std::error::Error + 'static> std::error::Error for Error<P> {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.problem)
     }
 }
 

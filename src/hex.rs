@@ -1,11 +1,21 @@
 //! Hexadecimal, in which keys, key ids, pseudonyms and state files are written.
 
+use std::fmt::{self, Write};
+
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
-/// Two lower-case digits for each byte.
+/// Displays two lower-case digits for each byte.
+pub struct Hex<'a>(pub &'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut digits = self.0.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        digits.try_for_each(|digit| f.write_char(char::from(DIGITS[usize::from(digit)])))
+    }
+}
+
 pub fn encode(bytes: &[u8]) -> String {
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+    Hex(bytes).to_string()
 }
 
 /// Digits of either case, exactly two for each byte, and nothing else.

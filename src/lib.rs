@@ -23,7 +23,7 @@
 //! | [`admin`] | enrolment |
 //! | [`doctor`] | looks for what keeps announcements from being heard, or clients from being let in |
 //! | [`outage`] | what fails, told in the log once |
-//! | [`sockets`] | who holds a UDP port, and what the kernel dropped |
+//! | [`sockets`] | who holds a UDP port, what room a socket has, and what the kernel dropped |
 //! | [`cli`], [`clock`], [`files`], [`hex`], [`signals`] | what the programs share: arguments and exit codes, the time, small files, hexadecimal, signals |
 //!
 //! The binaries in `bin/` turn arguments into one call of [`server::run`], [`client::run`],

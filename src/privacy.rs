@@ -111,6 +111,7 @@ impl People {
 /// A key or a list that cannot be used.
 pub type Error = files::Error<Problem>;
 
+/// Why a text is no key or no list, or a file cannot be read.
 #[derive(Debug)]
 pub enum Problem {
     Unreadable(io::Error),

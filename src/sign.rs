@@ -10,7 +10,7 @@ use ring::digest::{SHA256, digest};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 
 use crate::files;
-use crate::hex;
+use crate::hex::Hex;
 use crate::wire::{BatchMessage, KeyId, SignatureBytes};
 
 mod pem;
@@ -96,7 +96,7 @@ impl PublicKey {
 /// The key id, in hexadecimal.
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(&self.id))
+        Hex(&self.id).fmt(f)
     }
 }
 

@@ -34,7 +34,11 @@ fn of_signing(key: &Path, certs: &Path) -> Finding {
         }
     };
     if let Err(error) = LastEpoch::beside(key) {
-        return Finding::red(format!("{error}; the server does not start with it"), "see what it says");
+        let what = format!("{error}; the server does not start with it");
+        return Finding::red(
+            what,
+            format!("if the clock is right, rm {}.epoch; then just up", key.display()),
+        );
     }
     let ours = signer.public();
     let file = certs.join("broadcast.pub");

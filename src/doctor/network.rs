@@ -335,6 +335,10 @@ mod tests {
             let said = say(outcome);
             assert!(said.starts_with(&expected), "{said}");
         }
+        let (targets, _) =
+            destination::targets(&destination::parse("192.0.2.7,192.0.2.255").unwrap(), &Interface::host());
+        let levels = targets.iter().map(|target| of_target(target, &Outcome::ToOneHost, None).level);
+        assert_eq!(levels.collect::<Vec<_>>(), [Level::Green, Level::Yellow], "a wrong mask");
     }
 
     #[test]

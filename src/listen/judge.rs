@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::memory::Heard;
 use super::roots::Roots;
 use super::window::{Place, WINDOW, Window};
-use crate::hex;
+use crate::hex::Hex;
 use crate::sign::PublicKey;
 use crate::status::Status;
 use crate::wire::{self, Datagram, KeyId, Kind, Verified, trailer};
@@ -89,7 +89,7 @@ impl fmt::Display for Doubt {
             Doubt::Unsigned => "not signed",
             Doubt::Unchecked => "signed, but there is no --key to verify it with",
             Doubt::UnknownKey(id) => {
-                return write!(f, "signed with key {}, which is not ours", hex::encode(id));
+                return write!(f, "signed with key {}, which is not ours", Hex(id));
             }
             Doubt::Forged => "the signature is forged",
             Doubt::Broken(error) => return write!(f, "the trailer is broken: {error}"),

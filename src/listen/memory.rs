@@ -12,7 +12,7 @@ use std::path::Path;
 
 use ring::digest::{SHA256, digest};
 
-use super::window::WINDOW;
+use super::window::{Bits, WINDOW, Window};
 use crate::files::{self, Problem};
 use crate::hex;
 use crate::sign::PublicKey;
@@ -34,7 +34,7 @@ pub struct Heard {
     /// Up to which sequence everything has come or been reported as missing; of the last 4,096.
     pub settled: u64,
     /// Which of the last 4,096 sequences came: number `n` is bit `n % 64` of word `n % 4096 / 64`.
-    pub seen: [u64; 64],
+    pub seen: Bits,
 }
 
 /// What the file remembers; nothing, if there is no file yet.
@@ -83,13 +83,13 @@ fn parse_line(line: &str) -> Option<Heard> {
         return None;
     };
     let key = PublicKey::from_bytes(hex::decode(key.as_bytes())?);
-    let window: [u8; 512] = hex::decode(digits.as_bytes())?;
-    let mut seen = [0; 64];
+    let window: [u8; size_of::<Bits>()] = hex::decode(digits.as_bytes())?;
+    let mut seen = [0; size_of::<Bits>() / 8];
     for (word, bytes) in seen.iter_mut().zip(window.as_chunks().0) {
         *word = u64::from_be_bytes(*bytes);
     }
     let (highest, settled): (u64, u64) = (highest.parse().ok()?, settled.parse().ok()?);
-    let has_highest = seen[(highest % WINDOW / 64) as usize] >> (highest % 64) & 1 == 1;
+    let has_highest = Window::resumed(highest, seen, settled).has(highest);
     let is_whole = has_highest && highest.checked_sub(settled).is_some_and(|open| open <= WINDOW);
     is_whole.then_some(Heard { key, epoch: epoch.parse().ok()?, highest, settled, seen })
 }

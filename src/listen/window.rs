@@ -41,7 +41,7 @@ impl Window {
     pub fn resumed(highest: u64, seen: Bits, settled: u64) -> Self {
         let first = settled.saturating_add(1);
         let mut window = Self { first, highest, seen, missing: 0, settled, unreported: 0 };
-        window.unreported = window.open_from(settled);
+        window.unreported = window.open_from(settled.max(window.out_of_reach()));
         window.missing = window.unreported;
         window
     }
@@ -121,7 +121,8 @@ impl Window {
         (before..self.highest).filter(|before| !self.has(before + 1)).count() as u64
     }
 
-    fn has(&self, sequence: u64) -> bool {
+    /// Has this number, which is in reach, come?
+    pub fn has(&self, sequence: u64) -> bool {
         let (word, bit) = place(sequence);
         self.seen[word] & bit != 0
     }

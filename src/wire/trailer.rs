@@ -165,7 +165,7 @@ pub struct Claim<'a> {
 }
 
 impl<'a> Claim<'a> {
-    /// `prefix` is what stands before the trailer in `datagram`.
+    /// In `datagram`, `prefix` bytes stand before the trailer.
     pub(super) fn new(datagram: &'a [u8], prefix: usize, status: Status, trailer: Trailer<'a>) -> Self {
         Self { status, leaf: &datagram[..prefix + field::INDEX.start], trailer }
     }
