@@ -40,7 +40,13 @@ enum UserCommand {
     List(List),
     Disable(Disable),
     Enable(Enable),
+    Mend(Mend),
 }
+
+/// set to now what was seen or used in the future, when a clock was wrong; the doctor says if there is any
+#[derive(FromArgs)]
+#[argh(subcommand, name = "mend")]
+struct Mend {}
 
 /// enrol; one that is enrolled already stays as it is
 #[derive(FromArgs)]
@@ -144,6 +150,7 @@ fn main() -> ExitCode {
             UserCommand::List(List { json }) => admin::Command::List { json },
             UserCommand::Disable(Disable { email }) => admin::Command::Disable(email),
             UserCommand::Enable(Enable { email }) => admin::Command::Enable(email),
+            UserCommand::Mend(Mend {}) => admin::Command::Mend,
         },
     };
     cli::finish(PROGRAM, admin::run(command))

@@ -21,6 +21,8 @@ pub enum Command {
     List {
         json: bool,
     },
+    /// What was seen or used in the future.
+    Mend,
     /// Notes a certificate before its first use: what openssl(1) prints of it.
     CertAdd {
         email: String,
@@ -43,7 +45,7 @@ pub fn run(command: Command) -> Result<(), Error> {
         return Err(Error::NoDatabase);
     }
     task::block_on(async {
-        let store = Store::open(&url, Duration::from_secs(10), 1)?;
+        let store = Store::open(&url, Duration::from_secs(10))?;
         let done = act(&store, command).await;
         store.close().await;
         done
@@ -63,6 +65,13 @@ async fn act(store: &Store, command: Command) -> Result<(), Error> {
         }
         Command::Enable(emails) => set_disabled(store, &emails, false).await,
         Command::Disable(emails) => set_disabled(store, &emails, true).await,
+        Command::Mend => {
+            let (people, certificates) = store.mend_times().await?;
+            for name in people.iter().chain(&certificates) {
+                say(name, "was in the future, is set to now")?;
+            }
+            Ok(())
+        }
         Command::List { json } => list_users(&store.users().await?, json),
         Command::CertAdd { email, serial, fingerprint, not_after } => {
             let email = Email::new(&email).map_err(Error::Email)?;
@@ -250,7 +259,8 @@ impl std::error::Error for Error {
 impl Fatal for Error {
     fn exit(&self) -> Exit {
         match self {
-            Error::Setting(_) | Error::NoDatabase | Error::Store(store::Error::Url) => Exit::Config,
+            Error::Setting(_) | Error::NoDatabase => Exit::Config,
+            Error::Store(error) if error.is_configuration() => Exit::Config,
             Error::NoEmails | Error::NoSerials | Error::Email(_) | Error::Certificate(_) => Exit::Usage,
             Error::Store(error) if error.is_transient() => Exit::Unavailable,
             Error::Store(_) | Error::Output(_) | Error::NoCertificate(_) => Exit::Failure,

@@ -21,6 +21,9 @@ pub const MAX_BATCH: usize = 512;
 /// Requests that may wait for a commit. Past that they are refused at once.
 const MAX_WAITING: usize = 8 * MAX_BATCH;
 
+/// Second requests of one person that may wait for their turn: nobody is in a batch twice.
+const MAX_REPEATS: usize = 32;
+
 /// Where requests hand in what they saw.
 pub struct Commits {
     queue: Sender<Waiting>,
@@ -28,17 +31,18 @@ pub struct Commits {
 
 struct Waiting {
     sighting: Sighting,
-    answer: Sender<Verdict>,
+    answer: Sender<Result<Verdict, Refused>>,
     since: Instant,
 }
 
-/// Second requests of people that are in the batch, who may wait for the next: one person with many
-/// certificates must not crowd out the others.
-const MAX_REPEATS: usize = 64;
-
-/// Nothing is known to be recorded: the database is away or slow, or too many wait for it.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Unavailable;
+/// Nothing is known to be recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The database is away or slow, or too many wait for it.
+    Unavailable,
+    /// This person has [`MAX_REPEATS`] requests waiting.
+    TooMany,
+}
 
 /// Starts the committer.
 ///
@@ -55,12 +59,13 @@ pub fn start(recorder: Recorder, broadcaster: Arc<Broadcaster>, patience: Durati
 
 impl Commits {
     /// Waits for the commit that holds this sighting.
-    pub async fn record(&self, sighting: Sighting) -> Result<Verdict, Unavailable> {
+    pub async fn record(&self, sighting: Sighting) -> Result<Verdict, Refused> {
         let (answer, verdict) = channel::bounded(1);
-        self.queue.try_send(Waiting { sighting, answer, since: Instant::now() }).map_err(|_| Unavailable)?;
+        let waiting = Waiting { sighting, answer, since: Instant::now() };
+        self.queue.try_send(waiting).map_err(|_| Refused::Unavailable)?;
         match verdict.recv().await {
-            Ok(Verdict::Locked) | Err(_) => Err(Unavailable),
-            Ok(verdict) => Ok(verdict),
+            Ok(Ok(Verdict::Locked)) | Err(_) => Err(Refused::Unavailable),
+            Ok(answer) => answer,
         }
     }
 }
@@ -83,22 +88,24 @@ async fn commit_all(
     broadcaster: Arc<Broadcaster>,
     patience: Duration,
 ) {
+    recorder.connect().await;
     let outage = Outage::of("the database");
-    let mut repeats = Vec::new();
+    let clock = Outage::of("the clock of this host");
+    let mut pending = Pending::default();
     loop {
-        let mut batch = std::mem::take(&mut repeats);
-        if batch.is_empty() {
+        if pending.waiting.is_empty() {
             match waiting.recv().await {
-                Ok(first) => batch.push(first),
+                Ok(first) => pending = Pending { waiting: vec![first], people: 1 },
                 Err(_) => return,
             }
         }
-        let room = MAX_BATCH - batch.len();
+        // Each person of those has a place in this batch. The others have the rest of the room.
+        let room = MAX_BATCH - pending.people;
+        let mut batch = pending.waiting;
         batch.extend(std::iter::from_fn(|| waiting.try_recv().ok()).take(room));
         // To a request, a closed channel is the answer that there is none.
         batch.retain(|one| one.since.elapsed() < patience);
-        (batch, repeats) = split_repeats(batch);
-        repeats.truncate(MAX_REPEATS);
+        (batch, pending) = split_repeats(batch);
         if batch.is_empty() {
             continue;
         }
@@ -106,32 +113,56 @@ async fn commit_all(
         match recorder.record(&sightings).await {
             Ok(recorded) => {
                 outage.worked();
+                match recorded.doubt {
+                    None => clock.worked(),
+                    Some(doubt) => clock.failed(&doubt),
+                }
                 broadcaster.send(&recorded.committed);
                 for (one, verdict) in batch.iter().zip(recorded.verdicts) {
                     // A request whose client hung up no longer waits; it is recorded all the same.
-                    let _ = one.answer.try_send(verdict);
+                    let _ = one.answer.try_send(Ok(verdict));
                 }
             }
             Err(error) => {
                 outage.failed(&error);
                 // Whoever waits behind a commit that failed has waited long enough too.
-                repeats.clear();
+                pending = Pending::default();
                 while waiting.try_recv().is_ok() {}
             }
         }
     }
 }
 
+/// Requests whose turn is next.
+#[derive(Default)]
+struct Pending {
+    waiting: Vec<Waiting>,
+    /// How many people they are of.
+    people: usize,
+}
+
 /// One person's second request waits for the next commit, so that each has an answer of its own and the
 /// newest is written last. The first ones come in the order of their emails, as the store wants them.
-fn split_repeats(mut batch: Vec<Waiting>) -> (Vec<Waiting>, Vec<Waiting>) {
+fn split_repeats(mut batch: Vec<Waiting>) -> (Vec<Waiting>, Pending) {
     batch.sort_by(|a, b| a.email().cmp(b.email()));
     let mut firsts: Vec<Waiting> = Vec::with_capacity(batch.len());
-    let mut repeats = Vec::new();
+    let mut repeats = Pending::default();
+    let mut of_this_one = 0;
     for one in batch {
         match firsts.last() {
-            Some(last) if last.email() == one.email() => repeats.push(one),
-            _ => firsts.push(one),
+            Some(last) if last.email() == one.email() => {
+                if of_this_one == MAX_REPEATS {
+                    let _ = one.answer.try_send(Err(Refused::TooMany));
+                    continue;
+                }
+                repeats.people += usize::from(of_this_one == 0);
+                repeats.waiting.push(one);
+                of_this_one += 1;
+            }
+            _ => {
+                firsts.push(one);
+                of_this_one = 0;
+            }
         }
     }
     (firsts, repeats)

@@ -4,6 +4,7 @@
 
 use std::fmt::Display;
 use std::io;
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -18,17 +19,21 @@ use async_std::task;
 use tide::http::Method;
 use tide::{Request, Response, StatusCode};
 
-use crate::commit::{Commits, Unavailable};
+use crate::commit::{Commits, Refused};
 use crate::identity::{Claims, Refusal, Trust};
 use crate::outage::Outage;
 use crate::store::{Store, Verdict};
 
 mod bounded;
+mod newcomers;
 use bounded::Bounded;
+use newcomers::{Newcomer, Newcomers};
 
 /// A connection that says nothing for longer than this, and at the latest after twice as long, is closed.
 /// nginx closes an idle connection after half of it, so the two never meet in the middle.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a connection may be there before its first request is whole. nginx opens one to send one.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of one request, head and body. nginx forwards far less.
 const MAX_REQUEST: usize = 16 * 1024;
@@ -69,7 +74,13 @@ async fn client(request: Request<Arc<State>>) -> Result<Response, Problem> {
             .with_header("Allow", "PATCH"));
     }
     let sighting = claims.sighting((state.clock)())?;
-    let verdict = state.commits.record(sighting).await.map_err(|Unavailable| unavailable())?;
+    let verdict = state.commits.record(sighting).await.map_err(|refused| match refused {
+        Refused::Unavailable => unavailable(),
+        Refused::TooMany => {
+            Problem::new(StatusCode::TooManyRequests, "more than 32 requests at once of one person")
+                .with_header("Retry-After", "1")
+        }
+    })?;
     Err(Problem::new(
         StatusCode::Forbidden,
         match verdict {
@@ -102,10 +113,11 @@ async fn elsewhere(request: Request<Arc<State>>) -> Result<Response, Problem> {
 }
 
 /// Every value of every header that decides who is asking.
-fn claims(request: &Request<Arc<State>>) -> Claims<'_> {
+fn claims(request: &impl AsRef<tide::http::Headers>) -> Claims<'_> {
     let values = |name: &str| {
         request
-            .header(name)
+            .as_ref()
+            .get(name)
             .map(|values| values.iter().map(|value| value.as_str()).collect())
             .unwrap_or_default()
     };
@@ -117,6 +129,7 @@ fn claims(request: &Request<Arc<State>>) -> Claims<'_> {
         serial: values("X-Client-Serial"),
         fingerprint: values("X-Client-Fingerprint"),
         not_after: values("X-Client-Not-After"),
+        request_start: values("X-Request-Start"),
     }
 }
 
@@ -191,8 +204,13 @@ where
 
 /// Where connections come from. Both kinds behave the same from the first byte on.
 pub trait Listener {
-    type Stream: Read + Write + Clone + Send + Sync + Unpin + 'static;
+    type Stream: Stream;
     fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+/// One connection. A clone is the same one.
+pub trait Stream: Read + Write + Clone + Send + Sync + Unpin + 'static {
+    fn shutdown(&self);
 }
 
 impl Listener for TcpListener {
@@ -205,6 +223,12 @@ impl Listener for TcpListener {
     }
 }
 
+impl Stream for TcpStream {
+    fn shutdown(&self) {
+        let _ = TcpStream::shutdown(self, Shutdown::Both);
+    }
+}
+
 impl Listener for UnixListener {
     type Stream = UnixStream;
     async fn accept(&self) -> io::Result<UnixStream> {
@@ -212,21 +236,32 @@ impl Listener for UnixListener {
     }
 }
 
+impl Stream for UnixStream {
+    fn shutdown(&self) {
+        let _ = UnixStream::shutdown(self, Shutdown::Both);
+    }
+}
+
 /// Answers every connection until `shutdown` resolves; then stops accepting, lets the requests
 /// that are being answered finish, and returns. Connections without one are left to end with the process.
-pub async fn serve<L, T>(listener: L, app: tide::Server<T>, shutdown: impl Future<Output = ()> + Send)
-where
-    L: Listener,
-    T: Clone + Send + Sync + 'static,
-{
+///
+/// A connection is kept after its first answer only if that request came through nginx. Of the others, which any
+/// user of this host can open, only so many are there at once, and none for long.
+pub async fn serve<L: Listener>(
+    listener: L,
+    app: tide::Server<Arc<State>>,
+    shutdown: impl Future<Output = ()> + Send,
+) {
     let progress = Arc::new(Progress::default());
+    let newcomers = Arc::new(Newcomers::default());
     let accepting = async {
         let outage = Outage::of("accepting connections");
         loop {
             match listener.accept().await {
                 Ok(stream) => {
                     outage.worked();
-                    task::spawn(converse(stream, app.clone(), Arc::clone(&progress)));
+                    let newcomer = newcomers.admit(stream.clone());
+                    task::spawn(converse(stream, newcomer, app.clone(), Arc::clone(&progress)));
                 }
                 Err(error) => {
                     outage.failed(&error);
@@ -273,25 +308,36 @@ impl Drop for Unanswered<'_> {
 }
 
 /// One connection: requests one after another until it closes, misbehaves or the server stops.
-async fn converse<S, T>(stream: S, app: tide::Server<T>, progress: Arc<Progress>)
-where
-    T: Clone + Send + Sync + 'static,
-    S: Read + Write + Clone + Send + Sync + Unpin + 'static,
-{
+async fn converse<S: Stream>(
+    stream: S,
+    newcomer: Newcomer<S>,
+    app: tide::Server<Arc<State>>,
+    progress: Arc<Progress>,
+) {
     let mut stream = Bounded::new(stream, PATIENCE);
+    let mut newcomer = Some(newcomer);
     loop {
         stream.allow(MAX_REQUEST);
-        let decoded = decode(stream.clone()).await;
+        let decoded = match newcomer {
+            None => decode(stream.clone()).await,
+            Some(_) => match timeout(FIRST_REQUEST, decode(stream.clone())).await {
+                Ok(decoded) => decoded,
+                Err(_) => return,
+            },
+        };
         let _unanswered = Unanswered::count(&progress);
         let (method, response, keep) = match decoded {
             Ok(None) => return,
             Ok(Some((request, _body))) => {
                 let method = request.method();
+                if newcomer.is_some() && app.state().trust.admit(&claims(&request)).is_ok() {
+                    newcomer = None;
+                }
                 // The body is never read. What is left of one would be taken for the next request.
                 let asked_to_close = request
                     .header("Connection")
                     .is_some_and(|value| value.as_str().eq_ignore_ascii_case("close"));
-                let keep = request.is_empty() == Some(true) && !asked_to_close;
+                let keep = newcomer.is_none() && request.is_empty() == Some(true) && !asked_to_close;
                 let response: tide::http::Response = app
                     .respond(request)
                     .await

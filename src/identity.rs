@@ -75,7 +75,12 @@ pub struct Claims<'a> {
     pub serial: Vec<&'a str>,
     pub fingerprint: Vec<&'a str>,
     pub not_after: Vec<&'a str>,
+    pub request_start: Vec<&'a str>,
 }
+
+/// A request that lay for longer than this before it was read, in a process that was stopped or a machine that was
+/// suspended, tells of then and not of now.
+const LATE_NS: u64 = 1_000_000_000;
 
 impl Trust {
     /// Did this request come through nginx?
@@ -115,7 +120,16 @@ impl Claims<'_> {
         if certificate.not_after < now_ns / 1_000_000_000 {
             return Err(Refusal::Expired);
         }
-        Ok(Sighting { status: Status { email, last_seen_ns: now_ns, ip, port }, certificate })
+        let last_seen_ns = match self.request_start.as_slice() {
+            // nginx has a configuration that did not say it yet.
+            [] => now_ns,
+            values => {
+                let text = exactly_one("X-Request-Start", values)?;
+                let start_ns = milliseconds(text).ok_or_else(|| Refusal::bad("X-Request-Start", text))?;
+                if now_ns.saturating_sub(start_ns) > LATE_NS { start_ns } else { now_ns }
+            }
+        };
+        Ok(Sighting { status: Status { email, last_seen_ns, ip, port }, certificate })
     }
 }
 
@@ -124,6 +138,17 @@ fn exactly_one<'a>(header: &'static str, values: &[&'a str]) -> Result<&'a str, 
         [value] => Ok(value),
         _ => Err(Refusal::NotOnce { header, count: values.len() }),
     }
+}
+
+/// `1795456442.123`, the form of nginx's `$msec`, in nanoseconds.
+fn milliseconds(text: &str) -> Option<u64> {
+    let (seconds, millis) = text.split_once('.')?;
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number(seconds) || !is_number(millis) || millis.len() != 3 {
+        return None;
+    }
+    let millis = seconds.parse::<u64>().ok()?.checked_mul(1000)?.checked_add(millis.parse().ok()?)?;
+    millis.checked_mul(1_000_000)
 }
 
 /// Undoes the escapes of RFC 4514, section 2.4: nginx hands the CN on as it stands in the subject's
@@ -222,6 +247,7 @@ mod tests {
             serial: vec!["0AFF"],
             fingerprint: vec!["0123456789abcdef0123456789abcdef01234567"],
             not_after: vec!["Nov 23 19:50:56 2027 GMT"],
+            request_start: vec!["1826999455.999"],
         }
     }
 
@@ -294,6 +320,25 @@ mod tests {
     fn a_certificate_ends_also_on_a_connection_that_is_kept() {
         assert!(claims("a@b").sighting(NOW).is_ok());
         assert_eq!(claims("a@b").sighting(NOW + 1_000_000_000), Err(Refusal::Expired));
+    }
+
+    #[test]
+    fn a_request_that_lay_for_long_tells_of_then() {
+        let seen = |start: &[&'static str]| {
+            let claims = Claims { request_start: start.to_vec(), ..claims("a@b") };
+            claims.sighting(NOW).map(|sighting| sighting.status.last_seen_ns)
+        };
+        assert_eq!(seen(&["1826999414.123"]), Ok(1_826_999_414_123_000_000));
+        for start in [&[][..], &["1826999455.000"], &["1826999456.001"], &["1999999999.999"]] {
+            assert_eq!(seen(start), Ok(NOW), "{start:?}");
+        }
+        let bad =
+            ["", "soon", "1", "1.", ".123", "1.12", "1.1234", "-1.123", "+1.123", "18446744073709551615.000"];
+        for start in bad {
+            let message = format!("X-Request-Start is malformed: {start:?}");
+            assert_eq!(seen(&[start]).unwrap_err().to_string(), message);
+        }
+        assert!(seen(&["1.000", "1.000"]).is_err());
     }
 
     #[test]

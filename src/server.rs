@@ -2,11 +2,11 @@
 
 use std::fmt;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_std::channel;
 use async_std::net::TcpListener;
@@ -27,8 +27,11 @@ use crate::sign::{self, Signer};
 use crate::signals;
 use crate::store::{self, Recorder, Store};
 
-/// Connections to PostgreSQL: one commits, the other is for who asks whether it is there.
-const POOL: u32 = 2;
+mod logging;
+
+/// A lock is waited for a part of the shortest; nginx gives up before the longest.
+const MIN_DEADLINE: Duration = Duration::from_millis(500);
+const MAX_DEADLINE: Duration = Duration::from_secs(60);
 /// How long to wait between two tries to reach a database that is not there yet.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -77,6 +80,7 @@ pub(crate) struct Settings {
     pub privacy_key: Option<PathBuf>,
     pub proxy_credential: PathBuf,
     pub state: PathBuf,
+    pub log: logging::Filter,
 }
 
 impl Settings {
@@ -92,15 +96,20 @@ impl Settings {
             Privacy::Pseudonym => Some(path(None, "ROLLCALL_PRIVACY_KEY")?.ok_or(Error::NoPrivacyKey)?),
         };
         let state: PathBuf = setting(None, "ROLLCALL_STATE", ".run")?;
+        let deadline: Duration = setting(options.deadline, "ROLLCALL_DEADLINE", "2s")?.into();
+        if !(MIN_DEADLINE..=MAX_DEADLINE).contains(&deadline) {
+            return Err(Error::Deadline(deadline));
+        }
         Ok(Self {
             listen: setting(options.listen, "ROLLCALL_LISTEN", "127.0.0.1:8000")?,
             destinations: destination::parse(&text).map_err(Error::Destination)?,
-            deadline: setting(options.deadline, "ROLLCALL_DEADLINE", "2s")?.into(),
+            deadline,
             database_url: Some(database_url).filter(|url| !url.is_empty()),
             broadcast_key: path(options.broadcast_key, "ROLLCALL_BROADCAST_KEY")?,
             privacy_key,
             proxy_credential: options.proxy_credential.unwrap_or_else(|| state.join("proxy-credential")),
             state,
+            log: setting(None, "ROLLCALL_LOG", logging::DEFAULT)?,
         })
     }
 
@@ -115,13 +124,13 @@ impl Settings {
 
 /// Runs until SIGTERM or SIGINT.
 pub fn run(options: Options) -> Result<(), Error> {
-    start_log();
     let check = options.check;
     let settings = Settings::read(options)?;
+    settings.log.start();
     let Settings { ref listen, deadline, .. } = settings;
     let url = settings.database_url.as_deref().ok_or(Error::NoDatabase)?;
     // A request may have to wait for the commit before its own.
-    let store = Store::open(url, deadline / 2, POOL).map_err(Error::Store)?;
+    let store = Store::open(url, deadline / 2).map_err(Error::Store)?;
     let signing = settings.broadcast_key.as_deref().map(load_signing).transpose()?;
     let privacy =
         settings.privacy_key.as_deref().map(privacy::Key::load).transpose().map_err(Error::PrivacyKey)?;
@@ -186,30 +195,24 @@ pub fn run(options: Options) -> Result<(), Error> {
     })
 }
 
-fn start_log() {
-    // What sqlx says below an error repeats what we say, once for each connection of the pool.
-    let filter = env_logger::Env::new().filter_or("ROLLCALL_LOG", "info,sqlx=error");
-    env_logger::Builder::from_env(filter)
-        .format(|out, record| {
-            let time = humantime::format_rfc3339_millis(SystemTime::now());
-            writeln!(out, "{time} {:5} {}", record.level(), record.args())
-        })
-        .init();
-}
-
 /// Applies the migrations as soon as there is a database; meanwhile requests are answered with 503.
 async fn wait_for_database(store: &Store) -> Result<(), store::Error> {
-    let mut waiting = false;
+    let mut said = String::new();
     loop {
-        match store.migrate().await {
+        let ready = async {
+            store.migrate().await?;
+            store.ready().await
+        };
+        match ready.await {
             Ok(()) => {
                 log::info!("the database is ready");
                 return Ok(());
             }
             Err(error) if error.is_transient() => {
-                if !waiting {
-                    log::warn!("waiting for the database: {error}");
-                    waiting = true;
+                let waiting = format!("waiting for the database: {error}");
+                if waiting != said {
+                    log::warn!("{waiting}");
+                    said = waiting;
                 }
                 task::sleep(RETRY).await;
             }
@@ -272,6 +275,7 @@ impl fmt::Display for Address {
 pub enum Error {
     Setting(SettingError),
     NoDatabase,
+    Deadline(Duration),
     Destination(destination::ParseError),
     Broadcast(broadcast::Error),
     BroadcastKey(sign::Error),
@@ -300,6 +304,13 @@ impl fmt::Display for Error {
             Error::NoDatabase => {
                 f.write_str("DATABASE_URL is not set (postgres://USER@HOST/DATABASE); `just up` sets it")
             }
+            Error::Deadline(deadline) => write!(
+                f,
+                "--deadline, or ROLLCALL_DEADLINE, is {}: it must be between {} and {}",
+                humantime::format_duration(*deadline),
+                humantime::format_duration(MIN_DEADLINE),
+                humantime::format_duration(MAX_DEADLINE)
+            ),
             Error::BroadcastKey(error) => write!(f, "--broadcast-key, or ROLLCALL_BROADCAST_KEY: {error}"),
             Error::NoPrivacyKey => f.write_str(
                 "ROLLCALL_PRIVACY is pseudonym, and ROLLCALL_PRIVACY_KEY, the file with the key, is not set",
@@ -334,7 +345,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Error::NoDatabase | Error::NoPrivacyKey | Error::FolderExposed(..) => None,
+            Error::NoDatabase | Error::NoPrivacyKey | Error::Deadline(_) | Error::FolderExposed(..) => None,
             Error::Setting(error) => Some(error),
             Error::Destination(error) => Some(error),
             Error::Broadcast(error) => Some(error),
@@ -355,7 +366,7 @@ impl Fatal for Error {
     fn exit(&self) -> Exit {
         match self {
             Error::Broadcast(_) | Error::Signals(_) | Error::Listen(..) => Exit::Failure,
-            Error::Store(store::Error::Url) => Exit::Config,
+            Error::Store(error) if error.is_configuration() => Exit::Config,
             Error::Store(_) => Exit::Failure,
             _ => Exit::Config,
         }

@@ -2,6 +2,10 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::time::Duration;
+
+/// A time so far beyond the clock is known to be wrong.
+pub const AHEAD: Duration = Duration::from_secs(600);
 
 /// An email address that has been checked and normalised; there is no other way to make one.
 ///

@@ -3,37 +3,31 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
-use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
-use sqlx::{Executor, Row};
+use async_std::future::timeout;
+use async_std::sync::Mutex;
+use sqlx::postgres::{PgConnection, PgPoolOptions, PgRow};
+use sqlx::{Connection, Executor, Row};
 
 use crate::certificate::{Certificate, Serial};
-use crate::status::Email;
+use crate::status::{AHEAD, Email};
 
+mod connection;
 mod record;
+use connection::Connector;
+pub use connection::{Guarantee, SETTINGS};
 pub use record::{RECORD, Recorded, Recorder, Verdict};
-
-/// The statements of a heartbeat are planned once per connection and always by the index, whatever the
-/// statistics say: a plan that scans the table once the batch grows would be the end of the server.
-/// A batch waits for a locked row no longer than this.
-pub const PLANNER: [(&str, &str); 6] = [
-    ("plan_cache_mode", "force_generic_plan"),
-    ("enable_seqscan", "off"),
-    ("enable_hashjoin", "off"),
-    ("enable_mergejoin", "off"),
-    ("jit", "off"),
-    ("lock_timeout", "200ms"),
-];
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./sql");
 
-/// A pool of connections to one database. Cloning it is cheap and shares the pool.
+/// One database, and one connection to it that is kept. Cloning it is cheap and shares the connection.
 #[derive(Clone)]
 pub struct Store {
-    pool: PgPool,
+    connector: Connector,
     deadline: Duration,
+    kept: Arc<Mutex<Option<PgConnection>>>,
 }
 
 /// One enrolled person or device, as `rollcall-admin user list` shows it.
@@ -56,179 +50,279 @@ pub struct Known {
 impl Store {
     /// Checks the URL and connects to nothing yet; the first use does.
     ///
-    /// `deadline` bounds the wait for a connection, and the server cancels a statement that takes longer.
-    pub fn open(url: &str, deadline: Duration, connections: u32) -> Result<Self, Error> {
-        let timeout = format!("{}ms", deadline.as_millis().max(1));
-        if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
-            return Err(Error::Url);
-        }
-        let options = PgConnectOptions::from_str(url)
-            .map_err(|_| Error::Url)?
-            .application_name("rollcall")
-            .options([("statement_timeout", timeout.as_str())])
-            .options(PLANNER);
-        let pool = PgPoolOptions::new()
-            .max_connections(connections)
-            .acquire_timeout(deadline)
-            .connect_lazy_with(options);
-        Ok(Self { pool, deadline })
+    /// `deadline` bounds each use, and PostgreSQL cancels a statement that takes longer.
+    pub fn open(url: &str, deadline: Duration) -> Result<Self, Error> {
+        Ok(Self { connector: Connector::new(url, deadline)?, deadline, kept: Arc::default() })
     }
 
     /// Brings the schema up to date; does nothing when it already is.
     ///
     /// Looks first: the server's own role may read what was applied and change nothing.
     pub async fn migrate(&self) -> Result<(), Error> {
-        let applied = sqlx::query_scalar::<_, i64>("select version from _sqlx_migrations where success");
-        if let Ok(applied) = applied.fetch_all(&self.pool).await
-            && MIGRATIONS.iter().all(|migration| applied.contains(&migration.version))
-        {
+        let applied = self
+            .run(async |connection| {
+                let there = sqlx::query_scalar("select to_regclass('_sqlx_migrations') is not null");
+                if !there.fetch_one(&mut *connection).await? {
+                    return Ok(Vec::new());
+                }
+                let versions =
+                    sqlx::query_scalar::<_, i64>("select version from _sqlx_migrations where success");
+                Ok(versions.fetch_all(connection).await?)
+            })
+            .await?;
+        if MIGRATIONS.iter().all(|migration| applied.contains(&migration.version)) {
             return Ok(());
         }
-        MIGRATIONS.run(&self.pool).await.map_err(Error::from)
+        let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(self.connector.patient());
+        MIGRATIONS.run(&pool).await?;
+        pool.close().await;
+        Ok(())
     }
 
     /// Says goodbye to the database, which would note a connection that just ends as lost.
     pub async fn close(&self) {
-        self.pool.close().await;
+        if let Some(connection) = self.kept.lock().await.take() {
+            let _ = self.within_deadline(async { Ok(connection.close().await?) }).await;
+        }
     }
 
-    /// Does the database answer?
+    /// Could a heartbeat be recorded now? Waits for what a heartbeat waits for: a commit that writes.
     pub async fn ready(&self) -> Result<(), Error> {
-        self.within_deadline(async { Ok(self.pool.execute("select from users limit 0").await?) })
-            .await
-            .map(|_| ())
+        self.run(async |connection| {
+            if let Some(why) = cannot_record(connection).await? {
+                return Err(Error::CannotRecord(why));
+            }
+            // A record in the write-ahead log that means nothing to anybody: no table changes.
+            connection.execute("select pg_logical_emit_message(true, 'rollcall', '')").await?;
+            Ok(())
+        })
+        .await
     }
 
-    /// Why whoever connects like this cannot do what a request needs, if so.
-    pub async fn cannot_record(&self) -> Result<Option<String>, Error> {
-        let why = sqlx::query_scalar(
-            "select case
-                when current_setting('transaction_read_only')::boolean then 'it is read-only'
-                when not (
-                    select bool_and(has_column_privilege(tab, col, may))
-                      from (values
-                          ('_sqlx_migrations', 'version', 'select'),
-                          ('users', 'email', 'select'), ('users', 'disabled_at', 'select'),
-                          ('users', 'last_seen_ns', 'update'), ('users', 'ip', 'update'), ('users', 'port', 'update'),
-                          ('certificates', 'serial', 'select'), ('certificates', 'revoked_at', 'select'),
-                          ('certificates', 'serial', 'insert'), ('certificates', 'email', 'insert'),
-                          ('certificates', 'fingerprint', 'insert'), ('certificates', 'not_after', 'insert'),
-                          ('certificates', 'last_used_ns', 'insert'), ('certificates', 'last_used_ns', 'update')
-                      ) as needed (tab, col, may)
-                ) then 'the role ' || current_user || ' lacks rights of deploy/grants.sql'
-            end",
-        );
-        self.within_deadline(async { Ok(why.fetch_one(&self.pool).await?) }).await
+    /// What an acknowledged commit survives.
+    pub async fn guarantee(&self) -> Result<Guarantee, Error> {
+        self.run(async |connection| self.connector.ask(connection).await).await
     }
 
     /// What time is it there? To the microsecond, which is all that PostgreSQL keeps.
     pub async fn clock(&self) -> Result<SystemTime, Error> {
-        let now =
-            sqlx::query_scalar::<_, i64>("select (extract(epoch from clock_timestamp()) * 1000000)::bigint");
-        let micros = self.within_deadline(async { Ok(now.fetch_one(&self.pool).await?) }).await?;
-        Ok(SystemTime::UNIX_EPOCH + Duration::from_micros(u64::try_from(micros).unwrap_or_default()))
+        self.run(async |connection| {
+            let micros = sqlx::query_scalar::<_, i64>(
+                "select (extract(epoch from clock_timestamp()) * 1000000)::bigint",
+            )
+            .fetch_one(connection)
+            .await?;
+            Ok(SystemTime::UNIX_EPOCH + Duration::from_micros(u64::try_from(micros).unwrap_or_default()))
+        })
+        .await
+    }
+
+    /// How many people were seen, and how many certificates used, later than now by more than clocks differ.
+    pub async fn in_the_future(&self) -> Result<(u64, u64), Error> {
+        self.run(async |connection| {
+            let row = sqlx::query(
+                "select (select count(*) from users where last_seen_ns > $1 + now_ns),
+                        (select count(*) from certificates where last_used_ns > $1 + now_ns)
+                   from (select (extract(epoch from clock_timestamp()) * 1000000)::bigint * 1000 as now_ns) as clock",
+            )
+            .bind(AHEAD.as_nanos() as i64)
+            .fetch_one(connection)
+            .await?;
+            Ok((row.try_get::<i64, _>(0)? as u64, row.try_get::<i64, _>(1)? as u64))
+        })
+        .await
+    }
+
+    /// Sets what lies in the future to now, the latest that it can have been. Who was mended, and which certificates?
+    pub async fn mend_times(&self) -> Result<(Vec<String>, Vec<String>), Error> {
+        let mend = async |connection: &mut PgConnection, statement: &'static str| {
+            let mended = sqlx::query_scalar::<_, String>(statement).bind(AHEAD.as_nanos() as i64);
+            Ok::<_, Error>(mended.fetch_all(connection).await?)
+        };
+        self.run(async |connection| {
+            let people = mend(
+                connection,
+                "with clock as (select (extract(epoch from clock_timestamp()) * 1000000)::bigint * 1000 as now_ns)
+                 update users set last_seen_ns = now_ns from clock where last_seen_ns > $1 + now_ns returning email",
+            )
+            .await?;
+            let certificates = mend(
+                connection,
+                "with clock as (select (extract(epoch from clock_timestamp()) * 1000000)::bigint * 1000 as now_ns)
+                 update certificates set last_used_ns = now_ns from clock where last_used_ns > $1 + now_ns
+              returning serial",
+            )
+            .await?;
+            Ok((people, certificates))
+        })
+        .await
     }
 
     /// Enrols; `false` if the row was there before, which stays as it was, disabled or not.
     pub async fn enrol(&self, email: &Email) -> Result<bool, Error> {
-        let done = sqlx::query("insert into users (email) values ($1) on conflict do nothing")
-            .bind(email.as_str())
-            .execute(&self.pool)
-            .await?;
-        Ok(done.rows_affected() == 1)
+        self.run(async |connection| {
+            let done = sqlx::query("insert into users (email) values ($1) on conflict do nothing")
+                .bind(email.as_str())
+                .execute(connection)
+                .await?;
+            Ok(done.rows_affected() == 1)
+        })
+        .await
     }
 
     /// Disables or enables; `false` if it already was.
     pub async fn set_disabled(&self, email: &Email, disabled: bool) -> Result<bool, Error> {
-        let done = sqlx::query(
-            "update users set disabled_at = case when $2 then now() end
-              where email = $1 and (disabled_at is not null) <> $2",
-        )
-        .bind(email.as_str())
-        .bind(disabled)
-        .execute(&self.pool)
-        .await?;
-        if done.rows_affected() == 1 {
-            return Ok(true);
-        }
-        self.must_be_enrolled(email).await.map(|()| false)
+        self.run(async |connection| {
+            let done = sqlx::query(
+                "update users set disabled_at = case when $2 then now() end
+                  where email = $1 and (disabled_at is not null) <> $2",
+            )
+            .bind(email.as_str())
+            .bind(disabled)
+            .execute(&mut *connection)
+            .await?;
+            if done.rows_affected() == 1 {
+                return Ok(true);
+            }
+            must_be_enrolled(connection, email).await.map(|()| false)
+        })
+        .await
     }
 
     /// Everybody, the most recently seen first.
     pub async fn users(&self) -> Result<Vec<User>, Error> {
-        sqlx::query(
-            "select email, disabled_at is not null, last_seen_ns, host(ip), port
-               from users order by last_seen_ns desc nulls last, email",
-        )
-        .fetch_all(&self.pool)
-        .await?
-        .iter()
-        .map(User::from_row)
-        .collect()
-    }
-
-    async fn must_be_enrolled(&self, email: &Email) -> Result<(), Error> {
-        let row = sqlx::query("select from users where email = $1")
-            .bind(email.as_str())
-            .fetch_optional(&self.pool)
-            .await?;
-        row.map(|_| ()).ok_or_else(|| Error::NotEnrolled(email.clone()))
+        self.run(async |connection| {
+            sqlx::query(
+                "select email, disabled_at is not null, last_seen_ns, host(ip), port
+                   from users order by last_seen_ns desc nulls last, email",
+            )
+            .fetch_all(connection)
+            .await?
+            .iter()
+            .map(User::from_row)
+            .collect()
+        })
+        .await
     }
 
     /// Notes a certificate before its first use; `false` if it was known.
     pub async fn register(&self, email: &Email, certificate: &Certificate) -> Result<bool, Error> {
-        self.must_be_enrolled(email).await?;
-        let done = sqlx::query(
-            "insert into certificates (serial, email, fingerprint, not_after) values ($1, $2, $3, $4)
-                 on conflict do nothing",
-        )
-        .bind(certificate.serial.as_str())
-        .bind(email.as_str())
-        .bind(&certificate.fingerprint)
-        .bind(certificate.not_after as i64)
-        .execute(&self.pool)
-        .await?;
-        Ok(done.rows_affected() == 1)
+        self.run(async |connection| {
+            must_be_enrolled(connection, email).await?;
+            let done = sqlx::query(
+                "insert into certificates (serial, email, fingerprint, not_after) values ($1, $2, $3, $4)
+                     on conflict do nothing",
+            )
+            .bind(certificate.serial.as_str())
+            .bind(email.as_str())
+            .bind(&certificate.fingerprint)
+            .bind(certificate.not_after as i64)
+            .execute(connection)
+            .await?;
+            Ok(done.rows_affected() == 1)
+        })
+        .await
     }
 
     /// Revokes for good; `false` if it already was. Holds from the next request on.
     pub async fn revoke(&self, serial: &Serial) -> Result<bool, Error> {
-        let row = sqlx::query(
-            "update certificates set revoked_at = coalesce(certificates.revoked_at, now())
-               from certificates as before
-              where certificates.serial = $1 and before.serial = $1
-          returning before.revoked_at is null",
-        )
-        .bind(serial.as_str())
-        .fetch_optional(&self.pool)
-        .await?;
-        match row {
-            Some(row) => Ok(row.try_get(0)?),
-            None => Err(Error::UnknownCertificate(serial.clone())),
-        }
+        self.run(async |connection| {
+            let row = sqlx::query(
+                "update certificates set revoked_at = coalesce(certificates.revoked_at, now())
+                   from certificates as before
+                  where certificates.serial = $1 and before.serial = $1
+              returning before.revoked_at is null",
+            )
+            .bind(serial.as_str())
+            .fetch_optional(connection)
+            .await?;
+            match row {
+                Some(row) => Ok(row.try_get(0)?),
+                None => Err(Error::UnknownCertificate(serial.clone())),
+            }
+        })
+        .await
     }
 
     /// Every known certificate, or one email's; the soonest end first.
     pub async fn certificates(&self, email: Option<&Email>) -> Result<Vec<Known>, Error> {
-        sqlx::query(
-            "select serial, email, fingerprint, not_after, last_used_ns, revoked_at is not null
-               from certificates where $1::text is null or email = $1 order by not_after, serial",
-        )
-        .bind(email.map(Email::as_str))
-        .fetch_all(&self.pool)
-        .await?
-        .iter()
-        .map(Known::from_row)
-        .collect()
+        self.run(async |connection| {
+            sqlx::query(
+                "select serial, email, fingerprint, not_after, last_used_ns, revoked_at is not null
+                   from certificates where $1::text is null or email = $1 order by not_after, serial",
+            )
+            .bind(email.map(Email::as_str))
+            .fetch_all(connection)
+            .await?
+            .iter()
+            .map(Known::from_row)
+            .collect()
+        })
+        .await
+    }
+
+    /// Works with the connection that is kept, or with a new one if that ended meanwhile. After an error nobody
+    /// uses it again: an answer may still come over it, or never.
+    async fn run<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.within_deadline(async {
+            let mut kept = self.kept.lock().await;
+            let mut older = kept.take();
+            if let Some(connection) = &mut older
+                && self.connector.ask(connection).await.is_err()
+            {
+                older = None;
+            }
+            let mut connection = match older {
+                Some(connection) => connection,
+                None => self.connector.connect().await?,
+            };
+            let done = work(&mut connection).await?;
+            *kept = Some(connection);
+            Ok(done)
+        })
+        .await
     }
 
     /// A frozen database neither answers nor fails: only our own clock ends that wait.
     async fn within_deadline<T>(&self, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        match async_std::future::timeout(self.deadline, answer).await {
+        match timeout(self.deadline, answer).await {
             Ok(answer) => answer,
             Err(_) => Err(Error::Deadline(self.deadline)),
         }
     }
+}
+
+/// Why whoever connects like this cannot do what a request needs, if so.
+async fn cannot_record(connection: &mut PgConnection) -> Result<Option<String>, Error> {
+    let why = sqlx::query_scalar(
+        "select case
+            when current_setting('transaction_read_only')::boolean then 'it is read-only'
+            when not (
+                select bool_and(has_column_privilege(tab, col, may))
+                  from (values
+                      ('_sqlx_migrations', 'version', 'select'),
+                      ('users', 'email', 'select'), ('users', 'disabled_at', 'select'),
+                      ('users', 'last_seen_ns', 'update'), ('users', 'ip', 'update'), ('users', 'port', 'update'),
+                      ('certificates', 'serial', 'select'), ('certificates', 'revoked_at', 'select'),
+                      ('certificates', 'serial', 'insert'), ('certificates', 'email', 'insert'),
+                      ('certificates', 'fingerprint', 'insert'), ('certificates', 'not_after', 'insert'),
+                      ('certificates', 'last_used_ns', 'insert'), ('certificates', 'last_used_ns', 'update')
+                  ) as needed (tab, col, may)
+            ) then 'the role ' || current_user || ' lacks rights of deploy/grants.sql'
+        end",
+    );
+    Ok(why.fetch_one(connection).await?)
+}
+
+async fn must_be_enrolled(connection: &mut PgConnection, email: &Email) -> Result<(), Error> {
+    let row = sqlx::query("select from users where email = $1")
+        .bind(email.as_str())
+        .fetch_optional(connection)
+        .await?;
+    row.map(|_| ()).ok_or_else(|| Error::NotEnrolled(email.clone()))
 }
 
 impl Known {
@@ -269,7 +363,13 @@ pub enum Error {
     UnknownCertificate(Serial),
     Deadline(Duration),
     BadRow,
-    Url,
+    /// Why; never with the URL, which may hold the password.
+    Url(&'static str),
+    /// Settings that are not in force.
+    Dropped(String),
+    /// Statements of somebody else on our connection, or a protocol that is not PostgreSQL's.
+    Pooler(sqlx::Error),
+    CannotRecord(String),
     Migrate(sqlx::migrate::MigrateError),
     Database(sqlx::Error),
 }
@@ -278,15 +378,20 @@ impl Error {
     /// Is it the database that is away, so that the same call may succeed later?
     pub fn is_transient(&self) -> bool {
         let error = match self {
-            Error::Deadline(_) => return true,
+            Error::Deadline(_) | Error::CannotRecord(_) => return true,
             Error::Database(error) | Error::Migrate(sqlx::migrate::MigrateError::Execute(error)) => error,
             _ => return false,
         };
         match error {
-            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
+            sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed => true,
             sqlx::Error::Database(error) => error.code().is_some_and(is_transient_sqlstate),
             _ => false,
         }
+    }
+
+    /// Is it a mistake in `DATABASE_URL`?
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Error::Url(_) | Error::Dropped(_) | Error::Pooler(_))
     }
 
     /// Did the connection end, so that another one may do?
@@ -307,15 +412,22 @@ impl Error {
     }
 }
 
-/// PostgreSQL, appendix A: connection exceptions (08), out of resources (53), operator
-/// intervention (57, starting up and cancelled by timeout among them), lock not available.
+/// PostgreSQL, appendix A: connection exceptions (08), read-only, as a standby is until it is promoted (25006),
+/// out of resources (53), operator intervention (57, starting up and cancelled by timeout among them), lock not
+/// available.
 fn is_transient_sqlstate(code: Cow<'_, str>) -> bool {
-    ["08", "53", "57"].iter().any(|class| code.starts_with(class)) || code == "55P03"
+    ["08", "25006", "53", "57"].iter().any(|class| code.starts_with(class)) || code == "55P03"
 }
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        Error::Database(error)
+        let pooler = error.as_database_error().is_some_and(|error| match error.code().as_deref() {
+            // Our prepared statement is there before we prepared it, or is gone.
+            Some("42P05" | "26000") => true,
+            Some("08P01") => error.message().contains("startup parameter"),
+            _ => false,
+        });
+        if pooler { Error::Pooler(error) } else { Error::Database(error) }
     }
 }
 
@@ -336,21 +448,28 @@ impl fmt::Display for Error {
             }
             Error::Deadline(deadline) => write!(f, "the database did not answer within {deadline:?}"),
             Error::BadRow => f.write_str("a row of users holds what its constraints forbid"),
-            // Without the URL or the reason: either may hold the password.
-            Error::Url => f.write_str(
-                "DATABASE_URL is malformed; its form is postgres://USER@HOST/DATABASE (PostgreSQL 14 or newer)",
+            Error::Url(why) => write!(f, "DATABASE_URL is malformed: {why}"),
+            Error::Dropped(settings) => write!(
+                f,
+                "DATABASE_URL leads to a connection pooler that drops the settings {settings}: {DIRECTLY}"
             ),
+            Error::Pooler(error) => {
+                write!(f, "DATABASE_URL leads to a connection pooler ({error}): {DIRECTLY}")
+            }
+            Error::CannotRecord(why) => write!(f, "nothing can be recorded in the database: {why}"),
             Error::Migrate(error) => write!(f, "cannot bring the schema up to date: {error}"),
             Error::Database(error) => write!(f, "database: {error}"),
         }
     }
 }
 
+const DIRECTLY: &str = "name PostgreSQL itself; the server needs two connections and no more";
+
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Migrate(error) => Some(error),
-            Error::Database(error) => Some(error),
+            Error::Pooler(error) | Error::Database(error) => Some(error),
             _ => None,
         }
     }

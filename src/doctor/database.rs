@@ -7,7 +7,7 @@ use async_std::{future, task};
 use super::validity::SOON;
 use super::{Finding, Settings};
 use crate::clock::seconds;
-use crate::store::{self, Known, Store};
+use crate::store::{self, Guarantee, Known, Store};
 
 /// Clocks that are kept by NTP differ by less.
 const TOLERATED: Duration = Duration::from_secs(1);
@@ -29,9 +29,11 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
     };
     let mut findings = Vec::new();
     let asking = async {
-        let store = &Store::open(url, settings.server.deadline.min(DEADLINE), 1)?;
-        findings.push(of_rights(store.cannot_record().await?));
+        let store = &Store::open(url, settings.server.deadline.min(DEADLINE))?;
+        findings.push(of_guarantee(&store.guarantee().await?));
+        findings.push(of_recording(store.ready().await)?);
         findings.push(of_clocks(&clocks(store).await?));
+        findings.extend(of_the_future(store.in_the_future().await?));
         findings.push(of_certificates(&store.certificates(None).await?, SystemTime::now()));
         store.close().await;
         Ok(())
@@ -50,15 +52,34 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
     findings
 }
 
-fn of_rights(cannot_record: Option<String>) -> Finding {
-    match cannot_record {
-        None => Finding::green("the server may record in the database"),
-        Some(why) => Finding::red(
+fn of_guarantee(guarantee: &Guarantee) -> Finding {
+    match guarantee.holds() {
+        true => Finding::green(guarantee.to_string()),
+        false => Finding::red(guarantee.to_string(), "turn both on in postgresql.conf, and reload"),
+    }
+}
+
+fn of_recording(ready: Result<(), store::Error>) -> Result<Finding, store::Error> {
+    match ready {
+        Ok(()) => Ok(Finding::green("the server may record in the database")),
+        Err(store::Error::CannotRecord(why)) => Ok(Finding::red(
             format!("the server cannot record in the database: {why}"),
             "just up grants the rights in the private cluster; elsewhere run deploy/grants.sql as the owner, and \
              look at default_transaction_read_only",
-        ),
+        )),
+        Err(error) => Err(error),
     }
+}
+
+fn of_the_future((people, certificates): (u64, u64)) -> Option<Finding> {
+    (people + certificates > 0).then(|| {
+        Finding::yellow(
+            format!(
+                "{people} people were seen, and {certificates} certificates used, in the future: a clock was wrong then"
+            ),
+            "the next heartbeat of each mends it; just user mend, for those that never come",
+        )
+    })
 }
 
 /// Both at one moment, and how exactly that moment is known.

@@ -1,20 +1,27 @@
 //! The heartbeat: many sightings written by one statement, durable when it returns.
 
 use sqlx::Row;
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnection, PgRow, Postgres};
+use sqlx::postgres::{PgConnection, PgRow};
 
 use super::{Error, Store};
 use crate::certificate::Sighting;
-use crate::status::Status;
+use crate::status::{AHEAD, Status};
 
 /// What became of a batch.
+#[derive(Debug)]
 pub struct Recorded {
-    /// The rows as they were committed.
+    /// The rows as they stand after the commit.
     pub committed: Vec<Status>,
     /// One for each sighting, in their order.
     pub verdicts: Vec<Verdict>,
+    /// Why a time that was handed in cannot be right.
+    pub doubt: Option<&'static str>,
 }
+
+const AHEAD_OF_DATABASE: &str =
+    "it is more than 10 minutes ahead of the database's, whose time was recorded instead";
+const BEHIND_THE_ROW: &str =
+    "somebody's row is more than 10 minutes newer than what came now, and stands; was a request late?";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -27,36 +34,61 @@ pub enum Verdict {
     Locked,
 }
 
+/// Is the row newer than the sighting, so that it stands? A statement may run late, and clocks of two servers
+/// differ. A row in the future was written by a clock that was wrong, and yields.
+macro_rules! stands {
+    () => {
+        "users.last_seen_ns > seen.last_seen_ns and users.last_seen_ns <= seen.future_ns"
+    };
+}
+
 /// The parameters are arrays, one element for each sighting, each email once and in their order: rows are
-/// visited in the order of the arrays, so two batches cannot wait for each other.
+/// visited in the order of the arrays, so two batches cannot wait for each other. The last one is how far a time
+/// may be ahead of the database's clock.
 ///
 /// * Whom an administrator disabled, or whose certificate was revoked, before the statement began is
 ///   not touched by it.
-/// * `last_seen_ns` never goes backwards.
+/// * Time, address and port are one fact: they change together, and only forward.
+/// * A time in the future is known to be wrong: the database's clock stands in for it.
 /// * A certificate's row is written when it is new and then at most once a minute, so that the usual
 ///   heartbeat writes one row and reads another.
 macro_rules! record {
     ($free:literal, $from:literal, $used:literal) => {
         concat!(
-            "with seen as (
-    select * from unnest($1::text[], $2::bigint[], $3::text[], $4::integer[], $5::text[], $6::text[], $7::bigint[])
-      with ordinality as seen (email, last_seen_ns, ip, port, serial, fingerprint, not_after, n)
+            "with clock as materialized (
+    select now_ns, now_ns + $8 as future_ns
+      from (select (extract(epoch from clock_timestamp()) * 1000000)::bigint * 1000 as now_ns) as clock
+),
+seen as (
+    select email, case when last_seen_ns > future_ns then now_ns else last_seen_ns end as last_seen_ns,
+           ip::inet, port, serial, fingerprint, not_after, n, future_ns
+      from clock, unnest($1::text[], $2::bigint[], $3::text[], $4::integer[], $5::text[], $6::text[], $7::bigint[])
+      with ordinality as given (email, last_seen_ns, ip, port, serial, fingerprint, not_after, n)
 ),
 ",
             $free,
             "committed as (
     update users
-       set last_seen_ns = greatest(users.last_seen_ns, seen.last_seen_ns), ip = seen.ip::inet, port = seen.port
+       set last_seen_ns = case when ",
+            stands!(),
+            " then users.last_seen_ns else seen.last_seen_ns end,
+           ip = case when ",
+            stands!(),
+            " then users.ip else seen.ip end,
+           port = case when ",
+            stands!(),
+            " then users.port else seen.port end
       from ",
             $from,
             " seen left join certificates using (serial)
      where users.email = seen.email and users.disabled_at is null and certificates.revoked_at is null
- returning seen.*, users.last_seen_ns as committed_ns,
-           coalesce(certificates.last_used_ns < seen.last_seen_ns - 60000000000, true) as stale
+ returning seen.*, users.last_seen_ns as committed_ns, host(users.ip) as committed_ip,
+           users.port as committed_port,
+           certificates.last_used_ns between seen.last_seen_ns - 60000000000 and seen.future_ns as fresh
 )",
             $used,
             "
-select n, committed_ns from committed"
+select n, committed_ns, committed_ip, committed_port from committed"
         )
     };
 }
@@ -68,8 +100,11 @@ pub const RECORD: &str = record!(
     ",
 used as (
     insert into certificates (serial, email, fingerprint, not_after, last_used_ns)
-    select distinct on (serial) serial, email, fingerprint, not_after, last_seen_ns from committed where stale
-        on conflict (serial) do update set last_used_ns = excluded.last_used_ns
+    select distinct on (serial) serial, email, fingerprint, not_after, last_seen_ns
+      from committed where fresh is not true
+        on conflict (serial) do update set last_used_ns =
+           case when certificates.last_used_ns between excluded.last_used_ns and (select future_ns from clock)
+                then certificates.last_used_ns else excluded.last_used_ns end
 )"
 );
 /// The same, but a row whose lock somebody holds is passed over, and certificates are left to a later
@@ -91,16 +126,24 @@ select users.email is not null, users.disabled_at is not null, certificates.revo
   left join users using (email) left join certificates using (serial)
  order by n";
 
-/// Writes heartbeats over a connection that it keeps: to take one from the pool and give it back each time
-/// costs more than the statement, and the pool would take turns with its connections.
+/// Writes heartbeats over a connection of its own, that it keeps.
 pub struct Recorder {
     store: Store,
-    connection: Connection,
+    connection: Option<PgConnection>,
 }
 
 impl Recorder {
     pub fn new(store: Store) -> Self {
         Self { store, connection: None }
+    }
+
+    /// Opens the connection, so that the first heartbeat does not wait for it. If it cannot, that one tries again.
+    pub async fn connect(&mut self) {
+        let Self { store, connection } = self;
+        let opened = store.within_deadline(async { open(connection, store).await.map(|_| ()) }).await;
+        if let Err(error) = opened {
+            log::debug!("no connection for heartbeats yet: {error}");
+        }
     }
 
     /// Records the sightings, each email once and in their order, in one commit. An error means that none
@@ -115,7 +158,7 @@ impl Recorder {
             if kept && rows.as_ref().is_err_and(Error::is_lost) {
                 // It ended while nobody beat: no reason to refuse the first who does. What was written
                 // already is written again, and is the same.
-                close(connection);
+                *connection = None;
                 rows = write(open(connection, store).await?, sightings).await;
             }
             let recorded = recorded.insert(Recorded::read(&rows?, sightings)?);
@@ -127,7 +170,7 @@ impl Recorder {
         let done = store.within_deadline(recording).await;
         if done.is_err() {
             // An answer may still come over it, or never: nobody may use or wait for it again.
-            close(connection);
+            self.connection = None;
         }
         match (recorded, done) {
             (Some(recorded), Ok(())) => Ok(recorded),
@@ -141,31 +184,46 @@ impl Recorder {
     }
 }
 
-type Connection = Option<PoolConnection<Postgres>>;
-
-async fn open<'a>(connection: &'a mut Connection, store: &Store) -> Result<&'a mut PgConnection, Error> {
+async fn open<'a>(
+    connection: &'a mut Option<PgConnection>,
+    store: &Store,
+) -> Result<&'a mut PgConnection, Error> {
     if connection.is_none() {
-        *connection = Some(store.pool.acquire().await?);
+        *connection = Some(store.connector.connect().await?);
     }
     Ok(connection.as_mut().expect("there is one now"))
-}
-
-fn close(connection: &mut Connection) {
-    drop(connection.take().map(PoolConnection::detach));
 }
 
 impl Recorded {
     fn read(rows: &[PgRow], sightings: &[&Sighting]) -> Result<Self, Error> {
         let mut verdicts = vec![Verdict::Locked; sightings.len()];
         let mut committed = Vec::with_capacity(rows.len());
+        let mut doubt = None;
         for row in rows {
             let i = row.try_get::<i64, _>(0)? as usize - 1;
+            let given = &sightings[i].status;
             let last_seen_ns = row.try_get::<i64, _>(1)? as u64;
+            if last_seen_ns < bounded(given.last_seen_ns) as u64 {
+                doubt = Some(AHEAD_OF_DATABASE);
+            } else if last_seen_ns - given.last_seen_ns > AHEAD.as_nanos() as u64 {
+                doubt = Some(BEHIND_THE_ROW);
+            }
+            let ip: &str = row.try_get(2)?;
             verdicts[i] = Verdict::Committed;
-            committed.push(Status { last_seen_ns, ..sightings[i].status.clone() });
+            committed.push(Status {
+                email: given.email.clone(),
+                last_seen_ns,
+                ip: ip.parse().map_err(|_| Error::BadRow)?,
+                port: u16::try_from(row.try_get::<i32, _>(3)?).map_err(|_| Error::BadRow)?,
+            });
         }
-        Ok(Self { committed, verdicts })
+        Ok(Self { committed, verdicts, doubt })
     }
+}
+
+/// Past the year 2262 the clock does not fit the column; the newest that does stands for it.
+fn bounded(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 async fn write(connection: &mut PgConnection, sightings: &[&Sighting]) -> Result<Vec<PgRow>, Error> {
@@ -183,8 +241,6 @@ async fn run(
     fn column<'a, T>(sightings: &[&'a Sighting], value: impl Fn(&'a Sighting) -> T) -> Vec<T> {
         sightings.iter().map(|sighting| value(sighting)).collect()
     }
-    // Past the year 2262 the clock does not fit the column; the newest that does stands for it.
-    let bounded = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let rows = sqlx::query(statement)
         .bind(column(sightings, |sighting| sighting.status.email.as_str()))
         .bind(column(sightings, |sighting| bounded(sighting.status.last_seen_ns)))
@@ -193,6 +249,7 @@ async fn run(
         .bind(column(sightings, |sighting| sighting.certificate.serial.as_str()))
         .bind(column(sightings, |sighting| sighting.certificate.fingerprint.as_str()))
         .bind(column(sightings, |sighting| bounded(sighting.certificate.not_after)))
+        .bind(AHEAD.as_nanos() as i64)
         .fetch_all(connection)
         .await?;
     Ok(rows)

@@ -5,18 +5,18 @@ use crate::stack::{Builder, PATIENCE, Running, Stack, wait_until};
 use async_std::task::block_on;
 use rollcall::certificate::{Certificate, Sighting};
 use rollcall::status::{Email, Status};
-use rollcall::store::{PLANNER, RECORD, Recorder, Store, Verdict};
+use rollcall::store::{RECORD, Recorder, SETTINGS, Store, Verdict};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Stdio;
 use std::time::Duration;
 
-fn recorder(stack: &Stack) -> Recorder {
-    Recorder::new(Store::open(&stack.database_url(), PATIENCE, 1).unwrap())
+pub fn recorder(stack: &Stack) -> Recorder {
+    Recorder::new(Store::open(&stack.database_url(), PATIENCE).unwrap())
 }
 
-fn sighting(email: &str, last_seen_ns: u64, port: u16, serial: &str) -> Sighting {
+pub fn sighting(email: &str, last_seen_ns: u64, port: u16, serial: &str) -> Sighting {
     let fingerprint = "0123456789abcdef0123456789abcdef01234567";
     Sighting {
         status: Status {
@@ -63,10 +63,11 @@ fn each_sighting_of_a_batch_has_its_own_verdict() {
         "select string_agg(serial, ',' order by serial) from certificates where last_used_ns is not null";
     assert_eq!(stack.sql(used), "01,04");
 
-    // Later and older: the address is the newest request's, the time never goes back.
+    // One that comes late changes nothing: time, address and port are one fact.
     let recorded = block_on(recorder.record(&[&sighting("m3@example.com", 10, 9, "06")])).unwrap();
-    assert_eq!(recorded.committed[0].last_seen_ns, 40);
-    assert_eq!(stack.row("m3@example.com"), "40|192.0.2.1|9");
+    assert_eq!(recorded.verdicts, [Committed]);
+    assert_eq!(recorded.committed, [batch[3].status.clone()]);
+    assert_eq!(stack.row("m3@example.com"), "40|192.0.2.1|4");
 }
 
 #[test]
@@ -105,7 +106,7 @@ fn what_is_committed_stands_whatever_comes_after_it() {
            begin perform set_config('search_path', 'slow, public', false); return new; end $$;
          create trigger then_slow before update on users for each row execute function then_slow()",
     );
-    let store = Store::open(&stack.database_url(), Duration::from_secs(5), 1).unwrap();
+    let store = Store::open(&stack.database_url(), Duration::from_secs(5)).unwrap();
     let batch = [sighting("m0@example.com", 20, 1, "01"), sighting("m1@example.com", 20, 2, "02")];
     let recorded = block_on(Recorder::new(store).record(&batch.iter().collect::<Vec<_>>())).unwrap();
     assert_eq!(recorded.committed, [batch[0].status.clone()]);
@@ -165,7 +166,7 @@ fn updates_stay_heap_only() {
 fn the_plan_is_by_index_whatever_the_statistics_say() {
     let stack = Stack::up();
     members(&stack, 100_000);
-    let settings: String = PLANNER.iter().map(|(name, value)| format!("set {name} = '{value}';")).collect();
+    let settings: String = SETTINGS.iter().map(|(name, value)| format!("set {name} = '{value}';")).collect();
     let plan = |mode: &str, size: usize| {
         let array = |element: fn(usize) -> String| {
             let elements: Vec<String> = (0..size).map(element).collect();
@@ -179,10 +180,11 @@ fn the_plan_is_by_index_whatever_the_statistics_say() {
             array(|n| format!("{n:X}")),
             array(|_| "0".repeat(40)),
             array(|n| n.to_string()),
+            "600000000000".to_owned(),
         ];
         stack.sql(&format!(
             "{settings} set plan_cache_mode = {mode};
-             prepare heartbeat (text[], bigint[], text[], integer[], text[], text[], bigint[]) as {RECORD};
+             prepare heartbeat (text[], bigint[], text[], integer[], text[], text[], bigint[], bigint) as {RECORD};
              explain execute heartbeat ({})",
             arguments.join(", ")
         ))

@@ -133,6 +133,11 @@ impl Stack {
         format!("postgres://rollcall@localhost/rollcall?host={}/postgres", self.state.display())
     }
 
+    /// As the server connects.
+    pub fn server_database_url(&self) -> String {
+        self.database_url().replace("rollcall@", "rollcall_server@")
+    }
+
     /// A program that talks to the stack's database: `rollcall-admin user …`.
     pub fn admin(&self, arguments: &[&str]) -> Output {
         let mut command = self.program("rollcall-admin");
@@ -426,11 +431,24 @@ pub fn expect(command: &mut Command, exit: i32, said: &str) {
     assert!(text.contains(said), "{text:?} does not contain {said:?}");
 }
 
+/// `None` where a program is not installed; then it says that the test was skipped, and which one.
+pub fn needs(program: &str) -> Option<()> {
+    let found =
+        Command::new("sh").args(["-c", "PATH=$PATH:/usr/sbin; command -v \"$0\"", program]).output().unwrap();
+    if found.status.success() {
+        return Some(());
+    }
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let _ =
+        writeln!(std::io::stderr(), "SKIPPED {test}: {program} is missing; stack/setup --tests installs it");
+    None
+}
+
 pub fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
 }
 
-fn binaries() -> &'static Path {
+pub fn binaries() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_rollcall-server")).parent().unwrap()
 }
 
