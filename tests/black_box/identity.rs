@@ -220,8 +220,12 @@ fn no_location_of_nginx_lets_a_client_name_itself() {
         .lines()
         .filter_map(|line| line.trim().strip_prefix("location "))
         .map(|line| line.trim_end_matches(" {").trim_start_matches("= "))
+        // A name that no request can have.
+        .filter(|line| !line.starts_with('@'))
+        // These were locations of their own.
+        .chain(["/problem/busy", "/problem/method"])
         .collect();
-    assert!(locations.len() > 10 && locations.iter().all(|path| path.starts_with('/')), "{locations:?}");
+    assert!(locations.len() > 4 && locations.iter().all(|path| path.starts_with('/')), "{locations:?}");
     let credential = stack.credential();
     let forged = [
         format!("X-Subject-CN: {VICTIM}"),

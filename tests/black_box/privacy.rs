@@ -64,7 +64,7 @@ fn only_who_has_the_key_and_the_list_reads_the_email() {
 
     // Behind the broadcast nothing changes: row, list and log know the person.
     assert_eq!(stack.row(ALICE), format!("{}|127.0.0.1|{}", status.last_seen_ns, status.port));
-    assert!(stack.log("nginx/access.log").contains(&format!("CN={ALICE}")));
+    wait_until("it is logged", || stack.log("nginx/access.log").contains(&format!("CN={ALICE}")));
     assert!(!text(&stack.admin(&["user", "list"])).contains("pseudonym"));
 
     // The setting is one of those that `just up` compares, and so is the key.

@@ -225,7 +225,7 @@ fn too_many_requests_with_one_certificate() {
     let refused = answers.iter().find(|answer| answer.status != 204).expect("the burst is 2");
     assert_eq!(
         (refused.status, refused.detail().as_str()),
-        (429, "more than 1 requests a second, or 32 at once, with one certificate")
+        (429, "more than 1 requests a second with one certificate")
     );
     assert!(refused.head.contains("\r\nRetry-After: 1"));
     expect(&mut stack.client(&pair), 75, "not now, says nginx (429 Too Many Requests)");

@@ -1,0 +1,190 @@
+//! What nginx refuses: always with a reason that a program can read, never often enough to hurt.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Stdio;
+
+use crate::database::{processes, signal};
+use crate::stack::{Answer, Builder, PATIENCE, Pair, Running, Stack, expect, text, wait_until};
+
+/// Bytes over TLS, with a certificate or without, and what nginx answers until it closes.
+#[track_caller]
+fn over_tls(stack: &Stack, pair: Option<&Pair>, request: &[u8]) -> String {
+    let mut command = stack.command("openssl");
+    command.args(["s_client", "-quiet", "-ign_eof", "-connect", &format!("localhost:{}", stack.https_port)]);
+    if let Some(pair) = pair {
+        command.arg("-cert").arg(&pair.cert).arg("-key").arg(&pair.key);
+    }
+    command.stdin(Stdio::piped());
+    let mut running = Running::start(stack, command);
+    running.child.stdin.as_mut().unwrap().write_all(request).unwrap();
+    wait_until("nginx has closed", || running.child.try_wait().unwrap().is_some());
+    String::from_utf8_lossy(&std::fs::read(&running.stdout).unwrap()).into_owned()
+}
+
+#[track_caller]
+fn over_tcp(stack: &Stack, request: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(("127.0.0.1", stack.https_port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let _ = stream.write_all(request);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    answer
+}
+
+#[test]
+fn every_refusal_is_a_problem_that_a_program_can_read() {
+    let stack = Stack::up();
+    let pair = stack.pair("client");
+    let close = "Host: localhost\r\nConnection: close\r\n";
+    for (request, status, detail) in [
+        (
+            format!("patch /api/client HTTP/1.1\r\n{close}\r\n"),
+            400,
+            "the names of methods are case-sensitive: write PATCH",
+        ),
+        (
+            format!("Patch /api/client HTTP/1.1\r\n{close}\r\n"),
+            400,
+            "the names of methods are case-sensitive: write PATCH",
+        ),
+        (format!("PATCH /api/client HTTP/2.0\r\n{close}\r\n"), 505, "the versions are HTTP/1.0 and HTTP/1.1"),
+        (
+            format!("PATCH /api/client HTTP/1.1\r\n{close}Transfer-Encoding: gzip\r\n\r\n"),
+            501,
+            "the only transfer coding is chunked",
+        ),
+        ("PATCH /api/client HTTP/1.1\r\n\r\n".to_owned(), 400, "not a well-formed HTTP request"),
+        (
+            "PATCH /api/client HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n".to_owned(),
+            400,
+            "not a well-formed HTTP request",
+        ),
+        (format!("CONNECT a:1 HTTP/1.1\r\n{close}\r\n"), 400, "not a well-formed HTTP request"),
+        (
+            format!("PATCH /api/client HTTP/1.1\r\n{close}Content-Length: x\r\n\r\n"),
+            400,
+            "not a well-formed HTTP request",
+        ),
+        (format!("PATCH /%00 HTTP/1.1\r\n{close}\r\n"), 400, "not a well-formed HTTP request"),
+        (format!("GET /api/client HTTP/1.0\r\n\r\n"), 405, "only PATCH is answered here"),
+    ] {
+        let answer = Answer::parse(&over_tls(&stack, Some(&pair), request.as_bytes()));
+        assert_eq!((answer.status, answer.detail().as_str()), (status, detail), "{request:?}");
+    }
+    // HTTP/0.9 has no head: its whole answer is the body.
+    for (pair, request, detail) in [
+        (Some(&pair), "GET /\r\n", "there is nothing here"),
+        (None, "GET /\r\n", "no client certificate was sent"),
+        (Some(&pair), "PATCH /api/client\r\n", "well-formed"),
+    ] {
+        let answer = over_tls(&stack, pair, request.as_bytes());
+        let problem: serde_json::Value = serde_json::from_str(&answer).unwrap_or_else(|_| panic!("{answer}"));
+        assert!(problem["detail"].as_str().unwrap().contains(detail), "{answer}");
+    }
+    assert_eq!(stack.row("valid_user@qt-test.com"), "||");
+}
+
+/// A stranger without a certificate once wrote 1 GB of log in ten seconds.
+#[test]
+fn nobody_can_fill_the_log() {
+    let stack = Builder::new().set("ROLLCALL_RATE", "5").up();
+    let odd = [b"GET /".as_slice(), &[0xff; 7900], b" HTTP/1.1\r\nHost: x\r\n\r\n"].concat();
+    let refused = (0..600).filter(|_| over_tcp(&stack, &odd).starts_with(b"HTTP/1.1 429")).count();
+    assert!(refused > 100, "{refused}");
+    // Who holds a certificate asks over one connection for what is not there.
+    let pair = stack.pair("client");
+    let get = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "%ff".repeat(2000));
+    let last = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let answers = over_tls(&stack, Some(&pair), (get.repeat(300) + last).as_bytes());
+    let count = |status: &str| answers.matches(&format!("HTTP/1.1 {status}")).count();
+    assert!(count("404") >= 10 && count("429") > 200, "{} and {}", count("404"), count("429"));
+    assert_eq!(answers.matches("more than 5 requests a second with one certificate").count(), count("429"));
+    expect(&mut stack.client(&pair), 75, "not now, says nginx (429");
+
+    // A certificate that is not ours, with a subject of 30 kB.
+    let folder = stack.state.join("foreign");
+    std::fs::create_dir(&folder).unwrap();
+    let script = r#"cd "$1"; long=$(printf '/OU=%060d' $(seq 400))
+        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout own.key -out own.crt \
+            -set_serial 0x$(printf '7f%0200d' 1) -subj "$long/CN=valid_user@qt-test.com" -days 1"#;
+    expect(stack.command("sh").args(["-ec", script, "sh"]).arg(&folder), 0, "");
+    let foreign = Pair { cert: folder.join("own.crt"), key: folder.join("own.key") };
+    assert_eq!(stack.curl(Some(&foreign), &[]).status, 400);
+    wait_until("it is logged", || stack.log("nginx/access.log").contains("serial=7F0000"));
+
+    let log = stack.log("nginx/access.log");
+    let longest = log.lines().map(str::len).max().unwrap();
+    assert!(longest <= 1500, "{longest}");
+    assert!(log.lines().count() < 900 + 2 - refused / 2, "{} lines for 900 requests", log.lines().count());
+    assert!(stack.log("nginx/error.log").len() < 10_000, "{}", stack.log("nginx/error.log"));
+}
+
+#[test]
+fn a_strangers_serial_number_takes_nothing_from_its_holder() {
+    let stack = Builder::new().set("ROLLCALL_RATE", "1").up();
+    let pair = stack.pair("client");
+    let serial = text(
+        &stack
+            .command("openssl")
+            .args(["x509", "-noout", "-serial", "-in"])
+            .arg(&pair.cert)
+            .output()
+            .unwrap(),
+    );
+    let folder = stack.state.join("foreign");
+    std::fs::create_dir(&folder).unwrap();
+    let script = r#"cd "$1"; openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout own.key \
+        -out own.crt -set_serial "0x$2" -subj /CN=valid_user@qt-test.com -days 1"#;
+    let serial = serial.trim().trim_start_matches("serial=");
+    expect(stack.command("sh").args(["-ec", script, "sh"]).arg(&folder).arg(serial), 0, "");
+    let foreign = Pair { cert: folder.join("own.crt"), key: folder.join("own.key") };
+    for _ in 0..10 {
+        assert_eq!(stack.curl(Some(&foreign), &[]).status, 400);
+    }
+    assert_eq!(stack.curl(Some(&pair), &[]).status, 204);
+}
+
+/// What is counted in memory that workers share outlives them: a count of requests under way never came down again.
+#[test]
+fn workers_that_die_leave_nobody_refused() {
+    let stack = Builder::new().set("ROLLCALL_RATE", "100").set("ROLLCALL_DEADLINE", "20s").up();
+    let pair = stack.pair("client");
+    expect(&mut stack.client(&pair), 0, "Success!");
+    for _ in 0..2 {
+        let backends = processes(&stack, "rollcall_server");
+        signal("STOP", &backends);
+        let waiting: Vec<Running> = (0..20)
+            .map(|_| {
+                let mut client = stack.client(&pair);
+                client.args(["--attempts", "1", "--timeout", "5s"]);
+                Running::start(&stack, client)
+            })
+            .collect();
+        let master = stack.pid("nginx/nginx.pid").to_string();
+        let workers = || {
+            let found = stack.command("pgrep").args(["-P", &master]).output().unwrap();
+            let pids: Vec<u32> =
+                String::from_utf8(found.stdout).unwrap().lines().map(|pid| pid.parse().unwrap()).collect();
+            pids
+        };
+        let reached = format!(":{:04X} ", stack.listen.rsplit(':').next().unwrap().parse::<u16>().unwrap());
+        wait_until("they wait for the server", || {
+            let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+            sockets
+                .lines()
+                .filter(|line| line.contains(&format!("{reached}01")) || line.contains(&reached))
+                .count()
+                >= 20
+        });
+        let dead = workers();
+        signal("KILL", &dead);
+        wait_until("there are new ones", || {
+            workers().iter().filter(|pid| !dead.contains(pid)).count() >= dead.len()
+        });
+        signal("CONT", &backends);
+        drop(waiting);
+    }
+    wait_until("the limit by rate is over", || stack.curl(Some(&pair), &[]).status == 204);
+    expect(&mut stack.client(&pair), 0, "Success!");
+}
