@@ -45,7 +45,11 @@ enum Command {
 /// red, with what to do. Exits with 1 if one is red. Starts nothing; the flags above hold, before the word doctor
 #[derive(FromArgs)]
 #[argh(subcommand, name = "doctor")]
-struct Doctor {}
+struct Doctor {
+    /// only these: network, nginx, database, certificates, keys, disk
+    #[argh(positional)]
+    checks: Vec<String>,
+}
 
 fn main() -> ExitCode {
     const PROGRAM: &str = "rollcall-server";
@@ -54,7 +58,7 @@ fn main() -> ExitCode {
     let options = server::Options { listen, broadcast, proxy_credential, broadcast_key, deadline, check };
     match command {
         None => cli::finish(PROGRAM, server::run(options)),
-        Some(Command::Doctor(Doctor {})) => match doctor::run(options) {
+        Some(Command::Doctor(Doctor { checks })) => match doctor::run(options, &checks) {
             Ok(Level::Red) => ExitCode::from(Exit::Failure as u8),
             other => cli::finish(PROGRAM, other.map(drop)),
         },

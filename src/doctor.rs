@@ -17,6 +17,7 @@ use crate::server::{self, Options};
 mod buffers;
 mod container;
 mod database;
+mod disk;
 mod hearing;
 mod key;
 mod link;
@@ -35,24 +36,32 @@ const COLUMN: usize = 8;
 type Check = fn(&Settings) -> Vec<Finding>;
 
 /// In the order of the report.
-const CHECKS: [(&str, Check); 5] = [
-    ("the network", network::check),
-    ("the way from nginx", trust::check),
-    ("the database", database::check),
-    ("certificates and CRL", validity::check),
-    ("the keys of the announcements", key::check),
+const CHECKS: [(&str, Check); 6] = [
+    ("network", network::check),
+    ("nginx", trust::check),
+    ("database", database::check),
+    ("certificates", validity::check),
+    ("keys", key::check),
+    ("disk", disk::check),
 ];
 
-/// Prints every finding, and returns the worst level among them.
-pub fn run(options: Options) -> Result<Level, Error> {
+/// Prints the findings of these checks, or of all if none is named, and returns the worst level among them.
+pub fn run(options: Options, only: &[String]) -> Result<Level, Error> {
+    if let Some(unknown) = only.iter().find(|name| CHECKS.iter().all(|(known, _)| known != name)) {
+        return Err(Error::NoSuchCheck(unknown.clone()));
+    }
     let settings = Arc::new(Settings::read(options).map_err(Error::Settings)?);
     let end = Instant::now() + LIMIT;
-    let running = CHECKS.map(|(name, check)| {
-        let (done, findings) = mpsc::channel();
-        let settings = Arc::clone(&settings);
-        thread::spawn(move || done.send(check(&settings)));
-        (name, findings)
-    });
+    let wanted =
+        CHECKS.into_iter().filter(|(name, _)| only.is_empty() || only.iter().any(|only| only == name));
+    let running: Vec<_> = wanted
+        .map(|(name, check)| {
+            let (done, findings) = mpsc::channel();
+            let settings = Arc::clone(&settings);
+            thread::spawn(move || done.send(check(&settings)));
+            (name, findings)
+        })
+        .collect();
     let mut report = Report::to_stdout();
     for (name, findings) in running {
         match findings.recv_timeout(end.saturating_duration_since(Instant::now())) {
@@ -67,7 +76,9 @@ pub fn run(options: Options) -> Result<Level, Error> {
             ))?,
         }
     }
-    print(&report.summary())?;
+    if only.is_empty() {
+        print(&report.summary())?;
+    }
     Ok(report.worst())
 }
 
@@ -193,6 +204,7 @@ fn print(line: &str) -> Result<(), Error> {
 pub enum Error {
     /// One that the server does not start with either.
     Settings(server::Error),
+    NoSuchCheck(String),
     Output(io::Error),
 }
 
@@ -200,6 +212,10 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Settings(error) => write!(f, "{error}"),
+            Error::NoSuchCheck(name) => {
+                let names = CHECKS.map(|(name, _)| name).join(", ");
+                write!(f, "there is no check {name:?}; there are {names}")
+            }
             Error::Output(error) => write!(f, "cannot write to standard output: {error}"),
         }
     }
@@ -209,6 +225,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Settings(error) => Some(error),
+            Error::NoSuchCheck(_) => None,
             Error::Output(error) => Some(error),
         }
     }
@@ -218,6 +235,7 @@ impl Fatal for Error {
     fn exit(&self) -> Exit {
         match self {
             Error::Settings(error) => error.exit(),
+            Error::NoSuchCheck(_) => Exit::Usage,
             Error::Output(_) => Exit::Failure,
         }
     }

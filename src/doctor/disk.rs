@@ -1,0 +1,87 @@
+//! Room on the disks that a stack writes to.
+//!
+//! PostgreSQL ends when it cannot write, and stays down when there is room again.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use nix::sys::statvfs::{Statvfs, statvfs};
+
+use super::{Finding, Settings};
+
+/// PostgreSQL writes its log of changes in files of 16 MiB, and needs some at once.
+const LITTLE: u64 = 128 << 20;
+/// From here on somebody should look, on a disk of which it is less than a tenth.
+const SOME: u64 = 1 << 30;
+
+pub fn check(settings: &Settings) -> Vec<Finding> {
+    let state = &settings.server.state;
+    let folders =
+        [state, &state.join("postgres"), &state.join("nginx"), &state.join("server"), &settings.certs];
+    let mut seen = BTreeSet::new();
+    let disks = folders.into_iter().filter_map(|folder| {
+        let device = fs::metadata(folder).ok()?.dev();
+        seen.insert(device).then(|| of(folder, statvfs(folder.as_path()).map_err(io::Error::from)))
+    });
+    disks.collect()
+}
+
+fn of(folder: &Path, disk: io::Result<Statvfs>) -> Finding {
+    match disk {
+        // What root may use beyond that is of no use to PostgreSQL.
+        Ok(disk) => {
+            let bytes = |blocks: u64| blocks.saturating_mul(disk.fragment_size());
+            of_room(
+                folder,
+                bytes(disk.blocks_available()),
+                bytes(disk.blocks()),
+                disk.files() > 0 && disk.files_available() == 0,
+            )
+        }
+        Err(error) => {
+            let what = format!("the room on the disk of {} was not checked: {error}", folder.display());
+            Finding::yellow(what, "run this as root, or as the user of the stack")
+        }
+    }
+}
+
+fn of_room(folder: &Path, free: u64, size: u64, no_inodes: bool) -> Finding {
+    let folder = folder.display();
+    let what = match no_inodes {
+        true => format!("no more files fit on the disk of {folder}"),
+        false => format!("{} MiB are free on the disk of {folder}", free >> 20),
+    };
+    let advice = "make room, then just up: PostgreSQL ends on a full disk and does not start again by itself";
+    if no_inodes || free < LITTLE {
+        Finding::red(what, advice)
+    } else if free < SOME && free < size / 10 {
+        Finding::yellow(what, advice)
+    } else {
+        Finding::green(what)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Level;
+
+    #[test]
+    fn little_room_is_told_before_there_is_none() {
+        let of = |free, size| of_room(Path::new("/x"), free, size, false);
+        for (free, size, level) in [
+            (0, SOME, Level::Red),
+            (LITTLE - 1, SOME, Level::Red),
+            (LITTLE, 10 * LITTLE, Level::Green),
+            (LITTLE, 11 * LITTLE, Level::Yellow),
+            (SOME, 100 * SOME, Level::Green),
+        ] {
+            assert_eq!(of(free, size).level, level, "{free} of {size}");
+        }
+        assert_eq!(of(SOME, SOME).what, "1024 MiB are free on the disk of /x");
+        assert_eq!(of_room(Path::new("/x"), SOME, SOME, true).level, Level::Red);
+    }
+}
