@@ -26,7 +26,7 @@ pub const SETTINGS: [(&str, &str); 7] = [
 ];
 
 /// What a URL may say after the question mark. sqlx passes over anything else, which somebody wrote for a reason.
-const PARAMETERS: [&str; 19] = [
+const PARAMETERS: [&str; 18] = [
     "sslmode",
     "ssl-mode",
     "sslrootcert",
@@ -45,7 +45,6 @@ const PARAMETERS: [&str; 19] = [
     "password",
     "application_name",
     "options",
-    "options[",
 ];
 
 /// How to connect to one database.
@@ -161,8 +160,7 @@ fn check(url: &str) -> Result<(), &'static str> {
     let mut hosts = authority.rsplit_once('@').map_or(authority, |(_, host)| host).to_owned();
     for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        let known = |known: &&str| name == *known || (known.ends_with('[') && name.starts_with(*known));
-        if !PARAMETERS.iter().any(|parameter| known(&parameter)) {
+        if !PARAMETERS.contains(&name) && !name.starts_with("options[") {
             return Err("it has a parameter that would have no effect; those of sqlx and of \
                         options[NAME]=VALUE have one");
         }

@@ -111,6 +111,32 @@ fn settings_that_cannot_work_end_it_at_once() {
             78,
             "ROLLCALL_BROADCAST: not a broadcast destination: \"255.255.255.256\"",
         ),
+        (
+            &[("ROLLCALL_DEADLINE", "0s")],
+            vec!["--check"],
+            78,
+            "ROLLCALL_DEADLINE, is 0s: it must be between 500ms and 1m",
+        ),
+        (&[], vec!["--check", "--deadline", "2h"], 78, "is 2h: it must be between 500ms and 1m"),
+        (
+            &[("ROLLCALL_LOG", "warning")],
+            vec!["--check"],
+            78,
+            "the setting ROLLCALL_LOG is \"warning\": \"warning\" is no level; error, warn, info, debug, trace and off are",
+        ),
+        (&[("ROLLCALL_LOG", "debug,sqlx=off")], vec!["--check"], 0, ""),
+        (
+            &[("DATABASE_URL", "postgres://rollcall:hunter2@one,two/rollcall")],
+            vec!["--check"],
+            78,
+            "DATABASE_URL is malformed: it names several hosts",
+        ),
+        (
+            &[("DATABASE_URL", "postgres://rollcall:hunter2@one/rollcall?target_session_attrs=any")],
+            vec!["--check"],
+            78,
+            "DATABASE_URL is malformed: it has a parameter that would have no effect",
+        ),
         (&[("DATABASE_URL", "")], vec![], 78, "DATABASE_URL is not set"),
         (&[("DATABASE_URL", "mysql://user:hunter2@host/db")], vec![], 78, "DATABASE_URL is malformed"),
         (
