@@ -67,7 +67,7 @@ fn every_refusal_is_a_problem_that_a_program_can_read() {
             "not a well-formed HTTP request",
         ),
         (format!("PATCH /%00 HTTP/1.1\r\n{close}\r\n"), 400, "not a well-formed HTTP request"),
-        (format!("GET /api/client HTTP/1.0\r\n\r\n"), 405, "only PATCH is answered here"),
+        ("GET /api/client HTTP/1.0\r\n\r\n".to_owned(), 405, "only PATCH is answered here"),
     ] {
         let answer = Answer::parse(&over_tls(&stack, Some(&pair), request.as_bytes()));
         assert_eq!((answer.status, answer.detail().as_str()), (status, detail), "{request:?}");
