@@ -22,7 +22,7 @@ pub const MAX_BATCH: usize = 512;
 const MAX_WAITING: usize = 8 * MAX_BATCH;
 
 /// Second requests of one person that may wait for their turn: nobody is in a batch twice.
-const MAX_REPEATS: usize = 32;
+pub const MAX_REPEATS: usize = 32;
 
 /// Where requests hand in what they saw.
 pub struct Commits {

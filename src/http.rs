@@ -19,7 +19,7 @@ use async_std::task;
 use tide::http::Method;
 use tide::{Request, Response, StatusCode};
 
-use crate::commit::{Commits, Refused};
+use crate::commit::{Commits, MAX_REPEATS, Refused};
 use crate::identity::{Claims, Refusal, Trust};
 use crate::outage::Outage;
 use crate::store::{Store, Verdict};
@@ -76,10 +76,11 @@ async fn client(request: Request<Arc<State>>) -> Result<Response, Problem> {
     let sighting = claims.sighting((state.clock)())?;
     let verdict = state.commits.record(sighting).await.map_err(|refused| match refused {
         Refused::Unavailable => unavailable(),
-        Refused::TooMany => {
-            Problem::new(StatusCode::TooManyRequests, "more than 32 requests at once of one person")
-                .with_header("Retry-After", "1")
-        }
+        Refused::TooMany => Problem::new(
+            StatusCode::TooManyRequests,
+            format!("more than {MAX_REPEATS} requests at once of one person"),
+        )
+        .with_header("Retry-After", "1"),
     })?;
     Err(Problem::new(
         StatusCode::Forbidden,
