@@ -26,6 +26,7 @@ use crate::store::{Store, Verdict};
 
 mod bounded;
 mod newcomers;
+mod refusals;
 use bounded::Bounded;
 use newcomers::{Newcomer, Newcomers};
 
@@ -198,7 +199,7 @@ where
     let id = request.header("X-Request-Id").map(|id| id.as_str().to_owned());
     Ok(handler(request).await.unwrap_or_else(|problem| {
         let id = id.as_deref().unwrap_or("-").escape_debug();
-        log::info!("{} {}: {}", id, problem.status, problem.detail);
+        refusals::tell(format_args!("{} {}: {}", id, problem.status, problem.detail));
         Response::from(problem)
     }))
 }
@@ -381,6 +382,6 @@ fn is_silence(error: &tide::http::Error) -> bool {
 
 fn malformed(error: &dyn Display) -> tide::http::Response {
     let problem = Problem::new(StatusCode::BadRequest, format!("not an HTTP/1.1 request: {error}"));
-    log::info!("{}: {}", problem.status, problem.detail);
+    refusals::tell(format_args!("{}: {}", problem.status, problem.detail));
     Response::from(problem).into()
 }

@@ -120,6 +120,27 @@ fn nobody_can_fill_the_log() {
     assert!(stack.log("nginx/error.log").len() < 10_000, "{}", stack.log("nginx/error.log"));
 }
 
+/// Any user of the host reaches the server's own port.
+#[test]
+fn nobody_can_fill_the_servers_log() {
+    let stack = Stack::up();
+    let start = std::time::Instant::now();
+    let refuse =
+        || assert!(stack.to_server(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").starts_with("HTTP/1.1 401"));
+    (0..2000).for_each(|_| refuse());
+    let seconds = start.elapsed().as_secs() as usize + 2;
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    refuse();
+    let log = stack.log("server/log");
+    let lines = log.matches(" 401: ").count();
+    let more = log
+        .lines()
+        .filter_map(|line| line.split_once(" more refusals were not logged")?.0.rsplit(' ').next());
+    let skipped: usize = more.map(|number| number.parse::<usize>().unwrap()).sum();
+    assert_eq!(lines + skipped, 2001, "{log}");
+    assert!(lines <= 100 * seconds, "{lines} lines in {seconds} s");
+}
+
 #[test]
 fn a_strangers_serial_number_takes_nothing_from_its_holder() {
     let stack = Builder::new().set("ROLLCALL_RATE", "1").up();
