@@ -66,9 +66,8 @@ async fn act(store: &Store, command: Command) -> Result<(), Error> {
         Command::Enable(emails) => set_disabled(store, &emails, false).await,
         Command::Disable(emails) => set_disabled(store, &emails, true).await,
         Command::Mend => {
-            let (people, certificates) = store.mend_times().await?;
-            for name in people.iter().chain(&certificates) {
-                say(name, "was in the future, is set to now")?;
+            for name in store.mend_times().await? {
+                say(&name, "was in the future, is set to now")?;
             }
             Ok(())
         }

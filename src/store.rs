@@ -14,6 +14,13 @@ use sqlx::{Connection, Executor, Row};
 use crate::certificate::{Certificate, Serial};
 use crate::status::{AHEAD, Email};
 
+/// The database's clock, to the microsecond, which is all that PostgreSQL keeps.
+macro_rules! now_ns {
+    () => {
+        "(extract(epoch from clock_timestamp()) * 1000000)::bigint * 1000"
+    };
+}
+
 mod connection;
 mod record;
 use connection::Connector;
@@ -104,15 +111,12 @@ impl Store {
         self.run(async |connection| self.connector.ask(connection).await).await
     }
 
-    /// What time is it there? To the microsecond, which is all that PostgreSQL keeps.
+    /// What time is it there?
     pub async fn clock(&self) -> Result<SystemTime, Error> {
         self.run(async |connection| {
-            let micros = sqlx::query_scalar::<_, i64>(
-                "select (extract(epoch from clock_timestamp()) * 1000000)::bigint",
-            )
-            .fetch_one(connection)
-            .await?;
-            Ok(SystemTime::UNIX_EPOCH + Duration::from_micros(u64::try_from(micros).unwrap_or_default()))
+            let now = sqlx::query_scalar::<_, i64>(concat!("select ", now_ns!()));
+            let now_ns = u64::try_from(now.fetch_one(connection).await?).unwrap_or_default();
+            Ok(SystemTime::UNIX_EPOCH + Duration::from_nanos(now_ns))
         })
         .await
     }
@@ -120,11 +124,13 @@ impl Store {
     /// How many people were seen, and how many certificates used, later than now by more than clocks differ.
     pub async fn in_the_future(&self) -> Result<(u64, u64), Error> {
         self.run(async |connection| {
-            let row = sqlx::query(
+            let row = sqlx::query(concat!(
                 "select (select count(*) from users where last_seen_ns > $1 + now_ns),
                         (select count(*) from certificates where last_used_ns > $1 + now_ns)
-                   from (select (extract(epoch from clock_timestamp()) * 1000000)::bigint * 1000 as now_ns) as clock",
-            )
+                   from (select ",
+                now_ns!(),
+                " as now_ns) as clock"
+            ))
             .bind(AHEAD.as_nanos() as i64)
             .fetch_one(connection)
             .await?;
@@ -133,27 +139,25 @@ impl Store {
         .await
     }
 
-    /// Sets what lies in the future to now, the latest that it can have been. Who was mended, and which certificates?
-    pub async fn mend_times(&self) -> Result<(Vec<String>, Vec<String>), Error> {
-        let mend = async |connection: &mut PgConnection, statement: &'static str| {
-            let mended = sqlx::query_scalar::<_, String>(statement).bind(AHEAD.as_nanos() as i64);
-            Ok::<_, Error>(mended.fetch_all(connection).await?)
-        };
+    /// Sets what lies in the future to now, the latest that it can have been. Returns whose emails, and which serial
+    /// numbers, that were.
+    pub async fn mend_times(&self) -> Result<Vec<String>, Error> {
         self.run(async |connection| {
-            let people = mend(
-                connection,
-                "with clock as (select (extract(epoch from clock_timestamp()) * 1000000)::bigint * 1000 as now_ns)
-                 update users set last_seen_ns = now_ns from clock where last_seen_ns > $1 + now_ns returning email",
-            )
-            .await?;
-            let certificates = mend(
-                connection,
-                "with clock as (select (extract(epoch from clock_timestamp()) * 1000000)::bigint * 1000 as now_ns)
-                 update certificates set last_used_ns = now_ns from clock where last_used_ns > $1 + now_ns
-              returning serial",
-            )
-            .await?;
-            Ok((people, certificates))
+            let mended = sqlx::query_scalar(concat!(
+                "with clock as materialized (select ",
+                now_ns!(),
+                " as now_ns),
+                 people as (
+                     update users set last_seen_ns = now_ns from clock
+                      where last_seen_ns > $1 + now_ns returning email
+                 ),
+                 used as (
+                     update certificates set last_used_ns = now_ns from clock
+                      where last_used_ns > $1 + now_ns returning serial
+                 )
+                 select email from people union all select serial from used"
+            ));
+            Ok(mended.bind(AHEAD.as_nanos() as i64).fetch_all(connection).await?)
         })
         .await
     }

@@ -56,8 +56,9 @@ macro_rules! record {
     ($free:literal, $from:literal, $used:literal) => {
         concat!(
             "with clock as materialized (
-    select now_ns, now_ns + $8 as future_ns
-      from (select (extract(epoch from clock_timestamp()) * 1000000)::bigint * 1000 as now_ns) as clock
+    select now_ns, now_ns + $8 as future_ns from (select ",
+            now_ns!(),
+            " as now_ns) as clock
 ),
 seen as (
     select email, case when last_seen_ns > future_ns then now_ns else last_seen_ns end as last_seen_ns,
