@@ -103,7 +103,7 @@ enum CertCommand {
 struct CertList {
     /// only those that end within this time, such as 30d
     #[argh(option)]
-    expiring: Option<humantime::Duration>,
+    expiring: Option<cli::Timespan>,
     /// one JSON object per line
     #[argh(switch)]
     json: bool,
@@ -138,7 +138,7 @@ fn main() -> ExitCode {
         Command::Migrate(Migrate {}) => admin::Command::Migrate,
         Command::Cert(Cert { command }) => match command {
             CertCommand::List(CertList { expiring, json }) => {
-                admin::Command::CertList { expiring: expiring.map(Into::into), json }
+                admin::Command::CertList { expiring: expiring.map(|expiring| expiring.0), json }
             }
             CertCommand::Revoke(CertRevoke { name }) => admin::Command::CertRevoke(name),
             CertCommand::Add(CertAdd { email, serial, fingerprint, not_after }) => {

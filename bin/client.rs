@@ -23,10 +23,10 @@ struct Args {
     url: Option<String>,
     /// keep the connection and say it again after this long, such as 30s, until stopped
     #[argh(option)]
-    every: Option<humantime::Duration>,
+    every: Option<cli::Timespan>,
     /// how long one attempt may take (default 10s)
-    #[argh(option, default = "std::time::Duration::from_secs(10).into()")]
-    timeout: humantime::Duration,
+    #[argh(option, default = "cli::Timespan(std::time::Duration::from_secs(10))")]
+    timeout: cli::Timespan,
     /// attempts before an unreachable server is given up on, without --every (default 3)
     #[argh(option, default = "3")]
     attempts: u32,
@@ -40,8 +40,8 @@ fn main() -> ExitCode {
         key,
         ca,
         url,
-        every: every.map(Into::into),
-        timeout: timeout.into(),
+        every: every.map(|every| every.0),
+        timeout: timeout.0,
         attempts,
     };
     cli::finish(PROGRAM, client::run(&options))

@@ -27,7 +27,7 @@ struct Args {
     count: Option<u64>,
     /// stop after this long, such as 30s; with --count, exit 1 if fewer came
     #[argh(option)]
-    timeout: Option<humantime::Duration>,
+    timeout: Option<cli::Timespan>,
     /// public key of a server, PEM; again for each further one. Then only what verifies is printed
     #[argh(option)]
     key: Vec<PathBuf>,
@@ -39,7 +39,7 @@ struct Args {
     state: Option<PathBuf>,
     /// refuse what was seen longer ago than this, such as 5m
     #[argh(option)]
-    max_age: Option<humantime::Duration>,
+    max_age: Option<cli::Timespan>,
     /// file with the key of the pseudonyms (privacy.key), to show the emails of those in --people
     #[argh(option)]
     privacy_key: Option<PathBuf>,
@@ -60,11 +60,11 @@ fn main() -> ExitCode {
         join: args.join,
         json: args.json,
         count: args.count,
-        timeout: args.timeout.map(Into::into),
+        timeout: args.timeout.map(|timeout| timeout.0),
         keys: args.key,
         accept_unsigned: args.accept_unsigned,
         state: args.state,
-        max_age: args.max_age.map(Into::into),
+        max_age: args.max_age.map(|max_age| max_age.0),
         privacy_key: args.privacy_key,
         people: args.people,
         stats: args.stats,

@@ -27,7 +27,7 @@ struct Args {
     broadcast_key: Option<PathBuf>,
     /// how long the database may take (ROLLCALL_DEADLINE, default 2s)
     #[argh(option)]
-    deadline: Option<humantime::Duration>,
+    deadline: Option<cli::Timespan>,
     /// read the settings, say what is wrong with them, and start nothing
     #[argh(switch)]
     check: bool,

@@ -81,7 +81,8 @@ async fn act(store: &Store, command: Command) -> Result<(), Error> {
         Command::CertRevoke(names) => revoke(store, &names).await,
         Command::CertList { expiring, json } => {
             let known = store.certificates(None).await?;
-            let before = expiring.map(|expiring| seconds(SystemTime::now() + expiring));
+            let before =
+                expiring.map(|expiring| seconds(SystemTime::now()).saturating_add(expiring.as_secs()));
             let shown = known.iter().filter(|known| {
                 before.is_none_or(|before| known.certificate.not_after < before && !known.revoked)
             });

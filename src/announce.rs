@@ -51,7 +51,7 @@ impl Announcer {
 /// When the newest datagram is said again: so long after it was new, and then every [`EVERY`].
 const AFTER: [Duration; 4] =
     [Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(4)];
-const EVERY: Duration = Duration::from_secs(30);
+pub const EVERY: Duration = Duration::from_secs(30);
 
 /// The repetition of the newest datagram, by which listeners notice that the newest was lost.
 #[derive(Default)]

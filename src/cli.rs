@@ -51,6 +51,14 @@ fn asked(text: impl Display) -> ! {
     std::process::exit(if written.is_ok() { 0 } else { Exit::Failure as i32 });
 }
 
+/// Was SIGHUP ignored when the program began, as nohup(1) has it? Then it stays so (proc(5), SigIgn).
+pub fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // Bit 0 is signal 1.
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
+}
+
 /// One line on standard error. Its reader may be gone or its disk full, which would make `eprintln!` panic:
 /// that ends no program and changes no exit code.
 pub fn note(line: impl Display) {
@@ -85,6 +93,27 @@ where
     text.parse().map_err(|error: T::Err| SettingError { variable, problem: format!("{text:?}: {error}") })
 }
 
+/// How long, as a flag or a variable has it and as messages say it: `30s`, `5m`, `1h`.
+#[cfg(any(feature = "client", feature = "listen"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timespan(pub std::time::Duration);
+
+#[cfg(any(feature = "client", feature = "listen"))]
+impl FromStr for Timespan {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        humantime::parse_duration(text).map(Self).map_err(|_| "the form is 30s, 5m or 1h")
+    }
+}
+
+#[cfg(any(feature = "client", feature = "listen"))]
+impl Display for Timespan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        humantime::format_duration(self.0).fmt(f)
+    }
+}
+
 /// A setting that the environment holds and that cannot be read.
 #[derive(Debug)]
 pub struct SettingError {
@@ -103,5 +132,31 @@ impl Error for SettingError {}
 impl Fatal for SettingError {
     fn exit(&self) -> Exit {
         Exit::Config
+    }
+}
+
+#[cfg(all(test, any(feature = "client", feature = "listen")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timespan_has_a_unit_and_is_said_as_it_is_read() {
+        for text in ["0s", "50ms", "30s", "5m", "1h", "1day", "1m 30s"] {
+            assert_eq!(text.parse::<Timespan>().unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "5",
+            "-5s",
+            "s",
+            "1e9s",
+            "5 ",
+            "99999999999999999d",
+            "99999999999999999999999999s",
+            "\u{665}s",
+            "5s\0",
+        ] {
+            assert_eq!(text.parse::<Timespan>(), Err("the form is 30s, 5m or 1h"), "{text:?}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_std::channel::Receiver;
 use async_std::future::timeout;
@@ -13,9 +13,10 @@ use async_tls::TlsConnector;
 use async_tls::client::TlsStream;
 use http::Uri;
 
-use crate::cli::{Exit, Fatal, SettingError, note, setting};
+use crate::cli::{Exit, Fatal, SettingError, Timespan, note, setting};
 use crate::signals;
 
+mod connect;
 mod exchange;
 mod pair;
 
@@ -26,6 +27,8 @@ use pair::{Contents, Files, Loaded};
 const BACKOFF: Duration = Duration::from_millis(500);
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
+/// How often a client that waits for its clock looks at it.
+const CLOCK: Duration = Duration::from_secs(1);
 /// However long a server asks us to wait, this is the longest that we do.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 /// Longer intervals are a mistake.
@@ -65,25 +68,51 @@ pub fn run(options: &Options) -> Result<(), Error> {
         ca: file(&options.ca, "ca.crt"),
     };
     let target = Target::parse(&url)?;
-    let contents = files.read()?;
-    let mut client = Client {
+    let client = |contents, loaded: Loaded| Client {
         target,
-        proof: files.load(&contents, SystemTime::now())?.into(),
-        files,
+        proof: loaded.into(),
+        files: files.clone(),
         contents,
         doubt: String::new(),
         timeout: options.timeout,
         kept: None,
     };
-    match options.every {
-        None => task::block_on(client.once(options.attempts)),
-        Some(every) => {
-            let stop = signals::stop().map_err(Error::Signals)?;
-            match task::block_on(client.forever(every, &stop)) {
-                // The reader of a pipe has seen enough.
-                Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-                ended => ended,
+    let Some(every) = options.every else {
+        let contents = files.read()?;
+        let loaded = files.load(&contents, SystemTime::now())?;
+        return task::block_on(client(contents, loaded).once(options.attempts));
+    };
+    let stop = signals::stop(None).map_err(Error::Signals)?;
+    let beating = async {
+        match valid_in_time(&files, &stop).await? {
+            Some((contents, loaded)) => client(contents, loaded).forever(every, &stop).await,
+            None => Ok(()),
+        }
+    };
+    match task::block_on(beating) {
+        // The reader of a pipe has seen enough.
+        Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        ended => ended,
+    }
+}
+
+/// Waits for a clock that is not set yet, as on a device that was just switched on: `None` if a signal came first.
+async fn valid_in_time(files: &Files, stop: &Receiver<()>) -> Result<Option<(Contents, Loaded)>, Error> {
+    let mut said = false;
+    loop {
+        let contents = files.read()?;
+        match files.load(&contents, SystemTime::now()) {
+            Ok(loaded) => return Ok(Some((contents, loaded))),
+            Err(error) if error.is_too_early() => {
+                if !said {
+                    note(format_args!("rollcall-client: {error} Waiting until the certificate is valid"));
+                    said = true;
+                }
             }
+            Err(error) => return Err(error.into()),
+        }
+        if timeout(CLOCK, stop.recv()).await.is_ok() {
+            return Ok(None);
         }
     }
 }
@@ -151,9 +180,9 @@ impl Proof {
     /// Warns once per certificate that it ends soon.
     fn warn(&mut self, now: SystemTime) {
         if let (false, Some(left)) = (self.warned, self.loaded.ends_soon(now)) {
-            let left = humantime::format_duration(Duration::from_secs(left.as_secs()));
+            let left = Timespan(Duration::from_secs(left.as_secs()));
             note(format_args!(
-                "rollcall-client: warning: the certificate ends in {left}; ask for a new one (just renew)"
+                "rollcall-client: warning: the certificate ends in {left}; ask whoever runs rollcall for a new one"
             ));
             self.warned = true;
         }
@@ -194,7 +223,7 @@ impl Client {
             match self.beat(false).await {
                 Ok(answer) => return say(&answer),
                 Err(error) if left > 0 && error.exit() == Exit::Unavailable => {
-                    note(format_args!("rollcall-client: {error}; trying again in {backoff:?}"));
+                    note(format_args!("rollcall-client: {error}; trying again in {}", Timespan(backoff)));
                     task::sleep(backoff).await;
                     backoff = (backoff * 2).min(MAX_BACKOFF);
                 }
@@ -250,22 +279,16 @@ impl Client {
                 other => return other,
             }
         }
-        let stream = match timeout(self.timeout, self.connect()).await {
-            Ok(stream) => stream?,
-            Err(_) => return Err(Error::Timeout { what: "connecting", after: self.timeout }),
-        };
-        self.exchange(stream, keep).await
-    }
-
-    async fn connect(&self) -> Result<TlsStream<TcpStream>, Error> {
         let Target { host, port, .. } = &self.target;
-        let tcp = TcpStream::connect((host.as_str(), *port)).await.map_err(|error| Error::Connect {
-            host: host.clone(),
-            port: *port,
-            error,
-        })?;
-        tcp.set_nodelay(true).map_err(|error| Error::Connect { host: host.clone(), port: *port, error })?;
-        self.proof.tls.connect(host, tcp).await.map_err(Error::Handshake)
+        let began = Instant::now();
+        let tcp = connect::connect(host, *port, self.timeout).await.map_err(Error::Connect)?;
+        tcp.set_nodelay(true).map_err(Error::Handshake)?;
+        let left = self.timeout.saturating_sub(began.elapsed());
+        let stream = timeout(left, self.proof.tls.connect(host, tcp))
+            .await
+            .map_err(|_| Error::Timeout { what: "connecting", after: self.timeout })?
+            .map_err(Error::Handshake)?;
+        self.exchange(stream, keep).await
     }
 
     async fn exchange(&mut self, mut stream: TlsStream<TcpStream>, keep: bool) -> Result<Answer, Error> {
@@ -303,11 +326,7 @@ pub enum Error {
     /// No attempt can be made in no time.
     NoTime,
     Output(io::Error),
-    Connect {
-        host: String,
-        port: u16,
-        error: io::Error,
-    },
+    Connect(connect::Error),
     Handshake(io::Error),
     Timeout {
         what: &'static str,
@@ -339,23 +358,13 @@ impl fmt::Display for Error {
                 write!(f, "{url:?} cannot be called: {why}; the form is https://HOST[:PORT]")
             }
             Error::NoTime => f.write_str("--timeout 0s leaves no time for an attempt"),
-            Error::Every(every) => write!(f, "--every {every:?} is not between {MIN_EVERY:?} and a year"),
+            Error::Every(every) => {
+                write!(f, "--every {} is not between {} and a year", Timespan(*every), Timespan(MIN_EVERY))
+            }
             Error::Output(error) => write!(f, "cannot write to standard output: {error}"),
-            Error::Connect { host, port, error } => {
-                write!(f, "cannot reach {host} port {port}: {error}; is the server up (`just status`)?")
-            }
-            // rustls says it in one word.
-            Error::Handshake(error) if error.to_string().contains("NotValidForName") => f.write_str(
-                "no TLS with the server: its certificate is not for the name in the URL; \
-                 just renew-server NAME, on its host, makes one that is",
-            ),
-            Error::Handshake(error) => {
-                write!(
-                    f,
-                    "no TLS with the server: {error}; is it ours, and does --ca hold the CA that signed it?"
-                )
-            }
-            Error::Timeout { what, after } => write!(f, "gave up {what} after {after:?}"),
+            Error::Connect(error) => write!(f, "{error}"),
+            Error::Handshake(error) => write_handshake(f, &error.to_string()),
+            Error::Timeout { what, after } => write!(f, "gave up {what} after {}", Timespan(*after)),
             Error::Exchange(error) => write!(f, "{error}"),
             Error::Refused(answer) => {
                 let by = if answer.by.is_empty() { "the server" } else { &answer.by };
@@ -367,16 +376,33 @@ impl fmt::Display for Error {
     }
 }
 
+/// rustls says it in one word, which not everybody knows.
+fn write_handshake(f: &mut fmt::Formatter<'_>, said: &str) -> fmt::Result {
+    let advice = if said.contains("NotValidForName") {
+        return f.write_str(
+            "no TLS with the server: its certificate is not for the name in the URL; \
+             just renew-server NAME, on its host, makes one that is",
+        );
+    } else if said.contains("NotValidYet") {
+        "the server's certificate is not valid yet: is this device's clock right?"
+    } else if said.ends_with("Expired") {
+        "the server's certificate has ended, or this device's clock is wrong; just renew-server, on its host, makes a new one"
+    } else if said.contains("InvalidContentType") || said.contains("InvalidMessage") {
+        "something there does not speak TLS; are host and port of the URL right?"
+    } else {
+        "is it ours, and does --ca hold the CA that signed it?"
+    };
+    write!(f, "no TLS with the server: {said}; {advice}")
+}
+
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Setting(error) => Some(error),
             Error::Pair(error) => Some(error),
+            Error::Connect(error) => Some(error),
             Error::Exchange(error) => Some(error),
-            Error::Signals(error)
-            | Error::Output(error)
-            | Error::Connect { error, .. }
-            | Error::Handshake(error) => Some(error),
+            Error::Signals(error) | Error::Output(error) | Error::Handshake(error) => Some(error),
             Error::Url { .. }
             | Error::Every(_)
             | Error::NoTime
@@ -392,7 +418,7 @@ impl Fatal for Error {
             Error::Signals(_) | Error::Output(_) => Exit::Failure,
             Error::Every(_) | Error::NoTime => Exit::Usage,
             Error::Setting(_) | Error::Pair(_) | Error::Url { .. } => Exit::Config,
-            Error::Connect { .. } | Error::Timeout { .. } => Exit::Unavailable,
+            Error::Connect(_) | Error::Timeout { .. } => Exit::Unavailable,
             Error::Exchange(exchange::Error::Closed | exchange::Error::Io(_)) => Exit::Unavailable,
             // rustls reports what the peer said or proved as invalid data; the rest is the network.
             Error::Handshake(error) if error.kind() != io::ErrorKind::InvalidData => Exit::Unavailable,

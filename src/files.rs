@@ -18,7 +18,7 @@ fn read_from(file: File, most: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     file.take(most + 1).read_to_end(&mut content)?;
     match content.len() as u64 > most {
-        true => Err(io::Error::other(format!("it has more than {most} bytes"))),
+        true => Err(io::Error::new(io::ErrorKind::InvalidData, format!("it has more than {most} bytes"))),
         false => Ok(content),
     }
 }
@@ -72,6 +72,20 @@ impl<P> Error<P> {
     }
 }
 
+impl Error<Problem> {
+    /// May the same succeed later, with no change to any setting? A disk can be full, or be away.
+    pub fn may_pass(&self) -> bool {
+        use io::ErrorKind::{InvalidData, IsADirectory, NotADirectory, NotFound, PermissionDenied};
+        match &self.problem {
+            Problem::Read(error) | Problem::Write(error) => !matches!(
+                error.kind(),
+                InvalidData | IsADirectory | NotADirectory | NotFound | PermissionDenied
+            ),
+            Problem::Damaged(_) => false,
+        }
+    }
+}
+
 impl<P: fmt::Display> fmt::Display for Error<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, {}: {}", self.role, self.path.display(), self.problem)
@@ -115,6 +129,22 @@ impl std::error::Error for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_full_disk_refused_may_be_written_later() {
+        // errno(3), on Linux.
+        let [enoent, eio, eacces, enotdir, eisdir, enospc, erofs, edquot] = [2, 5, 13, 20, 21, 28, 30, 122];
+        let error = |problem| Error::of("the test", Path::new("x"))(problem).may_pass();
+        for number in [eio, enospc, erofs, edquot] {
+            assert!(error(Problem::Write(io::Error::from_raw_os_error(number))), "{number}");
+        }
+        for number in [enoent, eacces, enotdir, eisdir] {
+            assert!(!error(Problem::Write(io::Error::from_raw_os_error(number))), "{number}");
+            assert!(!error(Problem::Read(io::Error::from_raw_os_error(number))), "{number}");
+        }
+        assert!(!error(Problem::Damaged("")));
+        assert!(!error(Problem::Read(read(Path::new("/dev/zero"), 10).unwrap_err())));
+    }
 
     #[test]
     fn replaces_and_leaves_nothing_beside() {

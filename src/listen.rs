@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::cli::{Exit, Fatal, note};
+use crate::announce;
+use crate::cli::{self, Exit, Fatal, Timespan, note};
 use crate::clock::now_ns;
 use crate::privacy::{self, People};
 use crate::sign::{self, PublicKey};
@@ -36,6 +37,8 @@ use print::Proof;
 const TICK: Duration = Duration::from_millis(200);
 /// How often strangers on the port may be mentioned.
 const MENTION: Duration = Duration::from_secs(60);
+/// How long nothing comes before that is said.
+const SILENCE: Duration = Duration::from_secs(5);
 /// How often what is missing is looked at.
 const SETTLE: Duration = Duration::from_secs(1);
 /// How often the state file is written while there is news.
@@ -102,7 +105,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let memory = options.state.as_deref().map_or(Ok(Vec::new()), remember).map_err(Error::State)?;
     // Only now, for a file may be a pipe in which nothing comes: one signal has to end that.
     let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
+    let hangup = (!cli::ignores_hangup()).then_some(SIGHUP);
+    for signal in [SIGINT, SIGTERM].into_iter().chain(hangup) {
         // The second one ends it whatever it does, such as waiting for a pipe that nobody reads.
         signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&interrupted))
             .map_err(Error::Signals)?;
@@ -193,6 +197,7 @@ impl Listener<'_> {
         let (mut settle, mut save, mut stats) = (start + SETTLE, start + SAVE, start + STATS);
         // While datagrams wait, none is waited for: output is written when there is no more to add to it.
         let mut draining = false;
+        let mut waits_aloud = false;
         let mut buffer = vec![0; BUFFER];
         while !interrupted.load(Ordering::Relaxed) {
             if self.options.count.is_some_and(|count| self.printed >= count) {
@@ -211,6 +216,10 @@ impl Listener<'_> {
                 self.flush()?;
                 self.tell_dropped();
                 tell(&self.judge.settle(now));
+            }
+            if !waits_aloud && self.judge.counters().received == 0 && now >= start + SILENCE {
+                waits_aloud = true;
+                note(format_args!("rollcall-listen: {}", waiting(end.map(|end| end - now))));
             }
             if now >= save {
                 save = now + SAVE;
@@ -271,9 +280,17 @@ impl Listener<'_> {
     /// Says that something else is on the port, each kind at most once a minute: others may share it rightly,
     /// and must not drown what matters.
     fn mention(&mut self, source: SocketAddr, ignored: &Ignored) {
+        let said;
         let what: &dyn fmt::Display = match ignored {
             Ignored::Foreign(error) => error,
             Ignored::Refused(doubt) => doubt,
+            Ignored::Ahead(ahead) => {
+                said = format!(
+                    "its time is {} ahead of this clock; one of the two is wrong",
+                    Timespan(whole(*ahead))
+                );
+                &said
+            }
             _ => return,
         };
         if self.mentioned.get(ignored.word()).is_none_or(|last| last.elapsed() >= MENTION) {
@@ -343,6 +360,23 @@ impl Listener<'_> {
         let granted = sockets::receive_buffer(&self.socket).unwrap_or_default();
         format!("receive buffer {granted} of {RECEIVE_BUFFER} bytes asked for")
     }
+}
+
+/// Without the part of a second, which nobody wants to know.
+fn whole(time: Duration) -> Duration {
+    Duration::from_secs(time.as_secs())
+}
+
+/// Nothing came yet, which may be as it should.
+fn waiting(left: Option<Duration>) -> String {
+    let until = left
+        .map_or("until it is interrupted".to_owned(), |left| format!("for {} more", Timespan(whole(left))));
+    format!(
+        "heard nothing within {}, waits {until}; a server that announced anything since its start says the newest again \
+         every {}",
+        Timespan(SILENCE),
+        Timespan(announce::EVERY)
+    )
 }
 
 fn tell(gaps: &[Gap]) {
@@ -431,6 +465,7 @@ impl Fatal for Error {
     fn exit(&self) -> Exit {
         match self {
             Error::HalfOfPrivacy | Error::NothingToRemember => Exit::Usage,
+            Error::State(error) if error.may_pass() => Exit::Failure,
             Error::Key(_) | Error::Privacy(_) | Error::State(_) => Exit::Config,
             _ => Exit::Failure,
         }

@@ -16,7 +16,7 @@ use async_std::task;
 use crate::announce::{Announcer, EpochError, LastEpoch};
 use crate::broadcast::destination::{self, Destination};
 use crate::broadcast::{self, Broadcaster};
-use crate::cli::{Exit, Fatal, SettingError, setting};
+use crate::cli::{Exit, Fatal, SettingError, Timespan, setting};
 use crate::clock::now_ns;
 use crate::commit;
 use crate::files;
@@ -43,7 +43,7 @@ pub struct Options {
     pub proxy_credential: Option<PathBuf>,
     /// Private key that signs announcements; beside it, `KEY.epoch` remembers the last epoch.
     pub broadcast_key: Option<PathBuf>,
-    pub deadline: Option<humantime::Duration>,
+    pub deadline: Option<Timespan>,
     /// Read the settings, say what is wrong with them, and start nothing.
     pub check: bool,
 }
@@ -96,7 +96,7 @@ impl Settings {
             Privacy::Pseudonym => Some(path(None, "ROLLCALL_PRIVACY_KEY")?.ok_or(Error::NoPrivacyKey)?),
         };
         let state: PathBuf = setting(None, "ROLLCALL_STATE", ".run")?;
-        let deadline: Duration = setting(options.deadline, "ROLLCALL_DEADLINE", "2s")?.into();
+        let Timespan(deadline) = setting(options.deadline, "ROLLCALL_DEADLINE", "2s")?;
         if !(MIN_DEADLINE..=MAX_DEADLINE).contains(&deadline) {
             return Err(Error::Deadline(deadline));
         }
@@ -147,7 +147,10 @@ pub fn run(options: Options) -> Result<(), Error> {
     };
     let broadcaster =
         Broadcaster::open(settings.destinations.clone(), announcer, privacy).map_err(Error::Broadcast)?;
-    let shutdown = signals::stop().map_err(Error::Signals)?;
+    let shutdown = signals::stop(Some(|| {
+        log::info!("SIGHUP: there is nothing to read anew, and the log is on standard error; going on");
+    }))
+    .map_err(Error::Signals)?;
     task::block_on(async {
         let commits = commit::start(Recorder::new(store.clone()), broadcaster.clone(), deadline / 2);
         let app = http::app(State { trust, commits, store: store.clone(), clock: now_ns });
@@ -307,9 +310,9 @@ impl fmt::Display for Error {
             Error::Deadline(deadline) => write!(
                 f,
                 "--deadline, or ROLLCALL_DEADLINE, is {}: it must be between {} and {}",
-                humantime::format_duration(*deadline),
-                humantime::format_duration(MIN_DEADLINE),
-                humantime::format_duration(MAX_DEADLINE)
+                Timespan(*deadline),
+                Timespan(MIN_DEADLINE),
+                Timespan(MAX_DEADLINE)
             ),
             Error::BroadcastKey(error) => write!(f, "--broadcast-key, or ROLLCALL_BROADCAST_KEY: {error}"),
             Error::NoPrivacyKey => f.write_str(
@@ -366,6 +369,7 @@ impl Fatal for Error {
     fn exit(&self) -> Exit {
         match self {
             Error::Broadcast(_) | Error::Signals(_) | Error::Listen(..) => Exit::Failure,
+            Error::Epoch(error) if error.may_pass() => Exit::Failure,
             Error::Store(error) if error.is_configuration() => Exit::Config,
             Error::Store(_) => Exit::Failure,
             _ => Exit::Config,

@@ -12,6 +12,7 @@ use sqlx::postgres::{PgConnection, PgPoolOptions, PgRow};
 use sqlx::{Connection, Executor, Row};
 
 use crate::certificate::{Certificate, Serial};
+use crate::cli::Timespan;
 use crate::status::{AHEAD, Email};
 
 /// The database's clock, to the microsecond, which is all that PostgreSQL keeps.
@@ -450,7 +451,9 @@ impl fmt::Display for Error {
             Error::UnknownCertificate(serial) => {
                 write!(f, "no certificate {serial} is known; `rollcall-admin cert list` shows those that are")
             }
-            Error::Deadline(deadline) => write!(f, "the database did not answer within {deadline:?}"),
+            Error::Deadline(deadline) => {
+                write!(f, "the database did not answer within {}", Timespan(*deadline))
+            }
             Error::BadRow => f.write_str("a row of users holds what its constraints forbid"),
             Error::Url(why) => write!(f, "DATABASE_URL is malformed: {why}"),
             Error::Dropped(settings) => write!(

@@ -72,7 +72,7 @@ fn only_what_verifies_is_printed_and_everything_is_counted() {
         said.contains(&format!("rollcall-listen: 2 announcements of key {public} never came\n")),
         "{said}"
     );
-    let totals = "rollcall-listen: received 9, new 3, duplicate 1, replayed 1, too old 0, other kind 0, \
+    let totals = "rollcall-listen: received 9, new 3, duplicate 1, replayed 1, too old 0, ahead 0, other kind 0, \
         unverified 3 (unsigned 1, unchecked 0, unknown key 1, forged 1), foreign 1, missing 2, printed 3, \
         dropped by the kernel 0 (receive buffer ";
     assert!(said.contains(totals), "{said}");

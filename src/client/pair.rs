@@ -14,6 +14,7 @@ use webpki::{EndEntityCert, KeyUsage, Time};
 use x509_cert::der::Decode;
 
 /// Where the three files are.
+#[derive(Clone)]
 pub struct Files {
     pub cert: PathBuf,
     pub key: PathBuf,
@@ -164,6 +165,11 @@ enum Kind {
 }
 
 impl Error {
+    /// Will it do when the clock is right?
+    pub fn is_too_early(&self) -> bool {
+        matches!(self.kind, Kind::NotValidYet)
+    }
+
     fn new(path: &Path, kind: Kind) -> Self {
         Self { path: path.to_owned(), kind }
     }

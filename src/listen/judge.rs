@@ -9,7 +9,7 @@ use super::roots::Roots;
 use super::window::{Place, WINDOW, Window};
 use crate::hex::Hex;
 use crate::sign::PublicKey;
-use crate::status::Status;
+use crate::status::{AHEAD, Status};
 use crate::wire::{self, Datagram, KeyId, Kind, Verified, trailer};
 
 /// How long a number may be late before it is reported as missing.
@@ -105,6 +105,8 @@ pub enum Ignored {
     Replayed,
     /// Verified and new to us, but older than the policy wants.
     TooOld,
+    /// So far beyond our clock that one of the two is wrong: as untimely as what is too old.
+    Ahead(Duration),
     /// Verified and new, but not a kind that we know.
     OtherKind,
     /// Not verified, and the policy wants only what is.
@@ -123,6 +125,7 @@ impl Ignored {
             Ignored::Duplicate => "duplicate",
             Ignored::Replayed => "replayed",
             Ignored::TooOld => "too old",
+            Ignored::Ahead(_) => "ahead",
             Ignored::OtherKind => "other kind",
             Ignored::Refused(doubt) => doubt.word(),
             Ignored::Repeated => "repeated",
@@ -143,6 +146,8 @@ pub struct Counters {
     pub replayed: u64,
     /// Verified and new, but older than the policy wants.
     pub too_old: u64,
+    /// Verified and new, but further ahead of our clock than clocks differ, and the policy asks for the age.
+    pub ahead: u64,
     /// Verified and new, but of a kind that we do not know.
     pub other_kind: u64,
     /// Version 1.
@@ -167,13 +172,13 @@ impl Counters {
 
 impl fmt::Display for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { received, new, duplicate, replayed, too_old, other_kind, .. } = self;
+        let Self { received, new, duplicate, replayed, too_old, ahead, other_kind, .. } = self;
         let Self { unsigned, unchecked, unknown_key, forged, foreign, missing, .. } = self;
         let unverified = self.unverified();
         write!(
             f,
             "received {received}, new {new}, duplicate {duplicate}, replayed {replayed}, too old {too_old}, \
-             other kind {other_kind}, unverified {unverified} (unsigned {unsigned}, unchecked {unchecked}, \
+             ahead {ahead}, other kind {other_kind}, unverified {unverified} (unsigned {unsigned}, unchecked {unchecked}, \
              unknown key {unknown_key}, forged {forged}), foreign {foreign}, missing {missing}"
         )
     }
@@ -317,14 +322,13 @@ impl Judge {
 
     /// What is verified: is it new?
     fn place(&mut self, at: usize, verified: Verified, now_ns: u64) -> Verdict {
-        let too_old = self.is_too_old(verified.status(), now_ns);
+        let untimely = self.untimely(verified.status(), now_ns);
         let track = &mut self.tracks[at];
         let (number, sequence) = (verified.epoch(), verified.sequence());
         if track.epoch.as_ref().is_none_or(|epoch| epoch.number < number) {
             // A recording does not tell where the server is now.
-            if too_old {
-                self.counters.too_old += 1;
-                return Verdict::Ignored(Ignored::TooOld);
+            if let Some(untimely) = untimely {
+                return self.ignore(untimely);
             }
             // We missed what came before if we were there, and we were if the server started after us. To
             // have heard an older epoch proves nothing: that can be a recording. An epoch that is still to come
@@ -353,9 +357,8 @@ impl Judge {
             self.counters.other_kind += 1;
             return Verdict::Ignored(Ignored::OtherKind);
         }
-        if too_old {
-            self.counters.too_old += 1;
-            return Verdict::Ignored(Ignored::TooOld);
+        if let Some(untimely) = untimely {
+            return self.ignore(untimely);
         }
         self.counters.new += 1;
         Verdict::New(Announcement { key: self.tracks[at].key, verified })
@@ -367,8 +370,8 @@ impl Judge {
         if !self.accept_unverified {
             return Verdict::Ignored(Ignored::Refused(doubt));
         }
-        if self.is_too_old(&status, now_ns) {
-            return Verdict::Ignored(Ignored::TooOld);
+        if let Some(untimely) = self.untimely(&status, now_ns) {
+            return Verdict::Ignored(untimely);
         }
         if self.shown.iter().any(|shown| shown == datagram) {
             return Verdict::Ignored(Ignored::Repeated);
@@ -378,9 +381,24 @@ impl Judge {
         Verdict::Unverified(status, doubt)
     }
 
-    fn is_too_old(&self, status: &Status, now_ns: u64) -> bool {
+    /// Is it older than the policy wants, or further ahead than clocks differ?
+    fn untimely(&self, status: &Status, now_ns: u64) -> Option<Ignored> {
+        let max_age = self.max_age?;
         let age = Duration::from_nanos(now_ns.saturating_sub(status.last_seen_ns));
-        self.max_age.is_some_and(|max_age| age > max_age)
+        let ahead = Duration::from_nanos(status.last_seen_ns.saturating_sub(now_ns));
+        match () {
+            () if age > max_age => Some(Ignored::TooOld),
+            () if ahead > AHEAD => Some(Ignored::Ahead(ahead)),
+            () => None,
+        }
+    }
+
+    fn ignore(&mut self, untimely: Ignored) -> Verdict {
+        match untimely {
+            Ignored::Ahead(_) => self.counters.ahead += 1,
+            _ => self.counters.too_old += 1,
+        }
+        Verdict::Ignored(untimely)
     }
 
     /// Reports what is missing and no longer awaited. To be called about every second.

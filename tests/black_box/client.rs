@@ -1,5 +1,6 @@
 //! The client: exit codes, messages that name the file, and beats that go on.
 
+use crate::namespace::Namespace;
 use crate::stack::{Builder, Pair, Running, Stack, expect, wait_until};
 use std::fs;
 use std::io::Write;
@@ -112,7 +113,8 @@ fn a_server_that_is_not_ours_or_not_there() {
     let output = stack.client(&client).args(["--url", &url]).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(69), "{said}");
-    assert_eq!(said.matches("Connection refused").count(), 3, "{said}");
+    assert_eq!(said.matches("127.0.0.1: Connection refused").count(), 3, "{said}");
+    assert!(!said.contains("os error"), "{said}");
     assert!(said.contains("trying again in 500ms") && said.contains("trying again in 1s"), "{said}");
     // There, and silent.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -165,4 +167,112 @@ fn a_refusal_does_not_end_the_beats() {
     wait_until("it was refused", || client.err().contains("refused by rollcall-server (403 Forbidden)"));
     assert!(stack.admin(&["user", "add", "late@example.com"]).status.success());
     wait_until("it was accepted", || client.out().contains("Success! (204 No Content)"));
+}
+
+#[test]
+fn a_dead_address_beside_a_live_one_costs_little() {
+    let Some(namespace) = Namespace::new() else { return };
+    namespace.ip("link add lan0 type veth peer name lan1");
+    namespace.ip("link set lan0 up");
+    namespace.ip("link set lan1 up");
+    namespace.ip("addr add 192.0.2.1/24 dev lan0");
+    namespace.ip("addr add 2001:db8::1/64 dev lan0 nodad");
+    // What goes to these is never answered: somebody is there, it seems, and says nothing.
+    for (address, name) in [("2001:db8::dead", "inet6"), ("192.0.2.66", "inet")] {
+        namespace.ip(&format!("-f {name} neigh add {address} lladdr 02:00:00:00:00:01 dev lan0"));
+    }
+    let folder = std::path::PathBuf::from("/etc/netns").join(&namespace.name);
+    fs::create_dir_all(&folder).unwrap();
+    let names =
+        "127.0.0.1 localhost\n2001:db8::dead half\n192.0.2.1 half\n2001:db8::dead dead\n192.0.2.66 dead\n";
+    fs::write(folder.join("hosts"), names).unwrap();
+    let stack = Builder::new().in_namespace(&namespace.name).up();
+    let renew = stack.script_with("stack/renew", &["--server", "half", "dead"]);
+    assert!(renew.status.success(), "{}", crate::stack::text(&renew));
+    let client = stack.pair("client");
+    let url = |name: &str, port: u16| format!("https://{name}:{port}");
+    // Half of what one dead address would take up.
+    expect(
+        stack.client(&client).args([
+            "--url",
+            &url("half", stack.https_port),
+            "--timeout",
+            "20s",
+            "--attempts",
+            "1",
+        ]),
+        0,
+        "Success!",
+    );
+    expect(
+        stack.client(&client).args(["--url", &url("half", 1), "--timeout", "1s", "--attempts", "1"]),
+        69,
+        "cannot reach half port 1: 192.0.2.1: Connection refused, 2001:db8::dead: no answer within 1s; \
+         on the server's host, just status tells whether it is up",
+    );
+    expect(
+        stack.client(&client).args(["--url", &url("dead", 1), "--timeout", "1s", "--attempts", "1"]),
+        69,
+        "cannot reach dead port 1: 2001:db8::dead: no answer within 1s, 192.0.2.66: no answer within 1s; ",
+    );
+    expect(
+        stack.client(&client).args([
+            "--url",
+            "https://nowhere.invalid",
+            "--timeout",
+            "5s",
+            "--attempts",
+            "1",
+        ]),
+        69,
+        "the name nowhere.invalid has no address: ",
+    );
+    drop(stack);
+    let _ = fs::remove_dir_all(folder);
+}
+
+#[test]
+fn a_client_that_is_started_before_the_clock_is_set_waits() {
+    let stack = Stack::up();
+    let from = std::time::SystemTime::now() + std::time::Duration::from_secs(5);
+    let from = humantime::format_rfc3339_seconds(from).to_string().replace(['-', ':', 'T'], "");
+    let pair = stack.certificate("valid_user@qt-test.com", &[("NOT_BEFORE", &from)]);
+    let start = || {
+        let mut command = stack.client(&pair);
+        command.args(["--every", "200ms"]);
+        let client = Running::start(&stack, command);
+        wait_until("it says so", || {
+            client.err().contains("is not valid yet; is this machine's clock right?")
+        });
+        client
+    };
+    let (mut stopped, client) = (start(), start());
+    stopped.signal("TERM");
+    assert_eq!((stopped.exit(), stopped.out().as_str()), (0, ""));
+    wait_until("it goes on", || client.out().contains("Success!"));
+    assert_eq!(client.err().matches("is not valid yet").count(), 1, "{}", client.err());
+}
+
+#[test]
+fn a_terminal_that_closes_ends_it_but_nohup_keeps_it() {
+    let stack = Stack::up();
+    let start = |arguments: &[&str]| {
+        let mut command = stack.command("sh");
+        command.args(["-c", arguments[0], "sh"]).arg(crate::stack::binaries().join("rollcall-client"));
+        let pair = stack.pair("client");
+        command.arg("--cert").arg(&pair.cert).arg("--key").arg(&pair.key);
+        let running = Running::start(&stack, command.args(["--every", "100ms"]));
+        wait_until("it beats", || running.out().contains("Success!"));
+        running
+    };
+    let mut closed = start(&["exec \"$@\""]);
+    closed.signal("HUP");
+    assert_eq!(closed.exit(), 0);
+    let mut kept = start(&["trap '' HUP; exec \"$@\""]);
+    kept.signal("HUP");
+    let beats = kept.out().lines().count();
+    wait_until("it goes on", || kept.out().lines().count() > beats + 3);
+    assert!(kept.child.try_wait().unwrap().is_none());
+    kept.signal("TERM");
+    assert_eq!(kept.exit(), 0);
 }

@@ -96,7 +96,7 @@ fn survives_everything_and_counts_it() {
     let foreign = 3 + (good.len() - 1) + 1 + 1;
     let received = foreign + 3;
     let totals = format!(
-        "rollcall-listen: received {received}, new 0, duplicate 0, replayed 0, too old 0, other kind 0, unverified 3 \
+        "rollcall-listen: received {received}, new 0, duplicate 0, replayed 0, too old 0, ahead 0, other kind 0, unverified 3 \
          (unsigned 3, unchecked 0, unknown key 0, forged 0), foreign {foreign}, missing 0, printed 2, "
     );
     assert!(block.err().contains(&totals), "{} {totals}", block.err());
@@ -195,4 +195,58 @@ fn who_holds_the_port_without_sharing_is_named() {
     let mut command = stack.program("rollcall-listen");
     let me = format!("(pid {}) holds the port without sharing it", std::process::id());
     expect(command.args(["--port", &stack.broadcast_port.to_string()]), 1, &me);
+}
+
+#[test]
+fn a_terminal_that_closes_ends_it_as_a_signal_does() {
+    let stack = Builder::new().stopped();
+    let mut listener = listening(&stack, &[]);
+    Voice::of(&stack).say(&datagram());
+    wait_until("it has heard", || listener.out().contains("a@example.com"));
+    listener.signal("HUP");
+    assert_eq!(listener.exit(), 0);
+    assert!(listener.err().contains("rollcall-listen: received 1, "), "{}", listener.err());
+
+    let mut command = stack.command("sh");
+    command
+        .args(["-c", "trap '' HUP; exec \"$@\"", "sh"])
+        .arg(crate::stack::binaries().join("rollcall-listen"));
+    let mut kept = bound(&stack, command);
+    kept.signal("HUP");
+    Voice::of(&stack).say(&datagram());
+    wait_until("it goes on", || kept.out().contains("a@example.com"));
+    kept.signal("TERM");
+    assert_eq!(kept.exit(), 0);
+}
+
+#[test]
+fn a_listener_that_hears_nothing_says_once_that_it_waits() {
+    let stack = Builder::new().stopped();
+    let said = "rollcall-listen: heard nothing within 5s, waits ";
+    let again = "; a server that announced anything since its start says the newest again every 30s";
+    let mut short = listening(&stack, &["--timeout", "8s"]);
+    let long = listening(&stack, &[]);
+    wait_until("it says so", || long.err().contains(&format!("{said}until it is interrupted{again}")));
+    assert_eq!(short.exit(), 0);
+    let left = short.err().split_once(said).unwrap().1.split_once(again).unwrap().0.to_owned();
+    assert!(left.starts_with("for ") && left.ends_with("s more"), "{left}");
+    assert_eq!(short.err().matches(said).count(), 1);
+    // Who hears something is not told.
+    let heard = listening(&stack, &["--count", "2"]);
+    Voice::of(&stack).say(&datagram());
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    assert!(!heard.err().contains(said), "{}", heard.err());
+}
+
+#[test]
+fn a_time_that_cannot_be_is_refused_with_its_distance() {
+    let stack = Builder::new().stopped();
+    let listener = listening(&stack, &["--max-age", "5s"]);
+    let now = rollcall::clock::now_ns();
+    Voice::of(&stack).say(&datagram_at(now + 100 * 24 * 60 * 60 * 1_000_000_000));
+    wait_until("it says so", || listener.err().contains("of this clock; one of the two is wrong"));
+    assert!(listener.err().contains("its time is 3months "), "{}", listener.err());
+    Voice::of(&stack).say(&datagram_at(rollcall::clock::now_ns()));
+    wait_until("it hears what is of now", || listener.out().contains("a@example.com"));
+    assert_eq!(listener.out().matches("a@example.com").count(), 1);
 }

@@ -91,6 +91,36 @@ fn little_room_is_told_and_a_full_disk_does_not_end_a_stack_for_good() {
     drop(disk);
 }
 
+/// Exit code 78 would keep a service manager from trying again.
+#[test]
+fn a_full_disk_is_no_mistake_in_the_settings() {
+    if !is_root() {
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED a_full_disk_is_no_mistake…: it needs root, to mount a small disk"
+        );
+        return;
+    }
+    let stack = Builder::new().up();
+    let folder = stack.state.join("full");
+    fs::create_dir(&folder).unwrap();
+    let disk = Disk::mount(&folder, "1m");
+    fs::copy(stack.certs.join("broadcast.key"), folder.join("key")).unwrap();
+    disk.fill(0);
+    let key = folder.join("key").display().to_string();
+    let mut server = crate::server::start(&stack, &[("ROLLCALL_BROADCAST_KEY", &key)]);
+    assert_eq!(server.exit(), 1, "{}", server.err());
+    assert!(server.err().contains("cannot write it: No space left on device"), "{}", server.err());
+    let mut listener = stack.program("rollcall-listen");
+    listener.arg("--state").arg(folder.join("state")).arg("--key").arg(stack.certs.join("broadcast.pub"));
+    expect(&mut listener, 1, "cannot write it: No space left on device");
+    // A folder that is not there is one.
+    let mut listener = stack.program("rollcall-listen");
+    listener.args(["--state", "/no/such/folder/state", "--key"]).arg(stack.certs.join("broadcast.pub"));
+    expect(&mut listener, 78, "cannot write it: No such file or directory");
+    drop(disk);
+}
+
 /// A small disk, which is the stack's state folder.
 struct Disk(std::path::PathBuf);
 

@@ -61,6 +61,15 @@ fn a_signal_lets_the_request_that_is_being_answered_finish() {
     }
 }
 
+/// logrotate(8) sends SIGHUP, and so does a terminal that closes.
+#[test]
+fn sighup_is_said_and_ends_nothing() {
+    let stack = Stack::up();
+    crate::database::signal("HUP", &[stack.pid("server/pid")]);
+    wait_until("it says so", || stack.log("server/log").contains("SIGHUP: there is nothing to read anew"));
+    expect(&mut stack.client(&stack.pair("client")), 0, "Success!");
+}
+
 #[test]
 fn a_unix_socket_between_nginx_and_the_server() {
     let builder = Builder::new();

@@ -96,6 +96,10 @@ impl Stack {
         self.command(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).output().unwrap()
     }
 
+    pub fn script_with(&self, path: &str, arguments: &[&str]) -> Output {
+        self.command(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).args(arguments).output().unwrap()
+    }
+
     /// One of our programs.
     pub fn program(&self, name: &str) -> Command {
         self.command(binaries().join(name))
@@ -370,7 +374,8 @@ pub struct Running {
 
 impl Running {
     #[track_caller]
-    pub fn start(stack: &Stack, mut command: Command) -> Self {
+    pub fn start(stack: &Stack, mut command: impl std::borrow::BorrowMut<Command>) -> Self {
+        let command = command.borrow_mut();
         let name = free_port();
         let stdout = stack.state.join(format!("{name}.out"));
         let stderr = stack.state.join(format!("{name}.err"));

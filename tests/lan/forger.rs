@@ -116,6 +116,7 @@ fn a_forger_changes_nothing() {
         "duplicate",
         "replayed",
         "too old",
+        "ahead",
         "other kind",
         "missing",
         "dropped by the kernel",

@@ -66,7 +66,7 @@ fn relayed(seed: u64) {
     assert_eq!((count("new"), count("printed")), (arrived.len() as u64, count("new")), "{words}");
     assert_eq!(count("duplicate"), relay.copies - relay.flipped - count("new"), "{words}");
     assert_eq!(count("unverified") + count("foreign"), relay.flipped, "{words}");
-    let all = ["new", "duplicate", "replayed", "too old", "other kind", "unverified", "foreign"];
+    let all = ["new", "duplicate", "replayed", "too old", "ahead", "other kind", "unverified", "foreign"];
     assert_eq!(all.iter().map(|name| count(name)).sum::<u64>(), relay.said, "{words}");
     assert_eq!(count("missing"), missing, "{words}");
     assert_eq!(gaps(&words).iter().map(|(gap, _)| gap).sum::<u64>(), missing, "{words}");

@@ -81,7 +81,7 @@ fn each_is_new_once() {
     assert_eq!(judge.counters(), expected);
     assert_eq!(
         judge.counters().to_string(),
-        "received 80, new 40, duplicate 40, replayed 0, too old 0, other kind 0, unverified 0 (unsigned 0, \
+        "received 80, new 40, duplicate 40, replayed 0, too old 0, ahead 0, other kind 0, unverified 0 (unsigned 0, \
          unchecked 0, unknown key 0, forged 0), foreign 0, missing 0"
     );
 }
@@ -335,6 +335,35 @@ fn regression_a_recording_opened_a_gap_for_a_listener_that_just_began() {
 }
 
 #[test]
+fn further_ahead_than_clocks_differ_is_as_untimely_as_too_old() {
+    const MINUTE: u64 = 60_000_000_000;
+    let said = said(0, 11 * HOUR, 60, 1);
+    let policy =
+        Policy { keys: vec![public(0)], max_age: Some(Duration::from_secs(60)), ..Policy::default() };
+    let time = match Datagram::decode(&said[0]).unwrap() {
+        Datagram::Signed(claim) => claim.into_unverified().last_seen_ns,
+        other => panic!("{other:?}"),
+    };
+    let mut judge = Judge::new(policy.clone(), Vec::new(), 0);
+    for _ in 0..2 {
+        let ahead = judge.judge(&said[0], time - 11 * MINUTE);
+        assert!(
+            matches!(ahead, Verdict::Ignored(Ignored::Ahead(by)) if by == Duration::from_secs(660)),
+            "{ahead:?}"
+        );
+    }
+    assert_eq!(judge.counters().ahead, 2, "it begins no epoch");
+    // Nine minutes are what clocks may differ; and without an age to keep, nobody looks at them.
+    assert!(matches!(judge.judge(&said[0], time - 9 * MINUTE), Verdict::New(_)));
+    let mut judge = Judge::new(Policy { max_age: None, ..policy.clone() }, Vec::new(), 0);
+    assert!(matches!(judge.judge(&said[0], time - 11 * MINUTE), Verdict::New(_)));
+    // The same for what nobody vouches for.
+    let mut judge = Judge::new(Policy { keys: Vec::new(), ..policy }, Vec::new(), 0);
+    assert!(matches!(judge.judge(&said[0], time - 11 * MINUTE), Verdict::Ignored(Ignored::Ahead(_))));
+    assert_eq!((judge.counters().ahead, judge.counters().unchecked), (0, 1));
+}
+
+#[test]
 fn a_server_that_was_followed_is_followed_over_its_restarts() {
     let (policy, said) =
         (Policy { keys: vec![public(0)], ..Policy::default() }, |epoch| said(0, epoch, 60, 1));
@@ -438,7 +467,7 @@ fn old_news_is_refused() {
         Policy { keys: vec![public(0)], max_age: Some(Duration::from_secs(60)), ..Policy::default() };
     let mut judge = Judge::new(policy.clone(), Vec::new(), 0);
     // The first was seen at hour 10.
-    for (datagram, now_ns) in said.iter().zip([0, 10 * HOUR, 10 * HOUR + 60_000_000_001]) {
+    for (datagram, now_ns) in said.iter().zip([10 * HOUR - 1, 10 * HOUR, 10 * HOUR + 60_000_000_001]) {
         assert!(matches!(judge.judge(datagram, now_ns), Verdict::New(_)), "{now_ns}");
     }
     let mut judge = Judge::new(policy.clone(), Vec::new(), 0);
