@@ -204,6 +204,13 @@ where
     }))
 }
 
+/// Whether a request came from nginx, and not from somebody else on this host.
+pub type Knows<T> = fn(&T, &tide::http::Request) -> bool;
+
+pub fn came_through_nginx(state: &Arc<State>, request: &tide::http::Request) -> bool {
+    state.trust.admit(&claims(request)).is_ok()
+}
+
 /// Where connections come from. Both kinds behave the same from the first byte on.
 pub trait Listener {
     type Stream: Stream;
@@ -247,11 +254,12 @@ impl Stream for UnixStream {
 /// Answers every connection until `shutdown` resolves; then stops accepting, lets the requests
 /// that are being answered finish, and returns. Connections without one are left to end with the process.
 ///
-/// A connection is kept after its first answer only if that request came through nginx. Of the others, which any
+/// A connection is kept after its first answer only if `knows` who sent that request. Of the others, which any
 /// user of this host can open, only so many are there at once, and none for long.
-pub async fn serve<L: Listener>(
+pub async fn serve<L: Listener, T: Clone + Send + Sync + 'static>(
     listener: L,
-    app: tide::Server<Arc<State>>,
+    app: tide::Server<T>,
+    knows: Knows<T>,
     shutdown: impl Future<Output = ()> + Send,
 ) {
     let progress = Arc::new(Progress::default());
@@ -263,7 +271,7 @@ pub async fn serve<L: Listener>(
                 Ok(stream) => {
                     outage.worked();
                     let newcomer = newcomers.admit(stream.clone());
-                    task::spawn(converse(stream, newcomer, app.clone(), Arc::clone(&progress)));
+                    task::spawn(converse(stream, newcomer, app.clone(), knows, Arc::clone(&progress)));
                 }
                 Err(error) => {
                     outage.failed(&error);
@@ -310,10 +318,11 @@ impl Drop for Unanswered<'_> {
 }
 
 /// One connection: requests one after another until it closes, misbehaves or the server stops.
-async fn converse<S: Stream>(
+async fn converse<S: Stream, T: Clone + Send + Sync + 'static>(
     stream: S,
     newcomer: Newcomer<S>,
-    app: tide::Server<Arc<State>>,
+    app: tide::Server<T>,
+    knows: Knows<T>,
     progress: Arc<Progress>,
 ) {
     let mut stream = Bounded::new(stream, PATIENCE);
@@ -332,7 +341,7 @@ async fn converse<S: Stream>(
             Ok(None) => return,
             Ok(Some((request, _body))) => {
                 let method = request.method();
-                if newcomer.is_some() && app.state().trust.admit(&claims(&request)).is_ok() {
+                if newcomer.is_some() && knows(app.state(), &request) {
                     newcomer = None;
                 }
                 // The body is never read. What is left of one would be taken for the next request.

@@ -184,12 +184,12 @@ pub fn run(options: Options) -> Result<(), Error> {
                     );
                 }
                 listens();
-                http::serve(listener, app, stop).await;
+                http::serve(listener, app, http::came_through_nginx, stop).await;
             }
             Address::Unix(path) => {
                 let listener = bind_unix(path).await?;
                 listens();
-                http::serve(listener, app, stop).await;
+                http::serve(listener, app, http::came_through_nginx, stop).await;
                 let _ = fs::remove_file(path);
             }
         }
