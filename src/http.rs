@@ -196,9 +196,11 @@ async fn answer<F>(request: Request<Arc<State>>, handler: fn(Request<Arc<State>>
 where
     F: Future<Output = Result<Response, Problem>> + Send,
 {
+    // Anybody can say anything here, and only nginx's own is worth a place in the log.
     let id = request.header("X-Request-Id").map(|id| id.as_str().to_owned());
+    let id = id.filter(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()));
     Ok(handler(request).await.unwrap_or_else(|problem| {
-        let id = id.as_deref().unwrap_or("-").escape_debug();
+        let id = id.as_deref().unwrap_or("-");
         refusals::tell(format_args!("{} {}: {}", id, problem.status, problem.detail));
         Response::from(problem)
     }))
@@ -385,8 +387,11 @@ async fn write_answer<S: Write + Unpin>(
     async_std::io::copy(Encoder::new(response, method), stream).await.map(|_| ())
 }
 
+/// Did the peer say nothing, or go? Then there is nobody to answer.
 fn is_silence(error: &tide::http::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut};
+    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    matches!(kind, Some(BrokenPipe | ConnectionAborted | ConnectionReset | TimedOut))
 }
 
 fn malformed(error: &dyn Display) -> tide::http::Response {

@@ -19,12 +19,16 @@ const SOME: u64 = 1 << 30;
 
 pub fn check(settings: &Settings) -> Vec<Finding> {
     let state = &settings.server.state;
-    let folders =
-        [state, &state.join("postgres"), &state.join("nginx"), &state.join("server"), &settings.certs];
+    let below = ["postgres", "postgres/data", "nginx", "server"].map(|name| state.join(name));
+    let folders = [state, &settings.certs].into_iter().chain(&below);
     let mut seen = BTreeSet::new();
-    let disks = folders.into_iter().filter_map(|folder| {
-        let device = fs::metadata(folder).ok()?.dev();
-        seen.insert(device).then(|| of(folder, statvfs(folder.as_path()).map_err(io::Error::from)))
+    let disks = folders.filter_map(|folder| match fs::metadata(folder) {
+        Ok(found) => {
+            seen.insert(found.dev()).then(|| of(folder, statvfs(folder.as_path()).map_err(io::Error::from)))
+        }
+        // The others are not there with a database or an nginx from elsewhere.
+        Err(error) if folder == state || folder == &settings.certs => Some(of(folder, Err(error))),
+        Err(_) => None,
     });
     disks.collect()
 }
@@ -43,7 +47,7 @@ fn of(folder: &Path, disk: io::Result<Statvfs>) -> Finding {
         }
         Err(error) => {
             let what = format!("the room on the disk of {} was not checked: {error}", folder.display());
-            Finding::yellow(what, "run this as root, or as the user of the stack")
+            Finding::yellow(what, "run this as root, or as the user of the stack; just up makes its folders")
         }
     }
 }

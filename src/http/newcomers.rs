@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Stream;
 
-/// Far fewer than the descriptors that a process has, and far more than nginx opens before one is read.
-const MAX: usize = 512;
+/// Fewer than the descriptors that a process has. So many that a flood needs longer to push one of nginx's out than
+/// the server to read its request.
+const MAX: usize = 4096;
 
 pub struct Newcomers<S>(Mutex<Line<S>>);
 

@@ -12,11 +12,13 @@ use sqlx::{Connection, Row};
 use super::Error;
 
 /// * A commit is on the disk before it is acknowledged, whatever is set for the role.
+/// * Two servers that write the same row wait for each other, and neither fails.
 /// * The statements of a heartbeat are planned once per connection and always by the index, whatever the
 ///   statistics say: a plan that scans the table once the batch grows would be the end of the server.
 /// * A batch waits for a locked row no longer than this.
-pub const SETTINGS: [(&str, &str); 7] = [
+pub const SETTINGS: [(&str, &str); 8] = [
     ("synchronous_commit", "on"),
+    ("default_transaction_isolation", "read committed"),
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
     ("enable_hashjoin", "off"),

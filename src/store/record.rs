@@ -18,8 +18,7 @@ pub struct Recorded {
     pub doubt: Option<&'static str>,
 }
 
-const AHEAD_OF_DATABASE: &str =
-    "it is more than 10 minutes ahead of the database's, whose time was recorded instead";
+const AHEAD_OF_DATABASE: &str = "it is more than 10 minutes ahead of the database's, which counts";
 const BEHIND_THE_ROW: &str =
     "somebody's row is more than 10 minutes newer than what came now, and stands; was a request late?";
 
@@ -34,11 +33,24 @@ pub enum Verdict {
     Locked,
 }
 
+/// A time in the future is known to be wrong: the database's clock stands in for it. But not for a row that is in
+/// the future as well, since it is the database's clock that is wrong then.
+macro_rules! time {
+    () => {
+        "case when seen.last_seen_ns > seen.future_ns and users.last_seen_ns > seen.future_ns is not true
+              then seen.now_ns else seen.last_seen_ns end"
+    };
+}
+
 /// Is the row newer than the sighting, so that it stands? A statement may run late, and clocks of two servers
-/// differ. A row in the future was written by a clock that was wrong, and yields.
+/// differ. A row in the future yields to a sighting that is not.
 macro_rules! stands {
     () => {
-        "users.last_seen_ns > seen.last_seen_ns and users.last_seen_ns <= seen.future_ns"
+        concat!(
+            "users.last_seen_ns > ",
+            time!(),
+            " and (users.last_seen_ns <= seen.future_ns or seen.last_seen_ns > seen.future_ns)"
+        )
     };
 }
 
@@ -49,7 +61,6 @@ macro_rules! stands {
 /// * Whom an administrator disabled, or whose certificate was revoked, before the statement began is
 ///   not touched by it.
 /// * Time, address and port are one fact: they change together, and only forward.
-/// * A time in the future is known to be wrong: the database's clock stands in for it.
 /// * A certificate's row is written when it is new and then at most once a minute, so that the usual
 ///   heartbeat writes one row and reads another.
 macro_rules! record {
@@ -61,8 +72,7 @@ macro_rules! record {
             " as now_ns) as clock
 ),
 seen as (
-    select email, case when last_seen_ns > future_ns then now_ns else last_seen_ns end as last_seen_ns,
-           ip::inet, port, serial, fingerprint, not_after, n, future_ns
+    select email, last_seen_ns, ip::inet, port, serial, fingerprint, not_after, n, now_ns, future_ns
       from clock, unnest($1::text[], $2::bigint[], $3::text[], $4::integer[], $5::text[], $6::text[], $7::bigint[])
       with ordinality as given (email, last_seen_ns, ip, port, serial, fingerprint, not_after, n)
 ),
@@ -72,7 +82,9 @@ seen as (
     update users
        set last_seen_ns = case when ",
             stands!(),
-            " then users.last_seen_ns else seen.last_seen_ns end,
+            " then users.last_seen_ns else ",
+            time!(),
+            " end,
            ip = case when ",
             stands!(),
             " then users.ip else seen.ip end,
@@ -85,11 +97,12 @@ seen as (
      where users.email = seen.email and users.disabled_at is null and certificates.revoked_at is null
  returning seen.*, users.last_seen_ns as committed_ns, host(users.ip) as committed_ip,
            users.port as committed_port,
+           case when seen.last_seen_ns > seen.future_ns then seen.now_ns else seen.last_seen_ns end as used_ns,
            certificates.last_used_ns between seen.last_seen_ns - 60000000000 and seen.future_ns as fresh
 )",
             $used,
             "
-select n, committed_ns, committed_ip, committed_port from committed"
+select n, committed_ns, committed_ip, committed_port, last_seen_ns > future_ns from committed"
         )
     };
 }
@@ -101,7 +114,7 @@ pub const RECORD: &str = record!(
     ",
 used as (
     insert into certificates (serial, email, fingerprint, not_after, last_used_ns)
-    select distinct on (serial) serial, email, fingerprint, not_after, last_seen_ns
+    select distinct on (serial) serial, email, fingerprint, not_after, used_ns
       from committed where fresh is not true
         on conflict (serial) do update set last_used_ns =
            case when certificates.last_used_ns between excluded.last_used_ns and (select future_ns from clock)
@@ -204,9 +217,9 @@ impl Recorded {
             let i = row.try_get::<i64, _>(0)? as usize - 1;
             let given = &sightings[i].status;
             let last_seen_ns = row.try_get::<i64, _>(1)? as u64;
-            if last_seen_ns < bounded(given.last_seen_ns) as u64 {
+            if row.try_get(4)? {
                 doubt = Some(AHEAD_OF_DATABASE);
-            } else if last_seen_ns - given.last_seen_ns > AHEAD.as_nanos() as u64 {
+            } else if last_seen_ns.saturating_sub(given.last_seen_ns) > AHEAD.as_nanos() as u64 {
                 doubt = Some(BEHIND_THE_ROW);
             }
             let ip: &str = row.try_get(2)?;
@@ -220,11 +233,6 @@ impl Recorded {
         }
         Ok(Self { committed, verdicts, doubt })
     }
-}
-
-/// Past the year 2262 the clock does not fit the column; the newest that does stands for it.
-fn bounded(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 async fn write(connection: &mut PgConnection, sightings: &[&Sighting]) -> Result<Vec<PgRow>, Error> {
@@ -242,6 +250,8 @@ async fn run(
     fn column<'a, T>(sightings: &[&'a Sighting], value: impl Fn(&'a Sighting) -> T) -> Vec<T> {
         sightings.iter().map(|sighting| value(sighting)).collect()
     }
+    // Past the year 2262 the clock does not fit the column; the newest that does stands for it.
+    let bounded = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let rows = sqlx::query(statement)
         .bind(column(sightings, |sighting| sighting.status.email.as_str()))
         .bind(column(sightings, |sighting| bounded(sighting.status.last_seen_ns)))

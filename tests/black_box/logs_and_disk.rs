@@ -27,6 +27,12 @@ fn a_log_that_has_grown_gives_way_to_a_new_one() {
     wait_until("the server writes", || stack.log("server/log").contains("is not an email address"));
     let _ = stack.psql().args(["-c", "select nonsense"]).output();
     wait_until("PostgreSQL writes", || stack.log("postgres/log").contains("select nonsense"));
+    // One that was moved while nobody told nginx is left behind at the next look.
+    fs::rename(stack.state.join("nginx/access.log"), stack.state.join("nginx/access.log.1")).unwrap();
+    wait_until("nginx writes into a new one", || {
+        stack.curl(Some(&stack.pair("bad_client")), &[]);
+        stack.log("nginx/access.log").contains("CN=not_an_email")
+    });
     // Strangers on the host read none of them.
     let nginx = fs::metadata(stack.state.join("nginx")).unwrap();
     assert_eq!(nginx.mode() & 0o007, 0);
@@ -73,6 +79,8 @@ fn little_room_is_told_and_a_full_disk_does_not_end_a_stack_for_good() {
     let mut doctor = stack.command(concat!(env!("CARGO_MANIFEST_DIR"), "/stack/run"));
     doctor.args(["rollcall-server", "doctor", "disk"]);
     expect(&mut doctor, 1, "red     ");
+    doctor.env("ROLLCALL_STATE", "/no/such/folder");
+    expect(&mut doctor, 1, "the room on the disk of /no/such/folder was not checked");
 
     // PostgreSQL ends when its write-ahead log cannot grow.
     disk.fill(0);

@@ -103,7 +103,7 @@ fn half_a_request_and_silence_hold_nobody_up() {
         })
         .collect();
     expect(&mut stack.client(&pair), 0, "Success!");
-    // nginx loses patience after 10 s (client_header_timeout).
+    // nginx loses patience after 5 s (client_header_timeout).
     for running in &mut silent {
         running.exit();
     }
@@ -225,7 +225,7 @@ fn too_many_requests_with_one_certificate() {
     let refused = answers.iter().find(|answer| answer.status != 204).expect("the burst is 2");
     assert_eq!(
         (refused.status, refused.detail().as_str()),
-        (429, "more than 1 requests a second with one certificate")
+        (429, "more than 1 requests a second, or 32 bodies at once, with one certificate")
     );
     assert!(refused.head.contains("\r\nRetry-After: 1"));
     expect(&mut stack.client(&pair), 75, "not now, says nginx (429 Too Many Requests)");

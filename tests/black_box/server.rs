@@ -134,6 +134,7 @@ fn settings_that_cannot_work_end_it_at_once() {
             "the setting ROLLCALL_LOG is \"warning\": \"warning\" is no level; error, warn, info, debug, trace and off are",
         ),
         (&[("ROLLCALL_LOG", "debug,sqlx=off")], vec!["--check"], 0, ""),
+        (&[("ROLLCALL_LOG", "sqlx=error")], vec!["--check"], 78, "it needs a level for everything"),
         (
             &[("DATABASE_URL", "postgres://rollcall:hunter2@one,two/rollcall")],
             vec!["--check"],
