@@ -16,6 +16,7 @@ use http::Uri;
 use crate::cli::{Exit, Fatal, SettingError, note, setting};
 use crate::signals;
 
+mod convert;
 mod exchange;
 mod pair;
 
