@@ -138,3 +138,61 @@ impl fmt::Display for Damaged {
 }
 
 impl std::error::Error for Damaged {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A certificate of RFC 8410, section 10.2, and the key of section 10.3.
+    const PEM: &str = "-----BEGIN CERTIFICATE-----\n\
+        MIIBLDCB36ADAgECAghWAUdKKo3DMDAFBgMrZXAwGTEXMBUGA1UEAwwOSUVURiBUZX\n\
+        N0IERlbW8wHhcNMTYwODAxMTIxOTI0WhcNNDAxMjMxMjM1OTU5WjAZMRcwFQYDVQQD\n\
+        DA5JRVRGIFRlc3QgRGVtbzAqMAUGAytlbgMhAIUg8AmJMKdUdIt93LQ+91oNvzoNJj\n\
+        ga9OukqY6qm05qo0UwQzAPBgNVHRMBAf8EBTADAQEAMA4GA1UdDwEBAAQEAwIDCDAg\n\
+        BgNVHQ4BAQAEFgQUmx9e7e0EM4Xk97xiPFl1uQvIuzswBQYDK2VwA0EAryMB/t3J5v\n\
+        /BzKc9dNZIpDmAgs3babFOTQbs+BolzlDUwsPrdGxO3YNGhW7Ibz3OGhhlxXrCe1Cg\n\
+        w1AH9efZBw==\n\
+        -----END CERTIFICATE-----\n\
+        -----BEGIN PRIVATE KEY-----\n\
+        MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n\
+        -----END PRIVATE KEY-----\n";
+
+    fn kinds(bytes: &[u8]) -> Vec<(Kind, Form)> {
+        items(bytes).unwrap().iter().map(|item| (item.kind, item.form)).collect()
+    }
+
+    #[test]
+    fn the_form_is_told_and_der_is_the_same_in_each() {
+        let both = |form| [(Kind::Certificate, form), (Kind::PrivateKey, form)];
+        let utf16: Vec<u8> = PEM.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let binary: Vec<u8> =
+            items(PEM.as_bytes()).unwrap().into_iter().flat_map(|item| item.bytes).collect();
+        assert_eq!(kinds(PEM.as_bytes()), both(Form::Pem));
+        assert_eq!(kinds(PEM.replace('\n', "\r\n").as_bytes()), both(Form::Pem));
+        assert_eq!(kinds(PEM.replace('\n', "\r").as_bytes()), both(Form::LoneCr));
+        assert_eq!(kinds(format!("\u{feff}{PEM}").as_bytes()), both(Form::Encoded));
+        assert_eq!(kinds(&utf16), both(Form::Encoded));
+        assert_eq!(kinds(&binary), both(Form::Binary));
+        // The bytes tell more than a label.
+        assert_eq!(kinds(PEM.replace("CERTIFICATE", "PRIVATE KEY").as_bytes()), both(Form::Pem));
+        assert_eq!(kinds(PEM.replace("CERTIFICATE", "PGP MESSAGE").as_bytes()), both(Form::Pem)[1..]);
+        assert_eq!(kinds(b""), []);
+    }
+
+    #[test]
+    fn no_truncated_or_changed_file_panics() {
+        let der = items(PEM.as_bytes()).unwrap().swap_remove(0).bytes;
+        let utf16: Vec<u8> = PEM.encode_utf16().flat_map(u16::to_be_bytes).collect();
+        for whole in [PEM.as_bytes(), &utf16, &der] {
+            for at in 0..whole.len() {
+                let _ = items(&whole[..at]);
+                for bit in 0..8 {
+                    let mut changed = whole.to_vec();
+                    changed[at] ^= 1 << bit;
+                    let _ = items(&changed);
+                }
+            }
+        }
+        assert!((1..der.len()).all(|len| items(&der[..len]).unwrap().is_empty()), "a part is no certificate");
+    }
+}

@@ -90,6 +90,9 @@ mod tests {
         }
         assert_eq!(element(b"\x30\x81\x01xyz"), Some((0x30, &b"x"[..], &b"yz"[..])));
         assert_eq!(element(b"\x30\x80xyz"), Some((0x30, &b"xyz"[..], &b""[..])));
+        // Firefox writes PKCS #12 of indefinite length.
+        let keystore = b"\x30\x80\x02\x01\x03\x30\x80\x06\x01\x2a\0\0\0\0";
+        assert_eq!(first(keystore), Some((Kind::Pkcs12, &keystore[..], &b""[..])));
         let (kind, element, rest) = first(b"\x30\x06\x02\x01\x01\x02\x01\x01rest").unwrap();
         assert_eq!((kind, element.len(), rest), (Kind::PublicKey, 8, &b"rest"[..]));
     }
