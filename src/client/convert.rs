@@ -48,7 +48,8 @@ pub fn to_pem(item: &Item, role: Role, path: &Path) -> Option<Conversion> {
                 ),
             }
         }
-        // Of that the client says the rest: only the file itself tells whether it needs -legacy.
+        // The client names the second step when it is given the PKCS #12 file, which tells whether openssl needs
+        // -legacy for it.
         (Kind::JavaKeystore, _) => {
             let made = quoted(path, ".p12");
             let command = format!(
@@ -65,15 +66,19 @@ pub fn to_pem(item: &Item, role: Role, path: &Path) -> Option<Conversion> {
     Some(Conversion { command, made, options })
 }
 
-/// Some tools leave out the public half of a key, which rustls insists on. openssl adds it.
-pub fn completed(item: &Item, path: &Path) -> Conversion {
+/// rustls insists on the public half of an ECDSA key, which Java leaves out, and on the name of its curve.
+/// openssl adds both.
+pub fn completed(item: &Item, path: &Path) -> Option<Conversion> {
+    // The object identifiers of ANSI X9.62, and secp384r1.
+    let is_ecdsa = holds(&item.bytes, b"\x2a\x86\x48\xce\x3d") || holds(&item.bytes, b"\x2b\x81\x04\x00\x22");
     let made = quoted(path, ".pem");
-    let command = format!("{} -out {made}", openssl("pkey", item, &quoted(path, "")));
-    Conversion { command, made, options: Role::Key.option() }
+    let openssl = openssl("ec", item, &quoted(path, ""));
+    let command = format!("{openssl} -param_enc named_curve -out {made}");
+    is_ecdsa.then_some(Conversion { command, made, options: Role::Key.option() })
 }
 
 /// ssh-keygen writes these in its own format only.
-pub fn is_ed25519(item: &Item) -> bool {
+fn is_ed25519(item: &Item) -> bool {
     holds(&item.bytes, b"ssh-ed25519")
 }
 

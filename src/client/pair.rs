@@ -218,7 +218,8 @@ enum Problem {
         key: PathBuf,
     },
     NotACertificate,
-    BadKey(Conversion),
+    /// It may be one that can be completed.
+    BadKey(Option<Conversion>),
     NotAPair {
         key: PathBuf,
     },
@@ -275,11 +276,19 @@ impl fmt::Display for Error {
             Problem::NotACertificate => {
                 write!(f, "{path} holds something that is not an X.509 v3 certificate")
             }
-            Problem::BadKey(completed) => write!(
-                f,
-                "the key in {path} is damaged, or none of RSA (2048 bits and more), ECDSA (P-256, P-384) and \
-                 Ed25519; if it lacks only its public half, {completed}"
-            ),
+            Problem::BadKey(completed) => {
+                write!(
+                    f,
+                    "the key in {path} is damaged, or none of RSA (2048 bits and more), ECDSA (P-256, P-384) and \
+                     Ed25519"
+                )?;
+                match completed {
+                    Some(completed) => {
+                        write!(f, "; if it lacks only its public half or the name of its curve, {completed}")
+                    }
+                    None => Ok(()),
+                }
+            }
             Problem::NotAPair { key } => {
                 write!(f, "the certificate {path} and the key {} are not a pair", key.display())
             }

@@ -255,16 +255,22 @@ fn each_printed_command_makes_a_file_that_is_taken() {
         fs::write(&file, bytes).unwrap();
         is_converted(&stack, &["--key"], &file, "it holds an encrypted private key; `");
     }
-    // Some tools leave out the public half of a key.
-    let file = make(&stack, "half", "openssl ec -in client.key -no_public -out $1");
-    is_converted(&stack, &["--key"], &file, "if it lacks only its public half, `openssl pkey -in ");
-    let file = make(&stack, "half", "openssl ec -in client.key -no_public -outform DER -out $1");
-    is_converted(
-        &stack,
-        &["--key"],
-        &file,
-        "if it lacks only its public half, `openssl pkey -inform DER -in ",
-    );
+    // Java leaves out the public half of a key. Other tools spell its curve out.
+    let half = "openssl ec -in client.key -no_public";
+    for (says, script) in [
+        ("`openssl ec -in ", format!("{half} -out $1")),
+        ("`openssl ec -inform DER -in ", format!("{half} -outform DER -out $1")),
+        ("`openssl ec -in ", format!("{half} | openssl pkcs8 -topk8 -nocrypt -out $1")),
+        ("`openssl ec -in ", "openssl ec -in client.key -param_enc explicit -out $1".to_owned()),
+    ] {
+        let file = make(&stack, "half", &script);
+        is_converted(
+            &stack,
+            &["--key"],
+            &file,
+            &format!("if it lacks only its public half or the name of its curve, {says}"),
+        );
+    }
 }
 
 #[test]
