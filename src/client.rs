@@ -17,6 +17,7 @@ use crate::cli::{Exit, Fatal, SettingError, Timespan, note, setting};
 use crate::signals;
 
 mod connect;
+mod convert;
 mod exchange;
 mod pair;
 

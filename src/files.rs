@@ -1,5 +1,6 @@
 //! Small files: keys, secrets, and what a program remembers.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -32,6 +33,26 @@ pub fn read_secret(path: &Path) -> io::Result<Vec<u8>> {
         }
         _ => read_from(file, SMALL),
     }
+}
+
+/// The text of a file that may come from Windows: without a byte order mark, and decoded if it is UTF-16. A text
+/// of ours begins with an ASCII character, so a zero beside its first byte tells UTF-16 that has no mark. U+FFFD
+/// stands for a byte that is no text.
+pub fn text(bytes: &[u8]) -> Cow<'_, str> {
+    match bytes {
+        [0xef, 0xbb, 0xbf, rest @ ..] => String::from_utf8_lossy(rest),
+        [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes).into(),
+        [0xfe, 0xff, rest @ ..] => utf16(rest, u16::from_be_bytes).into(),
+        [1..=0xff, 0, ..] => utf16(bytes, u16::from_le_bytes).into(),
+        [0, 1..=0xff, ..] => utf16(bytes, u16::from_be_bytes).into(),
+        _ => String::from_utf8_lossy(bytes),
+    }
+}
+
+fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> String {
+    const TORN: u16 = char::REPLACEMENT_CHARACTER as u16;
+    let units = bytes.chunks(2).map(|pair| pair.try_into().map_or(TORN, unit));
+    char::decode_utf16(units).map(|char| char.unwrap_or(char::REPLACEMENT_CHARACTER)).collect()
 }
 
 /// Replaces it as a whole: a crash leaves the old content or the new one, and nothing between. Writes beside
@@ -144,6 +165,33 @@ mod tests {
         }
         assert!(!error(Problem::Damaged("")));
         assert!(!error(Problem::Read(read(Path::new("/dev/zero"), 10).unwrap_err())));
+    }
+
+    #[test]
+    fn text_is_the_same_in_every_encoding() {
+        for sample in ["", "a", "# Jos\u{e9} \u{1f511}\r\na@example.com\n"] {
+            let units = |mark: &str, unit: fn(u16) -> [u8; 2]| {
+                (mark.to_owned() + sample).encode_utf16().flat_map(unit).collect::<Vec<u8>>()
+            };
+            for bytes in [
+                sample.into(),
+                format!("\u{feff}{sample}").into(),
+                units("\u{feff}", u16::to_le_bytes),
+                units("\u{feff}", u16::to_be_bytes),
+                units("", u16::to_le_bytes),
+                units("", u16::to_be_bytes),
+            ] {
+                assert_eq!(text(&bytes), sample, "{bytes:?}");
+            }
+        }
+        for (bytes, read) in [
+            (&b"\xff\xfea\0\0\xd8b\0c"[..], "a\u{fffd}b\u{fffd}"),
+            (b"caf\xe9", "caf\u{fffd}"),
+            (b"\0\0", "\0\0"),
+            (b"\xff", "\u{fffd}"),
+        ] {
+            assert_eq!(text(bytes), read);
+        }
     }
 
     #[test]

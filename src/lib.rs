@@ -19,6 +19,7 @@
 //! | [`http`] | the HTTP contract: the router, and the loop that serves it |
 //! | [`server`] | puts the server together: settings in, sockets opened, the database waited for |
 //! | [`listen`] | receives, decodes and prints datagrams |
+//! | [`credential`] | what a file of keys or certificates holds, whichever tool wrote it |
 //! | [`client`] | proves who it is over mutual TLS, once or every so often |
 //! | [`admin`] | enrolment |
 //! | [`doctor`] | looks for what keeps announcements from being heard, or clients from being let in |
@@ -34,6 +35,10 @@ pub mod status;
 
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(any(feature = "client", feature = "listen"))]
+pub mod credential;
+#[cfg(any(feature = "client", feature = "listen"))]
+pub mod files;
 #[cfg(any(feature = "client", feature = "server"))]
 pub mod signals;
 
@@ -42,8 +47,6 @@ pub mod signals;
 pub mod announce;
 #[cfg(feature = "listen")]
 pub mod clock;
-#[cfg(feature = "listen")]
-pub mod files;
 #[cfg(feature = "listen")]
 pub mod hex;
 #[cfg(feature = "listen")]

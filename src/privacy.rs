@@ -50,7 +50,7 @@ impl Key {
     pub fn load(path: &Path) -> Result<Self, Error> {
         let error = Error::of("the privacy key", path);
         let text = files::read_secret(path).map_err(|cause| error(Problem::Unreadable(cause)))?;
-        Self::from_hex(&text).ok_or_else(|| error(Problem::NotKey))
+        Self::from_hex(files::text(&text).as_bytes()).ok_or_else(|| error(Problem::NotKey))
     }
 
     fn from_hex(text: &[u8]) -> Option<Self> {
@@ -89,15 +89,16 @@ impl People {
     pub fn load(key: &Key, path: &Path) -> Result<Self, Error> {
         let error = Error::of("the list of people", path);
         let bytes = files::read(path, MOST_PEOPLE).map_err(|cause| error(Problem::Unreadable(cause)))?;
+        let text = files::text(&bytes);
+        // Some spreadsheets end a line with a carriage return alone.
+        let end = if text.contains('\n') { '\n' } else { '\r' };
         let mut people = HashMap::new();
-        for (line, number) in bytes.split(|byte| *byte == b'\n').zip(1..) {
+        for (line, number) in text.split(end).zip(1..) {
             let line = line.trim_ascii();
-            if line.is_empty() || line.starts_with(b"#") {
+            if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            // What is not UTF-8 is not ASCII either, and refused as that.
-            let email = Email::new(&String::from_utf8_lossy(line))
-                .map_err(|cause| error(Problem::Line(number, cause)))?;
+            let email = Email::new(line).map_err(|cause| error(Problem::Line(number, cause)))?;
             people.insert(key.pseudonym(&email), email);
         }
         Ok(Self(people))
@@ -239,6 +240,34 @@ mod tests {
             said(People::load(&key(), &path), &path),
             "the list of people, FILE: No such file or directory (os error 2)"
         );
+    }
+
+    /// A spreadsheet, an editor or PowerShell wrote them.
+    #[test]
+    fn lists_and_keys_come_from_windows_too() {
+        let utf16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+        let path = file("windows", b"", 0o600);
+        for list in ["\u{feff}a@b\r\nc@d\r\n", "a@b\nc@d", "a@b\rc@d\r"] {
+            for bytes in [list.as_bytes().to_vec(), utf16(list)] {
+                fs::write(&path, &bytes).unwrap();
+                let people = People::load(&key(), &path).unwrap();
+                for text in ["a@b", "c@d"] {
+                    assert_eq!(
+                        people.resolve(&key().pseudonym(&email(text))),
+                        Some(&email(text)),
+                        "{bytes:?}"
+                    );
+                }
+            }
+        }
+        for text in [format!("\u{feff}{KEY}"), KEY.replace('\n', "\r\n")] {
+            for bytes in [text.as_bytes().to_vec(), utf16(&text)] {
+                fs::write(&path, &bytes).unwrap();
+                let loaded = Key::load(&path).unwrap();
+                assert_eq!(loaded.pseudonym(&email("a@b")), key().pseudonym(&email("a@b")), "{bytes:?}");
+            }
+        }
+        fs::remove_file(&path).unwrap();
     }
 
     #[test]

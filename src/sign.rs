@@ -9,11 +9,10 @@ use std::path::Path;
 use ring::digest::{SHA256, digest};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 
+use crate::credential::{self, Damaged, Kind};
 use crate::files;
 use crate::hex::Hex;
 use crate::wire::{BatchMessage, KeyId, SignatureBytes};
-
-mod pem;
 
 /// What stands before the 32 bytes of an Ed25519 key in its SubjectPublicKeyInfo (RFC 8410, section 4).
 const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
@@ -28,12 +27,12 @@ impl Signer {
     /// Reads a PKCS#8 PEM file that nobody else may read.
     pub fn load(path: &Path) -> Result<Self, Error> {
         let error = Error::of("the private key of the broadcast", path);
-        let text = files::read_secret(path).map_err(|cause| error(Problem::Unreadable(cause)))?;
-        Self::from_pem(&String::from_utf8_lossy(&text)).map_err(error)
+        let bytes = files::read_secret(path).map_err(|cause| error(Problem::Unreadable(cause)))?;
+        Self::from_pem(bytes).map_err(error)
     }
 
-    pub fn from_pem(text: &str) -> Result<Self, Problem> {
-        let der = pem::decode(text, "PRIVATE KEY")?;
+    pub fn from_pem(text: impl AsRef<[u8]>) -> Result<Self, Problem> {
+        let der = first(text.as_ref(), Kind::PrivateKey)?;
         // openssl writes PKCS#8 version 1, which does not hold the public key that ring could compare.
         let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).map_err(|_| Problem::NotEd25519)?;
         let bytes = pair.public_key().as_ref().try_into().map_err(|_| Problem::NotEd25519)?;
@@ -60,12 +59,12 @@ impl PublicKey {
     /// Reads a SubjectPublicKeyInfo PEM file.
     pub fn load(path: &Path) -> Result<Self, Error> {
         let error = Error::of("the public key of the broadcast", path);
-        let text = files::read(path, files::SMALL).map_err(|cause| error(Problem::Unreadable(cause)))?;
-        Self::from_pem(&String::from_utf8_lossy(&text)).map_err(error)
+        let bytes = files::read(path, files::SMALL).map_err(|cause| error(Problem::Unreadable(cause)))?;
+        Self::from_pem(bytes).map_err(error)
     }
 
-    pub fn from_pem(text: &str) -> Result<Self, Problem> {
-        let der = pem::decode(text, "PUBLIC KEY")?;
+    pub fn from_pem(text: impl AsRef<[u8]>) -> Result<Self, Problem> {
+        let der = first(text.as_ref(), Kind::PublicKey)?;
         let key = der.strip_prefix(&SPKI).and_then(|key| key.try_into().ok());
         key.map(Self::from_bytes).ok_or(Problem::NotEd25519)
     }
@@ -100,16 +99,23 @@ impl fmt::Display for PublicKey {
     }
 }
 
+/// The first item of this kind.
+fn first(bytes: &[u8], wanted: Kind) -> Result<Vec<u8>, Problem> {
+    let items = credential::items(bytes).map_err(Problem::Damaged)?;
+    let instead = items.first().map(|item| item.kind);
+    let found = items.into_iter().find(|item| item.kind == wanted);
+    found.map(|item| item.bytes).ok_or(Problem::Missing { wanted, instead })
+}
+
 /// A key file that cannot be used.
 pub type Error = files::Error<Problem>;
 
-/// Why a text is no key, or a file cannot be read. The label is the one of PEM: `PRIVATE KEY`, `PUBLIC KEY`.
+/// Why a text is no key, or a file cannot be read.
 #[derive(Debug)]
 pub enum Problem {
     Unreadable(io::Error),
-    NoBlock(&'static str),
-    NoEnd(&'static str),
-    NotBase64,
+    Damaged(Damaged),
+    Missing { wanted: Kind, instead: Option<Kind> },
     NotEd25519,
 }
 
@@ -117,9 +123,19 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Problem::Unreadable(error) => write!(f, "{error}"),
-            Problem::NoBlock(label) => write!(f, "it has no -----BEGIN {label}-----"),
-            Problem::NoEnd(label) => write!(f, "it has no -----END {label}-----"),
-            Problem::NotBase64 => f.write_str("what is between BEGIN and END is not base64"),
+            Problem::Damaged(damaged) => write!(f, "{damaged}"),
+            Problem::Missing { wanted, instead: None } => {
+                write!(f, "it holds neither PEM (RFC 7468) nor DER of {wanted}")
+            }
+            Problem::Missing { wanted, instead: Some(kind) } => {
+                write!(f, "it holds {kind}, and {wanted} is needed")?;
+                match (wanted, kind) {
+                    (Kind::PublicKey, Kind::PrivateKey) => {
+                        f.write_str("; openssl pkey -pubout makes one of it")
+                    }
+                    _ => Ok(()),
+                }
+            }
             Problem::NotEd25519 => {
                 f.write_str("it is not an Ed25519 key; openssl genpkey -algorithm ed25519 makes one")
             }
@@ -131,6 +147,7 @@ impl std::error::Error for Problem {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Problem::Unreadable(error) => Some(error),
+            Problem::Damaged(damaged) => Some(damaged),
             _ => None,
         }
     }
@@ -195,6 +212,47 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_went_through_windows_is_read() {
+        let mail = format!("Dear all,\r\n{}\r\nBye", PUBLIC.replace('\n', "\r\n"));
+        let utf16 = |unit: fn(u16) -> [u8; 2]| mail.encode_utf16().flat_map(unit).collect::<Vec<u8>>();
+        let public = PublicKey::from_pem(PUBLIC).unwrap();
+        for bytes in [
+            mail.clone().into_bytes(),
+            format!("\u{feff}{mail}").into_bytes(),
+            format!("\u{feff}{PUBLIC}").into_bytes(),
+            PUBLIC.replace('\n', "\r").into_bytes(),
+            utf16(u16::to_le_bytes),
+            [&b"\xff\xfe"[..], &utf16(u16::to_le_bytes)].concat(),
+            [&b"\xfe\xff"[..], &utf16(u16::to_be_bytes)].concat(),
+            [&SPKI[..], public.as_bytes()].concat(),
+        ] {
+            assert_eq!(PublicKey::from_pem(&bytes).unwrap(), public, "{bytes:?}");
+        }
+        assert_eq!(*Signer::from_pem(format!("\u{feff}{PRIVATE}")).unwrap().public(), public);
+    }
+
+    #[test]
+    fn a_file_of_something_else_says_so() {
+        let certificate = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
+        let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAA=\n-----END ENCRYPTED PRIVATE KEY-----\n";
+        for (text, said) in [
+            ("", "it holds neither PEM (RFC 7468) nor DER of a public key"),
+            (certificate, "it holds a certificate, and a public key is needed"),
+            (
+                PRIVATE,
+                "it holds a private key, and a public key is needed; openssl pkey -pubout makes one of it",
+            ),
+            (&PUBLIC[..60], "its -----BEGIN PUBLIC KEY----- has no -----END PUBLIC KEY-----"),
+        ] {
+            assert_eq!(PublicKey::from_pem(text).unwrap_err().to_string(), said);
+        }
+        assert_eq!(
+            Signer::from_pem(encrypted).err().unwrap().to_string(),
+            "it holds an encrypted private key, and a private key is needed"
+        );
+    }
+
+    #[test]
     fn a_bad_file_is_named() {
         let exposed = file("exposed.key", PRIVATE, 0o640);
         let swapped = file("swapped.key", PUBLIC, 0o600);
@@ -211,7 +269,7 @@ mod tests {
             (
                 Signer::load(&swapped).err(),
                 format!(
-                    "the private key of the broadcast, {}: it has no -----BEGIN PRIVATE KEY-----",
+                    "the private key of the broadcast, {}: it holds a public key, and a private key is needed",
                     swapped.display()
                 ),
             ),

@@ -198,7 +198,8 @@ fn old_news_and_bad_keys_are_refused() {
     assert_eq!(exit, 78);
     let file = scene.keys.file("one.key");
     let expected = format!(
-        "rollcall-listen: the public key of the broadcast, {file}: it has no -----BEGIN PUBLIC KEY-----\n"
+        "rollcall-listen: the public key of the broadcast, {file}: it holds a private key, and a public key is \
+         needed; openssl pkey -pubout makes one of it\n"
     );
     assert_eq!(said, expected);
 }

@@ -1,7 +1,6 @@
-//! What the client proves itself with, and whom it believes: certificate, key and CA from PEM files.
+//! What the client proves itself with, and whom it believes: certificate, key and CA from their files.
 
 use std::fmt;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,9 +8,15 @@ use std::time::{Duration, SystemTime};
 
 use rustls::sign::any_supported_type;
 use rustls::{Certificate, ClientConfig, PrivateKey, RootCertStore};
-use rustls_pemfile::Item;
-use webpki::{EndEntityCert, KeyUsage, Time};
+use webpki::{EndEntityCert, KeyUsage, SignatureAlgorithm, Time};
 use x509_cert::der::Decode;
+
+use super::convert::{self, Conversion};
+use crate::credential::{self, Damaged, Item, Kind};
+use crate::files;
+
+/// Bytes of a file: the CAs of all the world are a quarter of a million.
+const MOST: u64 = 1 << 22;
 
 /// Where the three files are.
 #[derive(Clone)]
@@ -36,9 +41,36 @@ pub struct Loaded {
     pub validity: Option<(SystemTime, SystemTime)>,
 }
 
+/// One of the three.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Cert,
+    Key,
+    Ca,
+}
+
+impl Role {
+    pub fn option(self) -> &'static str {
+        match self {
+            Role::Cert => "--cert",
+            Role::Key => "--key",
+            Role::Ca => "--ca",
+        }
+    }
+
+    fn wanted(self) -> Kind {
+        match self {
+            Role::Cert | Role::Ca => Kind::Certificate,
+            Role::Key => Kind::PrivateKey,
+        }
+    }
+}
+
 impl Files {
     pub fn read(&self) -> Result<Contents, Error> {
-        let read = |path: &Path| fs::read(path).map_err(|error| Error::new(path, Kind::Unreadable(error)));
+        let read = |path: &Path| {
+            files::read(path, MOST).map_err(|error| Error::new(path, Problem::Unreadable(error)))
+        };
         Ok(Contents { cert: read(&self.cert)?, key: read(&self.key)?, ca: read(&self.ca)? })
     }
 
@@ -47,23 +79,44 @@ impl Files {
     pub fn load(&self, contents: &Contents, now: SystemTime) -> Result<Loaded, Error> {
         let Self { cert, key, ca } = self;
         let mut roots = RootCertStore::empty();
-        for authority in certificates(ca, &contents.ca)? {
-            roots.add(&authority).map_err(|_| Error::new(ca, Kind::NotACertificate))?;
+        for authority in items(Role::Ca, ca, &contents.ca)? {
+            roots.add(&Certificate(authority.bytes)).map_err(|_| Error::new(ca, Problem::NotACertificate))?;
         }
-        let chain = certificates(cert, &contents.cert)?;
-        let private = private_key(key, &contents.key)?;
-        let end_entity = EndEntityCert::try_from(chain[0].0.as_slice())
-            .map_err(|_| Error::new(cert, Kind::NotACertificate))?;
-        if !is_pair(&end_entity, &private).ok_or_else(|| Error::new(key, Kind::BadKey))? {
-            return Err(Error::new(cert, Kind::NotAPair { key: key.clone() }));
-        }
-        check_validity(&end_entity, now).map_err(|kind| Error::new(cert, kind))?;
+        let (chain, keys) =
+            match (items(Role::Cert, cert, &contents.cert), items(Role::Key, key, &contents.key)) {
+                (Err(one), Err(other)) if one.found(Kind::PrivateKey) && other.found(Kind::Certificate) => {
+                    return Err(Error::new(cert, Problem::Swapped { key: key.clone() }));
+                }
+                (chain, keys) => (chain?, keys?),
+            };
+        let mut chain: Vec<_> = chain.into_iter().map(|item| Certificate(item.bytes)).collect();
+        let private = PrivateKey(keys[0].bytes.clone());
+        let bad_key = || Error::new(key, Problem::BadKey(convert::completed(&keys[0], key)));
+        let (algorithm, signature) = sign(&private).ok_or_else(bad_key)?;
+        let leaf = chain.iter().position(|certificate| {
+            let certificate = EndEntityCert::try_from(certificate.0.as_slice());
+            certificate.is_ok_and(|it| it.verify_signature(algorithm, MESSAGE, &signature).is_ok())
+        });
+        let Some(leaf) = leaf else {
+            let is_x509 =
+                |certificate: &Certificate| EndEntityCert::try_from(certificate.0.as_slice()).is_ok();
+            return Err(Error::new(
+                cert,
+                match chain.iter().all(is_x509) {
+                    true => Problem::NotAPair { key: key.clone() },
+                    false => Problem::NotACertificate,
+                },
+            ));
+        };
+        // TLS wants it first, wherever it stands in the file.
+        chain[..=leaf].rotate_right(1);
+        check_validity(&chain[0], now).map_err(|problem| Error::new(cert, problem))?;
         let validity = validity(&chain[0]);
         let config = ClientConfig::builder()
             .with_safe_defaults()
             .with_root_certificates(Arc::new(roots))
             .with_client_auth_cert(chain, private)
-            .map_err(|_| Error::new(key, Kind::BadKey))?;
+            .map_err(|_| bad_key())?;
         Ok(Loaded { config, validity })
     }
 }
@@ -84,61 +137,63 @@ fn validity(certificate: &Certificate) -> Option<(SystemTime, SystemTime)> {
     Some((time(validity.not_before), time(validity.not_after)))
 }
 
-/// At least one certificate, in the order of the file.
-fn certificates(path: &Path, text: &[u8]) -> Result<Vec<Certificate>, Error> {
-    let certificates: Vec<_> = items(path, text)?
-        .into_iter()
-        .filter_map(|item| match item {
-            Item::X509Certificate(der) => Some(Certificate(der)),
-            _ => None,
-        })
-        .collect();
-    if certificates.is_empty() {
-        return Err(Error::new(path, Kind::NoCertificate));
+/// At least one item of the kind that is wanted, in the order of the file.
+fn items(role: Role, path: &Path, bytes: &[u8]) -> Result<Vec<Item>, Error> {
+    if files::text(bytes).trim().is_empty() {
+        return Err(Error::new(path, Problem::Empty));
     }
-    Ok(certificates)
+    let items = credential::items(bytes).map_err(|damaged| Error::new(path, Problem::Damaged(damaged)))?;
+    let (wanted, others): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| item.kind == role.wanted());
+    if !wanted.is_empty() {
+        return Ok(wanted);
+    }
+    // Another item may be of use, such as the encrypted key that follows a certificate.
+    let useful = others.iter().find_map(|item| Some((item.kind, Some(advice(item, role, path)?))));
+    let instead = useful.or_else(|| others.first().map(|item| (item.kind, None)));
+    Err(Error::new(path, Problem::Missing { wanted: role.wanted(), instead }))
 }
 
-/// The first private key: PKCS #8, SEC 1 or PKCS #1.
-fn private_key(path: &Path, text: &[u8]) -> Result<PrivateKey, Error> {
-    let key = items(path, text)?.into_iter().find_map(|item| match item {
-        Item::PKCS8Key(der) | Item::ECKey(der) | Item::RSAKey(der) => Some(PrivateKey(der)),
+fn advice(item: &Item, role: Role, path: &Path) -> Option<Advice> {
+    let conversion = convert::to_pem(item, role, path).map(Advice::Convert);
+    conversion.or(match (item.kind, role) {
+        (Kind::Request, Role::Cert) => {
+            Some(Advice::Words("whoever runs rollcall makes a certificate of it (certs/ca sign)"))
+        }
+        (Kind::PublicKey, Role::Key) => {
+            Some(Advice::Words("the private key that was made with it is in another file"))
+        }
+        (Kind::OpenSshKey, Role::Key) => Some(Advice::Words(
+            "ssh-keygen converts no Ed25519 key: another key and its certificate are needed",
+        )),
         _ => None,
-    });
-    key.ok_or_else(|| Error::new(path, Kind::NoKey))
+    })
 }
 
-fn items(path: &Path, mut text: &[u8]) -> Result<Vec<Item>, Error> {
-    if text.trim_ascii().is_empty() {
-        return Err(Error::new(path, Kind::Empty));
-    }
-    rustls_pemfile::read_all(&mut text).map_err(|_| Error::new(path, Kind::NotPem))
-}
+const MESSAGE: &[u8] = b"rollcall: are these a pair?";
 
-/// Signs with the key and verifies with the certificate: whatever the algorithm, a pair passes.
-/// `None` if the key cannot sign.
-fn is_pair(cert: &EndEntityCert<'_>, key: &PrivateKey) -> Option<bool> {
-    const MESSAGE: &[u8] = b"rollcall: are these a pair?";
+/// Signs with the key, for a certificate to verify: whatever the algorithm, a pair passes. `None` if the
+/// key cannot sign.
+fn sign(key: &PrivateKey) -> Option<(&'static SignatureAlgorithm, Vec<u8>)> {
     let offered: Vec<_> = ALGORITHMS.iter().map(|(scheme, _)| *scheme).collect();
     let signer = any_supported_type(key).ok()?.choose_scheme(&offered)?;
-    let signature = signer.sign(MESSAGE).ok()?;
     let (_, algorithm) = ALGORITHMS.iter().find(|(scheme, _)| *scheme == signer.scheme())?;
-    Some(cert.verify_signature(algorithm, MESSAGE, &signature).is_ok())
+    Some((algorithm, signer.sign(MESSAGE).ok()?))
 }
 
-static ALGORITHMS: [(rustls::SignatureScheme, &webpki::SignatureAlgorithm); 4] = [
+static ALGORITHMS: [(rustls::SignatureScheme, &SignatureAlgorithm); 4] = [
     (rustls::SignatureScheme::ECDSA_NISTP256_SHA256, &webpki::ECDSA_P256_SHA256),
     (rustls::SignatureScheme::ECDSA_NISTP384_SHA384, &webpki::ECDSA_P384_SHA384),
     (rustls::SignatureScheme::ED25519, &webpki::ED25519),
     (rustls::SignatureScheme::RSA_PKCS1_SHA256, &webpki::RSA_PKCS1_2048_8192_SHA256),
 ];
 
-fn check_validity(cert: &EndEntityCert<'_>, now: SystemTime) -> Result<(), Kind> {
-    let now = Time::try_from(now).map_err(|_| Kind::NotValidYet)?;
+fn check_validity(certificate: &Certificate, now: SystemTime) -> Result<(), Problem> {
+    let cert = EndEntityCert::try_from(certificate.0.as_slice()).map_err(|_| Problem::NotACertificate)?;
+    let now = Time::try_from(now).map_err(|_| Problem::NotValidYet)?;
     // No anchors: who signed it is for nginx to judge. The validity is looked at before that.
     match cert.verify_for_usage(&[], &[], &[], now, KeyUsage::client_auth(), &[]) {
-        Err(webpki::Error::CertExpired) => Err(Kind::Expired),
-        Err(webpki::Error::CertNotValidYet) => Err(Kind::NotValidYet),
+        Err(webpki::Error::CertExpired) => Err(Problem::Expired),
+        Err(webpki::Error::CertNotValidYet) => Err(Problem::NotValidYet),
         _ => Ok(()),
     }
 }
@@ -147,52 +202,106 @@ fn check_validity(cert: &EndEntityCert<'_>, now: SystemTime) -> Result<(), Kind>
 #[derive(Debug)]
 pub struct Error {
     path: PathBuf,
-    kind: Kind,
+    problem: Problem,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum Problem {
     Unreadable(io::Error),
     Empty,
-    NotPem,
-    NoCertificate,
+    Damaged(Damaged),
+    /// It may hold something else, about which there may be something to do.
+    Missing {
+        wanted: Kind,
+        instead: Option<(Kind, Option<Advice>)>,
+    },
+    Swapped {
+        key: PathBuf,
+    },
     NotACertificate,
-    NoKey,
-    BadKey,
-    NotAPair { key: PathBuf },
+    /// It may be one that can be completed.
+    BadKey(Option<Conversion>),
+    NotAPair {
+        key: PathBuf,
+    },
     Expired,
     NotValidYet,
+}
+
+#[derive(Debug)]
+enum Advice {
+    Convert(Conversion),
+    Words(&'static str),
 }
 
 impl Error {
     /// Will it do when the clock is right?
     pub fn is_too_early(&self) -> bool {
-        matches!(self.kind, Kind::NotValidYet)
+        matches!(self.problem, Problem::NotValidYet)
     }
 
-    fn new(path: &Path, kind: Kind) -> Self {
-        Self { path: path.to_owned(), kind }
+    fn new(path: &Path, problem: Problem) -> Self {
+        Self { path: path.to_owned(), problem }
+    }
+
+    /// Is this there in the place of another thing?
+    fn found(&self, kind: Kind) -> bool {
+        matches!(&self.problem, Problem::Missing { instead: Some((found, _)), .. } if *found == kind)
+    }
+}
+
+impl fmt::Display for Advice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Advice::Convert(conversion) => conversion.fmt(f),
+            Advice::Words(words) => f.write_str(words),
+        }
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display();
-        match &self.kind {
-            Kind::Unreadable(error) => write!(f, "cannot read {path}: {error}"),
-            Kind::Empty => write!(f, "{path} is empty"),
-            Kind::NotPem => write!(f, "{path} is not PEM text (RFC 7468)"),
-            Kind::NoCertificate => write!(f, "there is no certificate in {path}"),
-            Kind::NotACertificate => write!(f, "{path} holds something that is not an X.509 v3 certificate"),
-            Kind::NoKey => write!(f, "there is no private key in {path}"),
-            Kind::BadKey => write!(f, "the key in {path} is damaged, encrypted or of an unsupported kind"),
-            Kind::NotAPair { key } => {
+        match &self.problem {
+            Problem::Unreadable(error) => write!(f, "cannot read {path}: {error}"),
+            Problem::Empty => write!(f, "{path} is empty"),
+            Problem::Damaged(damaged) => write!(f, "{path} is damaged: {damaged}"),
+            Problem::Missing { wanted, instead } => {
+                let wanted = if *wanted == Kind::PrivateKey { "private key" } else { "certificate" };
+                write!(f, "there is no {wanted} in {path}: it holds ")?;
+                match instead {
+                    None => f.write_str("neither PEM (RFC 7468) nor DER"),
+                    Some((kind, None)) => write!(f, "{kind}"),
+                    Some((kind, Some(advice))) => write!(f, "{kind}; {advice}"),
+                }
+            }
+            Problem::Swapped { key } => {
+                let key = key.display();
+                write!(f, "{path} holds the key and {key} the certificate: --cert {key} --key {path}")
+            }
+            Problem::NotACertificate => {
+                write!(f, "{path} holds something that is not an X.509 v3 certificate")
+            }
+            Problem::BadKey(completed) => {
+                write!(
+                    f,
+                    "the key in {path} is damaged, or none of RSA (2048 bits and more), ECDSA (P-256, P-384) and \
+                     Ed25519"
+                )?;
+                match completed {
+                    Some(completed) => {
+                        write!(f, "; if it lacks only its public half or the name of its curve, {completed}")
+                    }
+                    None => Ok(()),
+                }
+            }
+            Problem::NotAPair { key } => {
                 write!(f, "the certificate {path} and the key {} are not a pair", key.display())
             }
-            Kind::Expired => {
+            Problem::Expired => {
                 write!(f, "the certificate {path} has expired; ask whoever runs rollcall for a new one")
             }
-            Kind::NotValidYet => {
+            Problem::NotValidYet => {
                 write!(f, "the certificate {path} is not valid yet; is this machine's clock right?")
             }
         }
@@ -201,8 +310,9 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.kind {
-            Kind::Unreadable(error) => Some(error),
+        match &self.problem {
+            Problem::Unreadable(error) => Some(error),
+            Problem::Damaged(damaged) => Some(damaged),
             _ => None,
         }
     }

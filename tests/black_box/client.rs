@@ -49,7 +49,7 @@ fn files_that_prove_nothing_are_named() {
     for (name, said) in [
         ("empty", "is empty"),
         ("text", "there is no certificate in"),
-        ("torn", "is not PEM text"),
+        ("torn", "is damaged: the text between BEGIN CERTIFICATE and END CERTIFICATE is not base64"),
         ("wrong", "holds something that is not an X.509 v3 certificate"),
     ] {
         for (cert, ca) in [(&file(name), &ca), (&cert, &file(name))] {
@@ -58,7 +58,7 @@ fn files_that_prove_nothing_are_named() {
         }
     }
     let bad_key = Pair { cert: cert.clone(), key: file("bad-key") };
-    expect(&mut stack.client(&bad_key), 78, "is damaged, encrypted or of an unsupported kind");
+    expect(&mut stack.client(&bad_key), 78, "is damaged, or none of RSA (2048 bits and more)");
     let good = Pair { cert, key };
     expect(stack.client(&good).args(["--url", "http://localhost"]), 78, "it does not start with https://");
     expect(stack.client(&good).args(["--every", "often"]), 2, "often");

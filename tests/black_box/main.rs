@@ -12,6 +12,7 @@ mod admin;
 mod broadcast;
 mod certificates;
 mod client;
+mod credentials;
 mod database;
 mod doctor;
 mod group_commit;
