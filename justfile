@@ -36,8 +36,8 @@ status:
 # what keeps announcements from being heard or clients from being let in, and what to do
 [group('run')]
 [no-exit-message]
-doctor *args: build
-    @exec stack/run rollcall-server "$@" doctor
+doctor *checks: build
+    @exec stack/run rollcall-server doctor "$@"
 
 # the last lines of every log: just logs [-f] [LINES]
 [group('run')]
@@ -121,6 +121,11 @@ lint:
 [group('check')]
 test *args:
     cargo test --locked "$@"
+
+# the documents: each line that they show is run, each name in them exists
+[group('check')]
+docs-check:
+    cargo test --locked --test black_box documents
 
 # measure beside the peers and the limits: just bench [--quick]; without --quick also docs/benchmarks.md
 [group('check')]

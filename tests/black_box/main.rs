@@ -15,6 +15,7 @@ mod client;
 mod credentials;
 mod database;
 mod doctor;
+mod documents;
 mod group_commit;
 mod heartbeat;
 mod identity;

@@ -1,0 +1,219 @@
+//! README.md from top to bottom, on one stack.
+
+use std::fs;
+
+use super::Clone;
+use super::page::{self, Page, shape};
+use crate::stack::{Running, expect, free_port, text, wait_until};
+
+#[test]
+fn readme_from_top_to_bottom() {
+    let clone = Clone::new();
+    let stack = &clone.stack;
+    clone.types("just", 0, "list the recipes");
+    clone.types("just demo", 0, "All as expected.");
+    clone.types("just status", 1, "nginx        does not run");
+    clone.types("just up", 0, "nginx        ready on https://localhost");
+    clone.types("just up", 0, "nginx        ready on https://localhost");
+    clone.types("just status", 0, "announces clear to 127.255.255.255");
+    clone.types("just logs", 0, "server/log");
+
+    let listener = clone.listens_as("just listen", "just listen");
+    clone.types("just client", 0, &promised("prints `", "`"));
+    let example = example("Source Packet");
+    wait_until("the listener prints it", || listener.out().lines().count() == example.lines().count());
+    assert_eq!(shape(&listener.out()), shape(&example));
+    drop(listener);
+
+    clone.types("just enrol alice@example.com", 0, "noted");
+    clone.types(
+        "just client --cert certs/alice@example.com.crt --key certs/alice@example.com.key",
+        0,
+        "Success! (204 No Content)",
+    );
+    clone.types("just enrol alice@example.com --name phone", 0, "made phone.crt");
+    clone.types("just certs", 0, "alice@example.com");
+    clone.types("just renew phone", 0, "renewed phone.crt");
+    clone.runs("just client --cert certs/phone.crt --key certs/phone.key", 0, "Success!");
+    clone.runs("just revoke phone", 0, "revoked");
+    clone.runs("just renew phone", 0, "renewed phone.crt");
+    clone.types("just revoke alice@example.com", 0, "revoked");
+    clone.types("just client --cert certs/phone.crt --key certs/phone.key", 77, "refused by");
+    clone.runs("just client --cert certs/bad_client.crt --key certs/bad_client.key", 77, "refused by");
+    let stranger = "just client --cert certs/stranger@qt-test.com.crt --key certs/stranger@qt-test.com.key";
+    clone.runs(stranger, 77, "403");
+
+    clients(&clone);
+    listeners(&clone);
+    certificates(&clone);
+    people(&clone);
+    clone.types("just doctor", 0, "0 red");
+    for check in ["network", "nginx", "database", "certificates", "keys", "disk"] {
+        let line = format!("just doctor {check}");
+        clone.types_as("just doctor [network|nginx|database|certificates|keys|disk]", &line, 0, "green ");
+    }
+    clone.types("just doctor disk", 0, "are free on the disk of");
+    settings(&clone);
+
+    // Moved after `just down`, the clone is the same as before.
+    let row = stack.row("valid_user@qt-test.com");
+    clone.types("just down", 0, "PostgreSQL   stopped");
+    clone.types("just down", 0, "PostgreSQL   stopped");
+    moved(&clone, &row);
+}
+
+/// The words of README.md between these.
+fn promised(before: &str, after: &str) -> String {
+    let prose = Page::read("README.md").prose();
+    prose.split_once(before).unwrap().1.split_once(after).unwrap().0.to_owned()
+}
+
+/// The example of README.md that holds this.
+fn example(text: &str) -> String {
+    let blocks = Page::read("README.md").blocks();
+    blocks.into_iter().find(|block| block.language.is_empty() && block.text.contains(text)).unwrap().text
+}
+
+fn clients(clone: &Clone) {
+    let stack = &clone.stack;
+    page::documented("just client --every 30s");
+    let kept = Running::start(stack, clone.shell("just client --every 30s"));
+    wait_until("it was seen", || kept.out().contains("Success!"));
+    assert_eq!(kept.err(), "");
+    drop(kept);
+    let line = format!("just client --url {} --ca certs/ca.crt --timeout 10s --attempts 3", stack.url());
+    let shape = "just client --url https://HOST:PORT --ca FILE --timeout 10s --attempts 3";
+    clone.types_as(shape, &line, 0, "Success!");
+}
+
+fn listeners(clone: &Clone) {
+    let stack = &clone.stack;
+    fs::write(clone.folder.join("people"), "valid_user@qt-test.com\n").unwrap();
+    let port = format!("just listen --port {} --bind 0.0.0.0 --join 239.255.66.67%lo", stack.broadcast_port);
+    for (documented, line) in [
+        ("just listen --json", "just listen --json"),
+        ("just listen --count 1 --timeout 20s", "just listen --count 1 --timeout 20s"),
+        ("just listen --key FILE", "just listen --key certs/broadcast.pub --accept-unsigned"),
+        ("just listen --state FILE --max-age 5m --stats", "just listen --state heard --max-age 5m --stats"),
+        (
+            "just listen --privacy-key certs/privacy.key --people FILE",
+            "just listen --privacy-key certs/privacy.key --people people",
+        ),
+        ("just listen --port 6667 --bind 0.0.0.0 --join GROUP", &port),
+        ("just listen --port", &port),
+    ] {
+        let listener = clone.listens_as(documented, line);
+        clone.runs("just client", 0, "Success!");
+        wait_until("it prints the status", || listener.out().contains("valid_user@qt-test.com"));
+    }
+    let nobody = format!("rollcall-listen --count 1 --timeout 1ms --port {}", free_port());
+    clone.types_as("rollcall-listen --count", &nobody, 1, "received 0");
+}
+
+fn certificates(clone: &Clone) {
+    let csr = "openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj / -keyout tablet.key -out tablet.csr";
+    clone.runs(csr, 0, "");
+    let shape = "just enrol EMAIL [--name NAME] [--csr FILE] [--p12]";
+    clone.types_as(shape, "just enrol bob@example.com --name tablet --csr tablet.csr", 0, "made tablet.crt");
+    clone.types_as(
+        "just enrol --csr",
+        "just enrol bob@example.com --name slate --csr tablet.csr",
+        0,
+        "made slate.crt",
+    );
+    let bundle = "ROLLCALL_P12_PASSWORD=secret; export ROLLCALL_P12_PASSWORD; just enrol bob@example.com --name desk --p12";
+    clone.runs(bundle, 0, "noted");
+    assert!(clone.folder.join("certs/desk.p12").exists());
+    clone.types_as(
+        "just certs [--expiring 30d] [--json]",
+        "just certs --expiring 366d --json",
+        0,
+        "\"serial\"",
+    );
+    clone.types_as("just renew NAME", "just renew desk", 0, "renewed desk.crt");
+    clone.types_as("just renew", "just renew tablet", 1, "the key of tablet is on its device");
+    clone.types_as("just renew-server NAME", "just renew-server 127.0.0.3", 0, "renewed server.crt");
+    clone.types_as("just renew-server [NAME…]", "just renew-server 127.0.0.2", 0, "renewed server.crt");
+    clone.types_as("just revoke NAME", "just revoke desk", 0, "revoked");
+    clone.types_as("just revoke EMAIL|NAME|SERIAL…", "just revoke desk slate", 0, "revoked");
+    clone.types("just crl", 0, "valid for");
+    clone.types("stack/crl --if-due", 0, "valid for");
+    clone.types_as("just cert EMAIL", "just cert carol@example.com", 0, "made carol@example.com.crt");
+    clone.types_as("just rotate-key [--switch|--finish]", "just rotate-key --finish", 0, "nothing to do");
+}
+
+fn people(clone: &Clone) {
+    let carol = "just client --cert certs/carol@example.com.crt --key certs/carol@example.com.key";
+    clone.runs(carol, 77, "is not enrolled");
+    clone.types_as("just user add EMAIL…", "just user add carol@example.com dave@example.com", 0, "enrolled");
+    clone.runs("just user add carol@example.com", 0, "was enrolled already");
+    clone.runs(carol, 0, "Success!");
+    clone.types_as("just user disable EMAIL…", "just user disable carol@example.com", 0, "disabled");
+    clone.runs(carol, 77, "disabled");
+    clone.types_as("just user enable EMAIL…", "just user enable carol@example.com", 0, "enabled");
+    clone.runs("just user enable carol@example.com", 0, "was enabled already");
+    clone.runs(carol, 0, "Success!");
+    clone.types_as("just user list [--json]", "just user list --json", 0, "carol@example.com");
+    clone.types("just user mend", 0, "");
+    clone.types("just user disable valid_user@qt-test.com", 0, "disabled");
+    clone.runs("just up && just client", 77, "disabled");
+    clone.runs("just user enable valid_user@qt-test.com && just client", 0, "Success!");
+}
+
+/// `--check` says one thing, the first; nothing if all is well.
+fn settings(clone: &Clone) {
+    let database = "export DATABASE_URL=postgres://rollcall@localhost/rollcall; ";
+    let check = "target/release/rollcall-server --check";
+    assert_eq!(clone.runs(&format!("{database}{check}"), 0, ""), "");
+    let wrong = "export ROLLCALL_DEADLINE=2m ROLLCALL_LOG=warning; ";
+    let said = clone.runs(&format!("{database}{wrong}{check}"), 78, "ROLLCALL_DEADLINE");
+    assert!(said.contains("must be between 500ms and 1m") && said.lines().count() == 1, "{said}");
+    for (setting, said) in [
+        ("ROLLCALL_LOG=warning", "error, warn, info, debug, trace and off are, also as TARGET=LEVEL"),
+        ("DATABASE_URL=postgres://a@b,c/d", "several hosts"),
+        ("DATABASE_URL=postgres://a@b/c?connect_timeout=3", "no effect"),
+    ] {
+        clone.runs(&format!("{database}export {setting}; {check}"), 78, said);
+    }
+    clone.runs("ROLLCALL_LOG_SIZE=1.5 stack/up", 1, "ROLLCALL_LOG_SIZE");
+    // Another port than 8000, as the answer to the question about it says.
+    // For a moment after the reload, nginx's old workers still ask at the old port.
+    for up in [format!("export ROLLCALL_LISTEN=127.0.0.1:{}; just up", free_port()), "just up".to_owned()] {
+        clone.runs(&up, 0, "nginx        ready");
+        wait_until("it answers", || clone.shell("just client").output().unwrap().status.success());
+    }
+}
+
+fn moved(clone: &Clone, row: &str) {
+    let folder = clone.folder.with_extension("moved");
+    fs::rename(&clone.folder, &folder).unwrap();
+    let shell = |script: &str, exit, said: &str| {
+        let mut command = clone.shell(script);
+        expect(command.current_dir(&folder), exit, said);
+    };
+    shell("just up", 0, "nginx        ready");
+    shell("just user list", 0, "valid_user@qt-test.com");
+    shell("just client", 0, "Success!");
+    let last: u64 = row.split('|').next().unwrap().parse().unwrap();
+    let rows = "psql -qXAt -h \"$PWD/.run/postgres\" -U rollcall rollcall -c \"select last_seen_ns from users where email = 'valid_user@qt-test.com'\"";
+    let output = clone.shell(rows).current_dir(&folder).output().unwrap();
+    assert!(text(&output).trim().parse::<u64>().unwrap() > last, "{}", text(&output));
+
+    // Deleted while it runs, it leaves its programs behind.
+    page::documented_as("pgrep -af CLONE/.run", "pgrep -af clone");
+    fs::remove_dir_all(&folder).unwrap();
+    let left = || {
+        let output = clone.stack.command("pgrep").arg("-af").arg(folder.join(".run")).output().unwrap();
+        let text = text(&output);
+        // The line itself has the folder in it.
+        text.lines().filter(|line| !line.contains("pgrep")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    for program in ["postgres", "rollcall-server", "nginx", "keep-logs"] {
+        assert!(left().iter().any(|line| line.contains(program)), "{program}: {:#?}", left());
+    }
+    for process in left() {
+        expect(clone.stack.command("kill").arg(process.split(' ').next().unwrap()), 0, "");
+    }
+    wait_until("they have ended", || left().is_empty());
+    fs::create_dir(&clone.folder).unwrap();
+}
