@@ -9,13 +9,13 @@ use rollcall::{cli, client};
 /// Says "I am here" over mutual TLS, once or again and again.
 #[derive(FromArgs)]
 struct Args {
-    /// client certificate, PEM, with its chain (default $ROLLCALL_CERTS/client.crt)
+    /// client certificate, PEM or DER, with its chain (default $ROLLCALL_CERTS/client.crt)
     #[argh(option)]
     cert: Option<PathBuf>,
-    /// private key of the certificate, PEM (default $ROLLCALL_CERTS/client.key)
+    /// private key of the certificate, PEM or DER (default $ROLLCALL_CERTS/client.key)
     #[argh(option)]
     key: Option<PathBuf>,
-    /// certificate of the CA that signed the server's, PEM (default $ROLLCALL_CERTS/ca.crt)
+    /// certificate of the CA that signed the server's, PEM or DER (default $ROLLCALL_CERTS/ca.crt)
     #[argh(option)]
     ca: Option<PathBuf>,
     /// https://HOST:PORT of the server (ROLLCALL_URL, default https://localhost:$ROLLCALL_HTTPS_PORT)

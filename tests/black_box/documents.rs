@@ -3,6 +3,7 @@
 //! A line is run as it stands, in a clone of this repository with the folders that the documents name. A new line in a
 //! document fails `names::every_line_is_run` until a test of this folder runs it.
 
+mod deployment;
 mod names;
 mod night;
 mod operations;

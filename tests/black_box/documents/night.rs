@@ -210,10 +210,10 @@ fn programs(night: &mut Night) {
     night.mends("just up", CLIENT);
 
     // nginx has read another credential than the server, and its configuration is that of the last `just up`.
-    night.breaks(&format!(
+    night.breaks(
         "cd .run/nginx; cp nginx.conf good; sed -i \"s/$(cat ../proxy-credential)/$(openssl rand -hex 32)/\" nginx.conf; \
-         kill -HUP $(cat nginx.pid)"
-    ));
+         kill -HUP $(cat nginx.pid)",
+    );
     night.prints(
         "`refused by rollcall-server (401 …): the request did not come through nginx`",
         "`just down && just up`",
