@@ -20,6 +20,7 @@ mod connect;
 mod convert;
 mod exchange;
 mod pair;
+mod tls;
 
 use exchange::Answer;
 use pair::{Contents, Files, Loaded};
@@ -297,7 +298,13 @@ impl Client {
         let answer = timeout(self.timeout, exchange::patch(&mut stream, authority, path, keep))
             .await
             .map_err(|_| Error::Timeout { what: "waiting for the answer", after: self.timeout })?
-            .map_err(Error::Exchange)?;
+            .map_err(|error| match error {
+                // In TLS 1.3 the server's word about our certificate comes when the handshake seems to be over.
+                exchange::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    Error::Handshake(error)
+                }
+                error => Error::Exchange(error),
+            })?;
         if keep && answer.reusable {
             self.kept = Some(stream);
         }
@@ -364,7 +371,7 @@ impl fmt::Display for Error {
             }
             Error::Output(error) => write!(f, "cannot write to standard output: {error}"),
             Error::Connect(error) => write!(f, "{error}"),
-            Error::Handshake(error) => write_handshake(f, &error.to_string()),
+            Error::Handshake(error) => write!(f, "no TLS with the server: {}", tls::Why(error)),
             Error::Timeout { what, after } => write!(f, "gave up {what} after {}", Timespan(*after)),
             Error::Exchange(error) => write!(f, "{error}"),
             Error::Refused(answer) => {
@@ -375,25 +382,6 @@ impl fmt::Display for Error {
             }
         }
     }
-}
-
-/// rustls says it in one word, which not everybody knows.
-fn write_handshake(f: &mut fmt::Formatter<'_>, said: &str) -> fmt::Result {
-    let advice = if said.contains("NotValidForName") {
-        return f.write_str(
-            "no TLS with the server: its certificate is not for the name in the URL; \
-             just renew-server NAME, on its host, makes one that is",
-        );
-    } else if said.contains("NotValidYet") {
-        "the server's certificate is not valid yet: is this device's clock right?"
-    } else if said.ends_with("Expired") {
-        "the server's certificate has ended, or this device's clock is wrong; just renew-server, on its host, makes a new one"
-    } else if said.contains("InvalidContentType") || said.contains("InvalidMessage") {
-        "something there does not speak TLS; are host and port of the URL right?"
-    } else {
-        "is it ours, and does --ca hold the CA that signed it?"
-    };
-    write!(f, "no TLS with the server: {said}; {advice}")
 }
 
 impl std::error::Error for Error {

@@ -3,9 +3,10 @@
 use crate::namespace::Namespace;
 use crate::stack::{Builder, Pair, Running, Stack, expect, wait_until};
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::Path;
+use std::process::Stdio;
 
 #[test]
 fn files_that_prove_nothing_are_named() {
@@ -95,7 +96,7 @@ fn a_server_that_is_not_ours_or_not_there() {
     let mut command = stack.program("rollcall-client");
     command.arg("--cert").arg(&client.cert).arg("--key").arg(&client.key);
     command.arg("--ca").arg(foreign.certs.join("ca.crt"));
-    expect(&mut command, 76, "no TLS with the server: invalid peer certificate");
+    expect(&mut command, 76, "no TLS with the server: no CA in the --ca file signed its certificate");
     // The right CA and another name: localhost's certificate does not speak for a neighbour's.
     let url = format!("https://127.0.0.2:{}", stack.https_port);
     expect(
@@ -107,7 +108,9 @@ fn a_server_that_is_not_ours_or_not_there() {
     let plain = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("https://{}", plain.local_addr().unwrap());
     std::thread::spawn(move || plain.accept().unwrap().0.write_all(b"SSH-2.0-OpenSSH_9.2\r\n"));
-    expect(stack.client(&client).args(["--url", &url]), 76, "no TLS with the server");
+    let other =
+        "no TLS with the server: the other end does not speak TLS; are host and port of the URL right?";
+    expect(stack.client(&client).args(["--url", &url]), 76, other);
     // Nobody there: three attempts, then it gives up.
     let url = format!("https://localhost:{}", foreign.https_port);
     let output = stack.client(&client).args(["--url", &url]).output().unwrap();
@@ -275,4 +278,63 @@ fn a_terminal_that_closes_ends_it_but_nohup_keeps_it() {
     assert!(kept.child.try_wait().unwrap().is_none());
     kept.signal("TERM");
     assert_eq!(kept.exit(), 0);
+}
+
+/// Another TLS server than nginx refuses with an alert. In TLS 1.3 that alert comes when the handshake seems to be over.
+#[test]
+fn an_alert_is_told_in_words_and_is_no_outage() {
+    let stack = Builder::new().stopped();
+    let foreign = Builder::new().stopped();
+    for stack in [&stack, &foreign] {
+        expect(stack.command(concat!(env!("CARGO_MANIFEST_DIR"), "/certs/ca")).arg("init"), 0, "");
+    }
+    let own = foreign.certs.join("ca.crt").display().to_string();
+    let stranger = ["-Verify", "1", "-verify_return_error", "-CAfile", &own];
+    let not_accepted =
+        "no TLS with the server: the server does not accept this client's certificate (unknown CA)";
+    let not_shared = "no TLS with the server: the server and this client share no version or cipher of TLS (";
+    for (options, said) in [
+        ([&stranger[..], &["-tls1_3"]].concat(), not_accepted),
+        ([&stranger[..], &["-tls1_2"]].concat(), not_accepted),
+        (vec!["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"], not_shared),
+        (vec!["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-CCM"], not_shared),
+    ] {
+        let server = TlsServer::start(&stack, &options);
+        let output = stack.client(&stack.pair("client")).args(["--url", &server.url]).output().unwrap();
+        let said_all = crate::stack::text(&output);
+        assert_eq!(output.status.code(), Some(76), "{options:?}: {said_all}");
+        assert!(said_all.contains(said) && !said_all.contains("--ca"), "{options:?}: {said_all}");
+        assert_eq!(said_all.lines().count(), 1, "it was tried again: {said_all}");
+    }
+}
+
+/// openssl(1) with the stack's server certificate.
+struct TlsServer {
+    child: std::process::Child,
+    url: String,
+    /// A pipe that nobody reads any more would end it.
+    _said: std::io::Lines<BufReader<std::process::ChildStdout>>,
+}
+
+impl TlsServer {
+    #[track_caller]
+    fn start(stack: &Stack, options: &[&str]) -> Self {
+        let pair = stack.pair("server");
+        let mut command = stack.command("openssl");
+        command.args(["s_server", "-www", "-accept", "127.0.0.1:0", "-cert"]).arg(&pair.cert);
+        command.arg("-key").arg(&pair.key).args(options).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+        let port = said.find_map(|line| Some(line.unwrap().strip_prefix("ACCEPT 127.0.0.1:")?.to_owned()));
+        let url = format!("https://localhost:{}", port.expect("it listens"));
+        Self { child, url, _said: said }
+    }
+}
+
+impl Drop for TlsServer {
+    fn drop(&mut self) {
+        // timeout(1) hands the signal on to the program that it runs.
+        let _ = std::process::Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = self.child.wait();
+    }
 }
