@@ -152,12 +152,7 @@ fn certificates(night: &mut Night) {
     night.mends("just renew alice", ALICE);
 
     night.breaks(&format!("{ENDED}; stack/renew --server"));
-    night.prints(
-        "`no TLS with the server: its certificate has ended, …`",
-        "`just renew-server`",
-        CLIENT,
-        76,
-    );
+    night.prints("`no TLS with the server: its certificate has ended, …`", "`just renew-server`", CLIENT, 76);
     night.clone.runs("just status", 1, "DOES NOT ANSWER");
     night.clone.runs("just up", 1, "server.crt has expired");
     night.mends("just renew-server", CLIENT);
