@@ -111,7 +111,8 @@ impl Stack {
             Some(name) => ["ip", "netns", "exec", name].iter().map(PathBuf::from).collect(),
             None => Vec::new(),
         };
-        words.extend(["timeout", "60"].map(PathBuf::from));
+        // In the foreground it passes a signal on once; otherwise a second one goes to its whole group.
+        words.extend(["timeout", "--foreground", "60"].map(PathBuf::from));
         words.push(program.as_ref().to_owned());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]);
