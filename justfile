@@ -106,9 +106,9 @@ crl:
 rotate-key *args: build
     @exec stack/rotate "$@"
 
-# format, lint and build the documentation
+# format, lint, the arrows between the rooms, and build the documentation
 [group('check')]
-lint:
+lint: layers
     cargo fmt --all --check
     cargo fmt --manifest-path bench/Cargo.toml --check
     cargo fmt --manifest-path bench/peers/axum/Cargo.toml --check
@@ -116,6 +116,41 @@ lint:
     cargo clippy --locked --no-default-features --features listen -- -D warnings
     cargo clippy --locked --no-default-features --features client -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+
+# the arrows between the rooms of src/, and the crates that only some of them name
+[group('check')]
+layers:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    # room | rooms that it imports | crates that no other room names
+    table='
+    cli      |                                               | argh signal_hook
+    files    |                                               |
+    protocol |                                               | byteorder ring
+    lan      |                                               | socket2 nix
+    keyfile  | files protocol                                |
+    store    | protocol                                      | sqlx
+    http     | protocol store                                | async_h1 subtle tide
+    client   | cli files keyfile                             | async_tls rustls webpki httparse x509_cert
+    listener | cli files keyfile protocol lan                |
+    server   | cli files keyfile protocol lan store http     | tide env_logger
+    admin    | cli protocol store                            |
+    doctor   | cli files keyfile protocol lan store server   | nix ring rustls_pemfile socket2 x509_cert
+    '
+    rooms=" $(sed -n 's/ *|.*//p' <<<"$table" | xargs) "
+    crates=$(cut -d'|' -f3 <<<"$table" | xargs)
+    wrong=0
+    for room in $(ls src | sed 's/\.rs$//' | grep -vx lib | sort -u); do
+        allowed=" $(sed -n "s/^ *$room *|//p" <<<"$table" | tr '|' ' ') "
+        for name in $rooms $crates; do
+            [[ $name == "$room" || $allowed == *" $name "* ]] && continue
+            [[ $rooms == *" $name "* ]] && path="crate::$name\b" || path="$name::"
+            grep -rnE "(^|[^:_[:alnum:]])$path" src/$room.rs src/$room 2>/dev/null && wrong=1
+        done
+    done
+    # The lines above would miss a room in a list.
+    grep -rn 'crate::{' src && wrong=1
+    exit $wrong
 
 # all tests, on free ports, loopback and networks of their own
 [group('check')]

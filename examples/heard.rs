@@ -2,7 +2,7 @@
 //!
 //!     cargo run --example heard -- certs/broadcast.pub [PORT]
 //!
-//! [`listen::bind`] shares the port with every other listener; [`listen::Judge`] says what is new. The
+//! [`sockets::receiver`] shares the port with every other listener; [`Judge`] says what is new. The
 //! program decides what it does with that: this one keeps the last sighting of everybody.
 
 use std::collections::BTreeMap;
@@ -11,9 +11,10 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Instant;
 
-use rollcall::clock::now_ns;
-use rollcall::listen::{self, Judge, Policy, Verdict};
-use rollcall::sign::PublicKey;
+use rollcall::cli::now_ns;
+use rollcall::keyfile;
+use rollcall::lan::sockets;
+use rollcall::protocol::judge::{Judge, Policy, Verdict};
 
 fn main() {
     if let Err(error) = hear() {
@@ -25,9 +26,9 @@ fn main() {
 fn hear() -> Result<(), Box<dyn Error>> {
     let file = std::env::args().nth(1).ok_or("which key? heard KEY.pub [PORT]")?;
     let port = std::env::args().nth(2).map_or(Ok(6667), |port| port.parse())?;
-    let policy = Policy { keys: vec![PublicKey::load(Path::new(&file))?], ..Policy::default() };
+    let policy = Policy { keys: vec![keyfile::public_key(Path::new(&file))?], ..Policy::default() };
     let mut judge = Judge::new(policy, Vec::new(), now_ns());
-    let socket = listen::bind(Ipv4Addr::UNSPECIFIED.into(), port)?;
+    let socket = sockets::receiver((Ipv4Addr::UNSPECIFIED, port).into())?;
     let mut here = BTreeMap::new();
     let mut buffer = vec![0; 1 << 16];
     loop {

@@ -3,11 +3,11 @@
 //! Every key and number is fixed, and Ed25519 has no randomness, so the same bytes come out each time;
 //! tests/wire_vectors.rs compares them with the file.
 
-use rollcall::announce::Announcer;
-use rollcall::hex;
-use rollcall::sign::{PublicKey, Signer};
-use rollcall::status::{Email, Status};
-use rollcall::wire::{self, Batch, Kind, encode_batch, merkle};
+use rollcall::keyfile;
+use rollcall::protocol::announcer::Announcer;
+use rollcall::protocol::keys::PublicKey;
+use rollcall::protocol::status::{Email, Status};
+use rollcall::protocol::{self, Batch, Kind, encode_batch, merkle};
 use serde_json::{Value, json};
 
 /// For tests only: everybody knows them. The seeds are 32 times `07`, and 32 times `09`.
@@ -25,7 +25,7 @@ fn main() {
 }
 
 pub fn vectors() -> Value {
-    let signer = || Signer::from_pem(PRIVATE).expect("the constant is a key");
+    let signer = || keyfile::parse_signing_key(PRIVATE).expect("the constant is a key");
     let mut announcer = Announcer::new(signer(), EPOCH);
     let mut next = 0;
     let batches: Vec<(usize, u64, Vec<Vec<u8>>)> = [1, 2, 3, 7, 512]
@@ -96,7 +96,7 @@ fn version_1() -> Vec<Value> {
     .iter()
     .map(|status| {
         let mut datagram = Vec::new();
-        wire::encode(status, &mut datagram);
+        protocol::encode(status, &mut datagram);
         described(&datagram, status)
     })
     .collect()
@@ -108,7 +108,7 @@ fn batch(count: usize, first: u64, datagrams: &[Vec<u8>]) -> Value {
     );
     let members = datagrams.iter().enumerate().filter(|(i, _)| count < 512 || OF_512.contains(i));
     let members = members.map(|(i, datagram)| {
-        let (status, _) = wire::decode(datagram).expect("it was encoded here");
+        let (status, _) = protocol::decode(datagram).expect("it was encoded here");
         let mut member = described(datagram, &status);
         member["index"] = json!(i);
         member["sequence"] = json!((first + i as u64).to_string());
@@ -118,7 +118,7 @@ fn batch(count: usize, first: u64, datagrams: &[Vec<u8>]) -> Value {
         "count": count,
         "epoch": EPOCH.to_string(),
         "first_sequence": first.to_string(),
-        "root": hex::encode(&tree.root()),
+        "root": hex::encode(tree.root()),
         "signature": hex::encode(&datagrams[0][datagrams[0].len() - 64..]),
         "members": members.collect::<Vec<_>>(),
     })
@@ -138,11 +138,11 @@ fn forged(seven: &[Vec<u8>]) -> Vec<Value> {
     let mut signature = one.to_vec();
     *signature.last_mut().expect("it has a signature") ^= 1;
     let spliced = [&one[..trailer(one)], &seven[3][trailer(&seven[3])..]].concat();
-    let other = Signer::from_pem(OTHER).expect("the constant is a key");
+    let other = keyfile::parse_signing_key(OTHER).expect("the constant is a key");
     let impostor = encode_batch(
         &Batch {
             kind: Kind::SEEN,
-            key_id: Signer::from_pem(PRIVATE).expect("the constant is a key").public().id(),
+            key_id: keyfile::parse_signing_key(PRIVATE).expect("the constant is a key").public().id(),
             epoch: EPOCH,
             first_sequence: 1000,
             statuses: &[status(0)],
@@ -199,13 +199,14 @@ fn prefix(why: &str, email: &[u8], ip: &[u8]) -> Value {
 
 /// A listener with the key hears these one after the other, and nothing before.
 fn replay(seven: &[Vec<u8>], last_of_512: &[u8]) -> Vec<Value> {
-    let signer = Signer::from_pem(PRIVATE).expect("the constant is a key");
+    let signer = keyfile::parse_signing_key(PRIVATE).expect("the constant is a key");
     let key_id = signer.public().id();
     let far = Batch { kind: Kind::SEEN, key_id, epoch: EPOCH, first_sequence: 4106, statuses: &[status(1)] };
     let far = encode_batch(&far, |message| signer.sign(message)).remove(0);
-    let before = Announcer::new(Signer::from_pem(PRIVATE).expect("the constant is a key"), EPOCH - 1)
-        .announce(&[status(2)])
-        .remove(0);
+    let before =
+        Announcer::new(keyfile::parse_signing_key(PRIVATE).expect("the constant is a key"), EPOCH - 1)
+            .announce(&[status(2)])
+            .remove(0);
     let after = Announcer::new(signer, EPOCH + 1).announce(&[status(3)]).remove(0);
     [
         (&seven[3][..], "new", "sequence 10"),
@@ -225,7 +226,7 @@ fn replay(seven: &[Vec<u8>], last_of_512: &[u8]) -> Vec<Value> {
 
 /// Where the trailer starts.
 fn trailer(datagram: &[u8]) -> usize {
-    datagram.len() - wire::decode(datagram).expect("it was encoded here").1.len()
+    datagram.len() - protocol::decode(datagram).expect("it was encoded here").1.len()
 }
 
 fn public_pem(key: &PublicKey) -> String {

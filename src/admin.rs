@@ -1,52 +1,151 @@
 //! Enrolment: who may be seen at all. The commands behind `rollcall-admin`.
 
-use std::fmt;
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
 use async_std::task;
 
-use crate::certificate::{self, Certificate, Serial};
-use crate::cli::{Exit, Fatal, SettingError, setting};
-use crate::clock::seconds;
-use crate::status::{Email, EmailError};
-use crate::store::{self, Known, Store, User};
+use crate::cli::{Exit, Fatal, FromArgs, SettingError, Timespan, seconds, setting};
+use crate::protocol::status::{Email, EmailError};
+use crate::store::sighting::{self, Certificate, Serial};
+use crate::store::{self, CertificateRow, Store, UserRow};
 
-/// One command. Emails are text until the library has checked them, all before the first is acted on.
-pub enum Command {
-    Migrate,
-    Add(Vec<String>),
-    Enable(Vec<String>),
-    Disable(Vec<String>),
-    List {
-        json: bool,
-    },
-    /// What was seen or used in the future.
-    Mend,
-    /// Notes a certificate before its first use: what openssl(1) prints of it.
-    CertAdd {
-        email: String,
-        serial: String,
-        fingerprint: String,
-        not_after: String,
-    },
-    /// Serial numbers, or emails for all of their certificates.
-    CertRevoke(Vec<String>),
-    CertList {
-        expiring: Option<Duration>,
-        json: bool,
-    },
+/// Enrols, lists and disables people and devices in the database of DATABASE_URL.
+#[derive(FromArgs)]
+pub struct Options {
+    #[argh(subcommand)]
+    command: Command,
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand)]
+enum Command {
+    User(User),
+    Cert(Cert),
+    Migrate(Migrate),
+}
+
+/// bring the database's schema up to date; the server does the same when it starts
+#[derive(FromArgs)]
+#[argh(subcommand, name = "migrate")]
+struct Migrate {}
+
+/// who may be seen
+#[derive(FromArgs)]
+#[argh(subcommand, name = "user")]
+struct User {
+    #[argh(subcommand)]
+    command: UserCommand,
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand)]
+enum UserCommand {
+    Add(Add),
+    List(List),
+    Disable(Disable),
+    Enable(Enable),
+    Mend(Mend),
+}
+
+/// set to now what was seen or used in the future, when a clock was wrong; the doctor says if there is any
+#[derive(FromArgs)]
+#[argh(subcommand, name = "mend")]
+struct Mend {}
+
+/// enrol; one that is enrolled already stays as it is
+#[derive(FromArgs)]
+#[argh(subcommand, name = "add")]
+struct Add {
+    #[argh(positional)]
+    email: Vec<String>,
+}
+
+/// show everybody, the most recently seen first
+#[derive(FromArgs)]
+#[argh(subcommand, name = "list")]
+struct List {
+    /// one JSON object per line
+    #[argh(switch)]
+    json: bool,
+}
+
+/// refuse from the next request on; the row stays
+#[derive(FromArgs)]
+#[argh(subcommand, name = "disable")]
+struct Disable {
+    #[argh(positional)]
+    email: Vec<String>,
+}
+
+/// lift a disable
+#[derive(FromArgs)]
+#[argh(subcommand, name = "enable")]
+struct Enable {
+    #[argh(positional)]
+    email: Vec<String>,
+}
+
+/// which certificates may prove somebody
+#[derive(FromArgs)]
+#[argh(subcommand, name = "cert")]
+struct Cert {
+    #[argh(subcommand)]
+    command: CertCommand,
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand)]
+enum CertCommand {
+    List(CertList),
+    Revoke(CertRevoke),
+    Add(CertAdd),
+}
+
+/// show every certificate that was enrolled or seen, the soonest end first
+#[derive(FromArgs)]
+#[argh(subcommand, name = "list")]
+struct CertList {
+    /// only those that end within this time, such as 30d
+    #[argh(option)]
+    expiring: Option<Timespan>,
+    /// one JSON object per line
+    #[argh(switch)]
+    json: bool,
+}
+
+/// refuse from the next request on, for good: serial numbers, or emails for all of their certificates
+#[derive(FromArgs)]
+#[argh(subcommand, name = "revoke")]
+struct CertRevoke {
+    #[argh(positional)]
+    name: Vec<String>,
+}
+
+/// note a certificate before its first use, from what openssl x509 prints of it; `just enrol` does this
+#[derive(FromArgs)]
+#[argh(subcommand, name = "add")]
+struct CertAdd {
+    #[argh(positional)]
+    email: String,
+    #[argh(positional)]
+    serial: String,
+    #[argh(positional)]
+    fingerprint: String,
+    #[argh(positional)]
+    not_after: String,
 }
 
 /// Runs one command against `DATABASE_URL`.
-pub fn run(command: Command) -> Result<(), Error> {
+pub fn run(options: Options) -> Result<(), Error> {
     let url: String = setting(None, "DATABASE_URL", "")?;
     if url.is_empty() {
         return Err(Error::NoDatabase);
     }
     task::block_on(async {
         let store = Store::open(&url, Duration::from_secs(10))?;
-        let done = act(&store, command).await;
+        let done = act(&store, options.command).await;
         store.close().await;
         done
     })
@@ -55,47 +154,52 @@ pub fn run(command: Command) -> Result<(), Error> {
 async fn act(store: &Store, command: Command) -> Result<(), Error> {
     store.migrate().await?;
     match command {
-        Command::Migrate => Ok(()),
-        Command::Add(emails) => {
-            for email in check(&emails)? {
-                let added = store.enrol(&email).await?;
-                say(&email, if added { "enrolled" } else { "was enrolled already" })?;
+        Command::Migrate(Migrate {}) => Ok(()),
+        Command::User(User { command }) => match command {
+            UserCommand::Add(Add { email }) => enrol(store, &email).await,
+            UserCommand::List(List { json }) => list_users(&store.users().await?, json),
+            UserCommand::Enable(Enable { email }) => set_disabled(store, &email, false).await,
+            UserCommand::Disable(Disable { email }) => set_disabled(store, &email, true).await,
+            UserCommand::Mend(Mend {}) => mend(store).await,
+        },
+        Command::Cert(Cert { command }) => match command {
+            CertCommand::List(CertList { expiring, json }) => {
+                list_certificates(&store.certificates(None).await?, expiring, json)
             }
-            Ok(())
-        }
-        Command::Enable(emails) => set_disabled(store, &emails, false).await,
-        Command::Disable(emails) => set_disabled(store, &emails, true).await,
-        Command::Mend => {
-            for name in store.mend_times().await? {
-                say(&name, "was in the future, is set to now")?;
-            }
-            Ok(())
-        }
-        Command::List { json } => list_users(&store.users().await?, json),
-        Command::CertAdd { email, serial, fingerprint, not_after } => {
-            let email = Email::new(&email).map_err(Error::Email)?;
-            let certificate = Certificate::read(&serial, &fingerprint, &not_after)?;
-            let added = store.register(&email, &certificate).await?;
-            say(&certificate.serial, if added { "noted" } else { "was known already" })
-        }
-        Command::CertRevoke(names) => revoke(store, &names).await,
-        Command::CertList { expiring, json } => {
-            let known = store.certificates(None).await?;
-            let before =
-                expiring.map(|expiring| seconds(SystemTime::now()).saturating_add(expiring.as_secs()));
-            let shown = known.iter().filter(|known| {
-                before.is_none_or(|before| known.certificate.not_after < before && !known.revoked)
-            });
-            list_certificates(shown, json)
-        }
+            CertCommand::Revoke(CertRevoke { name }) => revoke(store, &name).await,
+            CertCommand::Add(certificate) => register(store, &certificate).await,
+        },
     }
+}
+
+async fn enrol(store: &Store, emails: &[String]) -> Result<(), Error> {
+    for email in check(emails)? {
+        let added = store.enrol(&email).await?;
+        report(&email, if added { "enrolled" } else { "was enrolled already" })?;
+    }
+    Ok(())
+}
+
+async fn mend(store: &Store) -> Result<(), Error> {
+    for name in store.mend_times().await? {
+        report(&name, "was in the future, is set to now")?;
+    }
+    Ok(())
+}
+
+async fn register(store: &Store, certificate: &CertAdd) -> Result<(), Error> {
+    let CertAdd { email, serial, fingerprint, not_after } = certificate;
+    let email = Email::new(email).map_err(Error::Email)?;
+    let certificate = Certificate::read(serial, fingerprint, not_after)?;
+    let added = store.register(&email, &certificate).await?;
+    report(&certificate.serial, if added { "noted" } else { "was known already" })
 }
 
 async fn set_disabled(store: &Store, emails: &[String], disabled: bool) -> Result<(), Error> {
     let word = if disabled { "disabled" } else { "enabled" };
     for email in check(emails)? {
         let changed = store.set_disabled(&email, disabled).await?;
-        say(&email, &if changed { word.to_owned() } else { format!("was {word} already") })?;
+        report(&email, &if changed { word.to_owned() } else { format!("was {word} already") })?;
     }
     Ok(())
 }
@@ -127,16 +231,16 @@ async fn revoke(store: &Store, names: &[String]) -> Result<(), Error> {
     }
     for serial in serials {
         let revoked = store.revoke(&serial).await?;
-        say(&serial, if revoked { "revoked" } else { "was revoked already" })?;
+        report(&serial, if revoked { "revoked" } else { "was revoked already" })?;
     }
     Ok(())
 }
 
-fn say(subject: &impl fmt::Display, what: &str) -> Result<(), Error> {
-    unless_closed(writeln!(io::stdout(), "{subject} {what}"))
+fn report(subject: &impl Display, change: &str) -> Result<(), Error> {
+    unless_closed(writeln!(io::stdout(), "{subject} {change}"))
 }
 
-fn list_users(users: &[User], json: bool) -> Result<(), Error> {
+fn list_users(users: &[UserRow], json: bool) -> Result<(), Error> {
     let mut out = io::stdout().lock();
     for user in users {
         let seen = user.seen.map(|(ns, ip, port)| (time(ns), ns, ip, port));
@@ -160,10 +264,14 @@ fn list_users(users: &[User], json: bool) -> Result<(), Error> {
     Ok(())
 }
 
-fn list_certificates<'a>(certificates: impl Iterator<Item = &'a Known>, json: bool) -> Result<(), Error> {
+fn list_certificates(all: &[CertificateRow], expiring: Option<Timespan>, json: bool) -> Result<(), Error> {
+    let before = expiring.map(|Timespan(time)| seconds(SystemTime::now()).saturating_add(time.as_secs()));
     let mut out = io::stdout().lock();
-    for Known { certificate, email, last_used_ns, revoked } in certificates {
+    for CertificateRow { certificate, email, last_used_ns, revoked } in all {
         let Certificate { serial, fingerprint, not_after } = certificate;
+        if before.is_some_and(|before| *revoked || *not_after >= before) {
+            continue;
+        }
         let not_after =
             humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_secs(*not_after));
         let used = last_used_ns.map(time);
@@ -194,66 +302,28 @@ fn unless_closed(written: io::Result<()>) -> Result<(), Error> {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
-    Setting(SettingError),
+    #[error(transparent)]
+    Setting(#[from] SettingError),
+    #[error(
+        "DATABASE_URL is not set (postgres://USER@HOST/DATABASE); `just user …` sets it for the private cluster"
+    )]
     NoDatabase,
+    #[error("no email was given")]
     NoEmails,
+    #[error("no serial number or email was given")]
     NoSerials,
+    #[error("no certificate of {0} is known")]
     NoCertificate(Email),
+    #[error(transparent)]
     Email(EmailError),
-    Certificate(certificate::Error),
-    Store(store::Error),
+    #[error(transparent)]
+    Certificate(#[from] sighting::Error),
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error("cannot write to standard output: {0}")]
     Output(io::Error),
-}
-
-impl From<SettingError> for Error {
-    fn from(error: SettingError) -> Self {
-        Error::Setting(error)
-    }
-}
-
-impl From<certificate::Error> for Error {
-    fn from(error: certificate::Error) -> Self {
-        Error::Certificate(error)
-    }
-}
-
-impl From<store::Error> for Error {
-    fn from(error: store::Error) -> Self {
-        Error::Store(error)
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Setting(error) => write!(f, "{error}"),
-            Error::NoDatabase => f.write_str(
-                "DATABASE_URL is not set (postgres://USER@HOST/DATABASE); `just user …` sets it for the private cluster",
-            ),
-            Error::NoEmails => f.write_str("no email was given"),
-            Error::NoSerials => f.write_str("no serial number or email was given"),
-            Error::NoCertificate(email) => write!(f, "no certificate of {email} is known"),
-            Error::Email(error) => write!(f, "{error}"),
-            Error::Certificate(error) => write!(f, "{error}"),
-            Error::Store(error) => write!(f, "{error}"),
-            Error::Output(error) => write!(f, "cannot write to standard output: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Error::NoDatabase | Error::NoEmails | Error::NoSerials | Error::NoCertificate(_) => None,
-            Error::Certificate(error) => Some(error),
-            Error::Setting(error) => Some(error),
-            Error::Email(error) => Some(error),
-            Error::Store(error) => Some(error),
-            Error::Output(error) => Some(error),
-        }
-    }
 }
 
 impl Fatal for Error {

@@ -1,10 +1,16 @@
-//! What the command lines share: arguments and environment in, one line of error and an exit code out.
+//! The command lines' common part: arguments and settings in, one line of error and an exit code out; the time; signals.
 
 use std::error::Error;
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::time::{Duration, SystemTime};
+
+pub use argh::FromArgs;
+
+#[cfg(any(feature = "client", feature = "listen", feature = "server"))]
+pub mod signals;
 
 /// The exit codes, after sysexits.h where it has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +35,7 @@ pub trait Fatal: Error {
 }
 
 /// Parses the arguments; on `--help`, `--version` or a mistake this prints what is due and exits.
-pub fn arguments<T: argh::FromArgs>(program: &str) -> T {
+pub fn arguments<T: FromArgs>(program: &str) -> T {
     let arguments: Vec<String> =
         std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -51,18 +57,15 @@ fn asked(text: impl Display) -> ! {
     std::process::exit(if written.is_ok() { 0 } else { Exit::Failure as i32 });
 }
 
-/// Was SIGHUP ignored when the program began, as nohup(1) has it? Then it stays so (proc(5), SigIgn).
-pub fn ignores_hangup() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    // Bit 0 is signal 1.
-    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
-}
-
 /// One line on standard error. Its reader may be gone or its disk full, which would make `eprintln!` panic:
 /// that ends no program and changes no exit code.
 pub fn note(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// A program: arguments in, one call of the library, an exit code out.
+pub fn main<T: FromArgs, E: Fatal>(program: &str, run: impl FnOnce(T) -> Result<(), E>) -> ExitCode {
+    finish(program, run(arguments(program)))
 }
 
 /// Ends `main`: a success is silent, an error is one line on stderr and its exit code.
@@ -94,11 +97,9 @@ where
 }
 
 /// How long, as a flag or a variable has it and as messages say it: `30s`, `5m`, `1h`.
-#[cfg(any(feature = "client", feature = "listen"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timespan(pub std::time::Duration);
+pub struct Timespan(pub Duration);
 
-#[cfg(any(feature = "client", feature = "listen"))]
 impl FromStr for Timespan {
     type Err = &'static str;
 
@@ -107,27 +108,44 @@ impl FromStr for Timespan {
     }
 }
 
-#[cfg(any(feature = "client", feature = "listen"))]
 impl Display for Timespan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         humantime::format_duration(self.0).fmt(f)
     }
 }
 
-/// A setting that the environment holds and that cannot be read.
-#[derive(Debug)]
+/// Nanoseconds since the Unix epoch, never before it.
+pub fn now_ns() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Seconds since the Unix epoch, never before it.
+pub fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// Text from a stranger as a terminal may see it: control characters stand there as escapes.
+pub fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for character in text.chars() {
+        // Marks that turn the direction of text, and line separators, are not control characters.
+        let hidden = matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+        match character.is_control() || hidden {
+            true => printable.extend(character.escape_default()),
+            false => printable.push(character),
+        }
+    }
+    printable
+}
+
+/// A setting in the environment that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("the setting {variable} is {problem}")]
 pub struct SettingError {
     variable: &'static str,
     problem: String,
 }
-
-impl Display for SettingError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "the setting {} is {}", self.variable, self.problem)
-    }
-}
-
-impl Error for SettingError {}
 
 impl Fatal for SettingError {
     fn exit(&self) -> Exit {
@@ -135,9 +153,20 @@ impl Fatal for SettingError {
     }
 }
 
-#[cfg(all(test, any(feature = "client", feature = "listen")))]
+#[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_from_a_stranger_moves_no_cursor() {
+        for (text, shown) in [
+            ("it's \"fine\" \\ \u{e9}", "it's \"fine\" \\ \u{e9}"),
+            ("\x1b[2J\r\n\0", "\\u{1b}[2J\\r\\n\\u{0}"),
+            ("\u{202e}\u{2028}\u{feff}", "\\u{202e}\\u{2028}\\u{feff}"),
+        ] {
+            assert_eq!(printable(text), shown);
+        }
+    }
 
     #[test]
     fn a_timespan_has_a_unit_and_is_said_as_it_is_read() {

@@ -1,6 +1,5 @@
 //! The client: proves who it is over mutual TLS and says that it is here, once or every so often.
 
-use std::fmt;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
@@ -9,21 +8,19 @@ use async_std::channel::Receiver;
 use async_std::future::timeout;
 use async_std::net::TcpStream;
 use async_std::task;
-use async_tls::TlsConnector;
 use async_tls::client::TlsStream;
 use http::Uri;
 
-use crate::cli::{Exit, Fatal, SettingError, Timespan, note, setting};
-use crate::signals;
+use crate::cli::{Exit, Fatal, FromArgs, SettingError, Timespan, note, setting, signals};
 
 mod connect;
 mod convert;
+mod credentials;
 mod exchange;
-mod pair;
 mod tls;
 
+use credentials::{Contents, Files, Loaded};
 use exchange::Answer;
-use pair::{Contents, Files, Loaded};
 
 /// First wait before another attempt; it doubles up to [`MAX_BACKOFF`].
 const BACKOFF: Duration = Duration::from_millis(500);
@@ -38,26 +35,40 @@ const MAX_EVERY: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// Shorter intervals would only meet the rate limit of nginx.
 const MIN_EVERY: Duration = Duration::from_millis(50);
 
-/// The settings of `rollcall-client`.
+/// Says "I am here" over mutual TLS, once or again and again.
+#[derive(FromArgs)]
 pub struct Options {
-    pub cert: Option<PathBuf>,
-    pub key: Option<PathBuf>,
-    pub ca: Option<PathBuf>,
-    pub url: Option<String>,
-    /// Again and again with this interval; once if `None`.
-    pub every: Option<Duration>,
-    /// How long one attempt may take.
-    pub timeout: Duration,
-    /// How often an unreachable server is tried, without `every`.
-    pub attempts: u32,
+    /// client certificate, PEM or DER, with its chain (default $ROLLCALL_CERTS/client.crt)
+    #[argh(option)]
+    cert: Option<PathBuf>,
+    /// private key of the certificate, PEM or DER (default $ROLLCALL_CERTS/client.key)
+    #[argh(option)]
+    key: Option<PathBuf>,
+    /// certificate of the CA that signed the server's, PEM or DER (default $ROLLCALL_CERTS/ca.crt)
+    #[argh(option)]
+    ca: Option<PathBuf>,
+    /// https://HOST:PORT of the server (ROLLCALL_URL, default https://localhost:$ROLLCALL_HTTPS_PORT)
+    #[argh(option)]
+    url: Option<String>,
+    /// keep the connection and say it again after this long, such as 30s, until stopped
+    #[argh(option)]
+    every: Option<Timespan>,
+    /// how long one attempt may take (default 10s)
+    #[argh(option, default = "Timespan(Duration::from_secs(10))")]
+    timeout: Timespan,
+    /// attempts before an unreachable server is given up on, without --every (default 3)
+    #[argh(option, default = "3")]
+    attempts: u32,
 }
 
 /// Beats once, or until a signal ends it.
 pub fn run(options: &Options) -> Result<(), Error> {
-    if let Some(every) = options.every.filter(|every| !(MIN_EVERY..=MAX_EVERY).contains(every)) {
+    let every = options.every.map(|Timespan(every)| every);
+    if let Some(every) = every.filter(|every| !(MIN_EVERY..=MAX_EVERY).contains(every)) {
         return Err(Error::Every(every));
     }
-    if options.timeout.is_zero() {
+    let Timespan(timeout) = options.timeout;
+    if timeout.is_zero() {
         return Err(Error::NoTime);
     }
     let port: u16 = setting(None, "ROLLCALL_HTTPS_PORT", "443")?;
@@ -69,17 +80,17 @@ pub fn run(options: &Options) -> Result<(), Error> {
         key: file(&options.key, "client.key"),
         ca: file(&options.ca, "ca.crt"),
     };
-    let target = Target::parse(&url)?;
+    let server = ServerUrl::parse(&url)?;
     let client = |contents, loaded: Loaded| Client {
-        target,
-        proof: loaded.into(),
+        server,
+        loaded,
         files: files.clone(),
         contents,
-        doubt: String::new(),
-        timeout: options.timeout,
+        reported: String::new(),
+        timeout,
         kept: None,
     };
-    let Some(every) = options.every else {
+    let Some(every) = every else {
         let contents = files.read()?;
         let loaded = files.load(&contents, SystemTime::now())?;
         return task::block_on(client(contents, loaded).once(options.attempts));
@@ -120,7 +131,7 @@ async fn valid_in_time(files: &Files, stop: &Receiver<()>) -> Result<Option<(Con
 }
 
 /// Where to: taken apart once, so that a mistake in the URL shows before anything is sent.
-struct Target {
+struct ServerUrl {
     host: String,
     port: u16,
     /// As the `Host` header has it.
@@ -128,7 +139,7 @@ struct Target {
     path: String,
 }
 
-impl Target {
+impl ServerUrl {
     fn parse(url: &str) -> Result<Self, Error> {
         let bad = |why| Error::Url { url: url.to_owned(), why };
         let uri: Uri = url.parse().map_err(|_| bad("it is not a URL"))?;
@@ -154,41 +165,15 @@ impl Target {
 }
 
 struct Client {
-    target: Target,
+    server: ServerUrl,
     files: Files,
-    /// What the files held when they were last used.
+    /// The files as they were when they were last used.
     contents: Contents,
-    /// What was said of files that cannot be used.
-    doubt: String,
-    proof: Proof,
+    /// The last report of files that cannot be used.
+    reported: String,
+    loaded: Loaded,
     timeout: Duration,
     kept: Option<TlsStream<TcpStream>>,
-}
-
-/// What the client proves itself with at the moment.
-struct Proof {
-    tls: TlsConnector,
-    loaded: Loaded,
-    warned: bool,
-}
-
-impl From<Loaded> for Proof {
-    fn from(loaded: Loaded) -> Self {
-        Self { tls: TlsConnector::from(loaded.config.clone()), loaded, warned: false }
-    }
-}
-
-impl Proof {
-    /// Warns once per certificate that it ends soon.
-    fn warn(&mut self, now: SystemTime) {
-        if let (false, Some(left)) = (self.warned, self.loaded.ends_soon(now)) {
-            let left = Timespan(Duration::from_secs(left.as_secs()));
-            note(format_args!(
-                "rollcall-client: warning: the certificate ends in {left}; ask whoever runs rollcall for a new one"
-            ));
-            self.warned = true;
-        }
-    }
 }
 
 impl Client {
@@ -200,30 +185,30 @@ impl Client {
             match self.files.load(&contents, now) {
                 Ok(loaded) => {
                     note(format_args!("rollcall-client: goes on with the new certificate"));
-                    self.proof = loaded.into();
+                    self.loaded = loaded;
                     self.kept = None;
                     self.contents = contents;
-                    self.doubt.clear();
+                    self.reported.clear();
                 }
                 // It may fit at the next look: the other file comes, or the clock does.
                 Err(error) => {
-                    let doubt = error.to_string();
-                    if doubt != self.doubt {
-                        note(format_args!("rollcall-client: {doubt}; goes on with the one it has"));
-                        self.doubt = doubt;
+                    let report = error.to_string();
+                    if report != self.reported {
+                        note(format_args!("rollcall-client: {report}; goes on with the one it has"));
+                        self.reported = report;
                     }
                 }
             }
         }
-        self.proof.warn(now);
+        self.loaded.warn(now);
     }
 
     async fn once(&mut self, attempts: u32) -> Result<(), Error> {
-        self.proof.warn(SystemTime::now());
+        self.loaded.warn(SystemTime::now());
         let mut backoff = BACKOFF;
         for left in (0..attempts.max(1)).rev() {
             match self.beat(false).await {
-                Ok(answer) => return say(&answer),
+                Ok(answer) => return print(&answer),
                 Err(error) if left > 0 && error.exit() == Exit::Unavailable => {
                     note(format_args!("rollcall-client: {error}; trying again in {}", Timespan(backoff)));
                     task::sleep(backoff).await;
@@ -242,7 +227,7 @@ impl Client {
             self.refresh(SystemTime::now());
             let wait = match self.beat(true).await {
                 Ok(answer) => {
-                    say(&answer)?;
+                    print(&answer)?;
                     backoff = BACKOFF;
                     jittered(every)
                 }
@@ -281,23 +266,23 @@ impl Client {
                 other => return other,
             }
         }
-        let Target { host, port, .. } = &self.target;
+        let ServerUrl { host, port, .. } = &self.server;
         let began = Instant::now();
         let tcp = connect::connect(host, *port, self.timeout).await.map_err(Error::Connect)?;
         tcp.set_nodelay(true).map_err(Error::Handshake)?;
         let left = self.timeout.saturating_sub(began.elapsed());
-        let stream = timeout(left, self.proof.tls.connect(host, tcp))
+        let stream = timeout(left, self.loaded.tls.connect(host, tcp))
             .await
-            .map_err(|_| Error::Timeout { what: "connecting", after: self.timeout })?
+            .map_err(|_| Error::Timeout { step: "connecting", after: self.timeout })?
             .map_err(Error::Handshake)?;
         self.exchange(stream, keep).await
     }
 
     async fn exchange(&mut self, mut stream: TlsStream<TcpStream>, keep: bool) -> Result<Answer, Error> {
-        let Target { authority, path, .. } = &self.target;
+        let ServerUrl { authority, path, .. } = &self.server;
         let answer = timeout(self.timeout, exchange::patch(&mut stream, authority, path, keep))
             .await
-            .map_err(|_| Error::Timeout { what: "waiting for the answer", after: self.timeout })?
+            .map_err(|_| Error::Timeout { step: "waiting for the answer", after: self.timeout })?
             .map_err(|error| match error {
                 // In TLS 1.3 the server's word about our certificate comes when the handshake seems to be over.
                 exchange::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
@@ -312,7 +297,7 @@ impl Client {
     }
 }
 
-fn say(answer: &Answer) -> Result<(), Error> {
+fn print(answer: &Answer) -> Result<(), Error> {
     writeln!(io::stdout(), "Success! ({} {})", answer.status, answer.reason).map_err(Error::Output)
 }
 
@@ -321,84 +306,32 @@ fn jittered(wait: Duration) -> Duration {
     wait.mul_f64(0.9 + 0.2 * fastrand::f64())
 }
 
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
-    Setting(SettingError),
+    #[error(transparent)]
+    Setting(#[from] SettingError),
+    #[error("cannot listen for signals: {0}")]
     Signals(io::Error),
-    Pair(pair::Error),
-    Url {
-        url: String,
-        why: &'static str,
-    },
+    #[error(transparent)]
+    Credentials(#[from] credentials::Error),
+    #[error("{url:?} cannot be called: {why}; the form is https://HOST[:PORT]")]
+    Url { url: String, why: &'static str },
+    #[error("--every {} is not between {} and a year", Timespan(*.0), Timespan(MIN_EVERY))]
     Every(Duration),
-    /// No attempt can be made in no time.
+    #[error("--timeout 0s leaves no time for an attempt")]
     NoTime,
+    #[error("cannot write to standard output: {0}")]
     Output(io::Error),
+    #[error(transparent)]
     Connect(connect::Error),
+    #[error("no TLS with the server: {}", tls::Why(.0))]
     Handshake(io::Error),
-    Timeout {
-        what: &'static str,
-        after: Duration,
-    },
+    #[error("gave up {step} after {}", Timespan(*.after))]
+    Timeout { step: &'static str, after: Duration },
+    #[error(transparent)]
     Exchange(exchange::Error),
+    #[error("{0}")]
     Refused(Answer),
-}
-
-impl From<SettingError> for Error {
-    fn from(error: SettingError) -> Self {
-        Error::Setting(error)
-    }
-}
-
-impl From<pair::Error> for Error {
-    fn from(error: pair::Error) -> Self {
-        Error::Pair(error)
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Setting(error) => write!(f, "{error}"),
-            Error::Signals(error) => write!(f, "cannot listen for signals: {error}"),
-            Error::Pair(error) => write!(f, "{error}"),
-            Error::Url { url, why } => {
-                write!(f, "{url:?} cannot be called: {why}; the form is https://HOST[:PORT]")
-            }
-            Error::NoTime => f.write_str("--timeout 0s leaves no time for an attempt"),
-            Error::Every(every) => {
-                write!(f, "--every {} is not between {} and a year", Timespan(*every), Timespan(MIN_EVERY))
-            }
-            Error::Output(error) => write!(f, "cannot write to standard output: {error}"),
-            Error::Connect(error) => write!(f, "{error}"),
-            Error::Handshake(error) => write!(f, "no TLS with the server: {}", tls::Why(error)),
-            Error::Timeout { what, after } => write!(f, "gave up {what} after {}", Timespan(*after)),
-            Error::Exchange(error) => write!(f, "{error}"),
-            Error::Refused(answer) => {
-                let by = if answer.by.is_empty() { "the server" } else { &answer.by };
-                let word = if self.exit() == Exit::TryLater { "not now, says" } else { "refused by" };
-                write!(f, "{word} {by} ({} {})", answer.status, answer.reason)?;
-                if answer.detail.is_empty() { Ok(()) } else { write!(f, ": {}", answer.detail) }
-            }
-        }
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Error::Setting(error) => Some(error),
-            Error::Pair(error) => Some(error),
-            Error::Connect(error) => Some(error),
-            Error::Exchange(error) => Some(error),
-            Error::Signals(error) | Error::Output(error) | Error::Handshake(error) => Some(error),
-            Error::Url { .. }
-            | Error::Every(_)
-            | Error::NoTime
-            | Error::Timeout { .. }
-            | Error::Refused(_) => None,
-        }
-    }
 }
 
 impl Fatal for Error {
@@ -406,17 +339,15 @@ impl Fatal for Error {
         match self {
             Error::Signals(_) | Error::Output(_) => Exit::Failure,
             Error::Every(_) | Error::NoTime => Exit::Usage,
-            Error::Setting(_) | Error::Pair(_) | Error::Url { .. } => Exit::Config,
+            Error::Setting(_) | Error::Credentials(_) | Error::Url { .. } => Exit::Config,
             Error::Connect(_) | Error::Timeout { .. } => Exit::Unavailable,
             Error::Exchange(exchange::Error::Closed | exchange::Error::Io(_)) => Exit::Unavailable,
             // rustls reports what the peer said or proved as invalid data; the rest is the network.
             Error::Handshake(error) if error.kind() != io::ErrorKind::InvalidData => Exit::Unavailable,
             Error::Handshake(_) | Error::Exchange(_) => Exit::Protocol,
-            Error::Refused(answer) => match answer.status {
-                400 | 401 | 403 => Exit::Refused,
-                429 | 502..=504 => Exit::TryLater,
-                _ => Exit::Protocol,
-            },
+            Error::Refused(answer) if answer.is_for_now() => Exit::TryLater,
+            Error::Refused(answer) if matches!(answer.status, 400 | 401 | 403) => Exit::Refused,
+            Error::Refused(_) => Exit::Protocol,
         }
     }
 }
@@ -433,9 +364,9 @@ mod tests {
             ("https://[::1]:9", "::1", 9, "[::1]:9", "/api/client"),
             ("https://127.0.0.1/elsewhere", "127.0.0.1", 443, "127.0.0.1", "/elsewhere"),
         ] {
-            let target = Target::parse(url).unwrap();
-            assert_eq!((target.host.as_str(), target.port), (host, port));
-            assert_eq!((target.authority.as_str(), target.path.as_str()), (authority, path));
+            let server = ServerUrl::parse(url).unwrap();
+            assert_eq!((server.host.as_str(), server.port), (host, port));
+            assert_eq!((server.authority.as_str(), server.path.as_str()), (authority, path));
         }
     }
 
@@ -448,7 +379,7 @@ mod tests {
             ("https://a@localhost", "it holds a user name; the certificate says who you are"),
             ("https://localhost:99999", "its port is not a number up to 65535"),
         ] {
-            let error = Target::parse(url).err().unwrap().to_string();
+            let error = ServerUrl::parse(url).err().unwrap().to_string();
             assert_eq!(error, format!("{url:?} cannot be called: {why}; the form is https://HOST[:PORT]"));
         }
     }

@@ -3,7 +3,6 @@
 //! Each check is a function that looks and changes nothing, and hands out findings: green, yellow or red, one
 //! line each, with what to do. The checks run beside each other, and one that hangs holds up no other.
 
-use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +10,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::cli::{Exit, Fatal, setting};
+use crate::cli::{Exit, Fatal, printable, setting};
 use crate::server::{self, Options};
 
 mod buffers;
@@ -153,9 +152,7 @@ impl Finding {
         let advice = self.advice.iter().flat_map(|advice| ["; do: ", advice]);
         for text in [self.what.as_str()].into_iter().chain(advice) {
             // Names of interfaces and the database's errors are not ours: neither breaks the line or colours it.
-            for c in text.chars() {
-                if matches!(c, '"' | '\'' | '\\') { line.push(c) } else { line.extend(c.escape_debug()) }
-            }
+            line.push_str(&printable(text));
         }
         line
     }
@@ -200,35 +197,15 @@ fn print(line: &str) -> Result<(), Error> {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// One that the server does not start with either.
+    #[error(transparent)]
     Settings(server::Error),
+    #[error("there is no check {0:?}; there are {names}", names = CHECKS.map(|(name, _)| name).join(", "))]
     NoSuchCheck(String),
+    #[error("cannot write to standard output: {0}")]
     Output(io::Error),
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Settings(error) => write!(f, "{error}"),
-            Error::NoSuchCheck(name) => {
-                let names = CHECKS.map(|(name, _)| name).join(", ");
-                write!(f, "there is no check {name:?}; there are {names}")
-            }
-            Error::Output(error) => write!(f, "cannot write to standard output: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Error::Settings(error) => Some(error),
-            Error::NoSuchCheck(_) => None,
-            Error::Output(error) => Some(error),
-        }
-    }
 }
 
 impl Fatal for Error {

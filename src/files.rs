@@ -1,7 +1,6 @@
 //! Small files: keys, secrets, and what a program remembers.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
@@ -78,73 +77,46 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     })
 }
 
-/// A file that cannot be used: what it is for, where it is, and what is wrong with it.
-#[derive(Debug)]
-pub struct Error<P> {
+/// A file that cannot be used: its role, its path, and the fault.
+#[derive(Debug, thiserror::Error)]
+#[error("{role}, {}: {problem}", path.display())]
+pub struct FileError<P> {
     role: &'static str,
     path: PathBuf,
     problem: P,
 }
 
-impl<P> Error<P> {
+impl<P> FileError<P> {
     /// For `map_err`.
     pub fn of(role: &'static str, path: &Path) -> impl Fn(P) -> Self {
         move |problem| Self { role, path: path.to_owned(), problem }
     }
 }
 
-impl Error<Problem> {
+impl FileError<OwnFile> {
     /// May the same succeed later, with no change to any setting? A disk can be full, or be away.
     pub fn may_pass(&self) -> bool {
         use io::ErrorKind::{InvalidData, IsADirectory, NotADirectory, NotFound, PermissionDenied};
         match &self.problem {
-            Problem::Read(error) | Problem::Write(error) => !matches!(
+            OwnFile::Read(error) | OwnFile::Write(error) => !matches!(
                 error.kind(),
                 InvalidData | IsADirectory | NotADirectory | NotFound | PermissionDenied
             ),
-            Problem::Damaged(_) => false,
+            OwnFile::Damaged(_) => false,
         }
     }
 }
 
-impl<P: fmt::Display> fmt::Display for Error<P> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, {}: {}", self.role, self.path.display(), self.problem)
-    }
-}
-
-impl<P: std::error::Error + 'static> std::error::Error for Error<P> {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.problem)
-    }
-}
-
-/// What can be wrong with a file that a program wrote itself.
-#[derive(Debug)]
-pub enum Problem {
+/// The fault of a file that a program wrote itself.
+#[derive(Debug, thiserror::Error)]
+pub enum OwnFile {
+    #[error("{0}")]
     Read(io::Error),
+    #[error("cannot write it: {0}")]
     Write(io::Error),
-    /// It is not as we left it, and what to do.
+    /// Its content is not ours any more; the text is the remedy.
+    #[error("it is damaged: {0}")]
     Damaged(&'static str),
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Problem::Read(error) => write!(f, "{error}"),
-            Problem::Write(error) => write!(f, "cannot write it: {error}"),
-            Problem::Damaged(advice) => write!(f, "it is damaged: {advice}"),
-        }
-    }
-}
-
-impl std::error::Error for Problem {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Problem::Read(error) | Problem::Write(error) => Some(error),
-            Problem::Damaged(_) => None,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -155,16 +127,16 @@ mod tests {
     fn what_a_full_disk_refused_may_be_written_later() {
         // errno(3), on Linux.
         let [enoent, eio, eacces, enotdir, eisdir, enospc, erofs, edquot] = [2, 5, 13, 20, 21, 28, 30, 122];
-        let error = |problem| Error::of("the test", Path::new("x"))(problem).may_pass();
+        let error = |problem| FileError::of("the test", Path::new("x"))(problem).may_pass();
         for number in [eio, enospc, erofs, edquot] {
-            assert!(error(Problem::Write(io::Error::from_raw_os_error(number))), "{number}");
+            assert!(error(OwnFile::Write(io::Error::from_raw_os_error(number))), "{number}");
         }
         for number in [enoent, eacces, enotdir, eisdir] {
-            assert!(!error(Problem::Write(io::Error::from_raw_os_error(number))), "{number}");
-            assert!(!error(Problem::Read(io::Error::from_raw_os_error(number))), "{number}");
+            assert!(!error(OwnFile::Write(io::Error::from_raw_os_error(number))), "{number}");
+            assert!(!error(OwnFile::Read(io::Error::from_raw_os_error(number))), "{number}");
         }
-        assert!(!error(Problem::Damaged("")));
-        assert!(!error(Problem::Read(read(Path::new("/dev/zero"), 10).unwrap_err())));
+        assert!(!error(OwnFile::Damaged("")));
+        assert!(!error(OwnFile::Read(read(Path::new("/dev/zero"), 10).unwrap_err())));
     }
 
     #[test]

@@ -1,84 +1,57 @@
 //! Who is here, proven: a client certificate in, one row and one datagram out.
 //!
-//! The data goes one way: **request -> identity -> commit -> store -> broadcast -> wire**. nginx verifies the
-//! certificate and hands the name on; everything after that is in this library, one job per module.
+//! The data goes one way: **request → identity → commit → store, then broadcast → wire.** nginx verifies the
+//! certificate and hands the name on; each later step is a room of this library. Arrows between rooms point down
+//! only, and `just layers` checks them.
 //!
-//! | module | job |
+//! | to change | look in |
 //! |---|---|
-//! | [`status`] | the record that travels through everything, and the checked `Email` |
-//! | [`identity`] | header values become a proven caller or a typed refusal |
-//! | [`certificate`] | which certificate proved it, and when that ends |
-//! | [`commit`] | group commit: requests that arrive together become one statement and one commit |
-//! | [`store`] | the only SQL |
-//! | [`wire`] | the datagram's bytes |
-//! | [`sign`] | the key pair that makes the datagrams believable |
-//! | [`privacy`] | pseudonyms in the place of emails, and the list that resolves them |
-//! | [`announce`] | numbers, signs and repeats what is announced |
-//! | [`interfaces`] | the networks that the host is attached to |
-//! | [`broadcast`] | the UDP sockets, each opened once: one per network, or where `ROLLCALL_BROADCAST` says |
-//! | [`http`] | the HTTP contract: the router, and the loop that serves it |
-//! | [`server`] | puts the server together: settings in, sockets opened, the database waited for |
-//! | [`listen`] | receives, decodes and prints datagrams |
-//! | [`credential`] | what a file of keys or certificates holds, whichever tool wrote it |
-//! | [`client`] | proves who it is over mutual TLS, once or every so often |
-//! | [`admin`] | enrolment |
-//! | [`doctor`] | looks for what keeps announcements from being heard, or clients from being let in |
-//! | [`outage`] | what fails, told in the log once |
-//! | [`sockets`] | who holds a UDP port, what room a socket has, and what the kernel dropped |
-//! | [`cli`], [`clock`], [`files`], [`hex`], [`signals`] | what the programs share: arguments and exit codes, the time, small files, hexadecimal, signals |
+//! | a flag, a default or a setting | `Options` of the program's room; the shared part is [`cli`] |
+//! | an exit code, the way that an error is shown | [`cli`] |
+//! | a byte on the wire, a signature, a pseudonym | [`protocol`] |
+//! | a socket, the choice of networks | [`lan`] |
+//! | a statement of SQL, a column | [`store`] (and `sql/`) |
+//! | a header that nginx passes on | [`http::identity`] (and `nginx/`) |
+//! | a connection's limits, the body of an error | [`http`] |
+//! | a route, a status code | [`server::routes`] |
+//! | the grouping of commits, the answer while the database is away | [`server::commit`] |
+//! | an announcement's way to the network | [`server::broadcast`] |
+//! | a file that is written: full disks, half-written files | [`files`] |
+//! | a key's or a certificate's format | [`keyfile`] |
+//! | a line that the listener prints, its JSON | [`listener`] |
+//! | a TLS message, a retry | [`client`] |
+//! | enrolment, revocation | [`admin`] |
+//! | a check of the doctor | [`doctor`] |
 //!
-//! The binaries in `bin/` turn arguments into one call of [`server::run`], [`client::run`],
-//! [`listen::run`], [`admin::run`] or [`doctor::run`]. The features `server`, `client` and `listen` choose what is built.
+//! The programs in `bin/` hand their arguments to one function each: [`server::run`], [`client::run`],
+//! [`listener::run`], [`admin::run`], [`doctor::run`]. The features `server`, `client` and `listen` choose the rooms.
 
 pub mod cli;
-pub mod status;
+#[cfg(any(feature = "client", feature = "protocol"))]
+pub mod files;
+#[cfg(any(feature = "client", feature = "protocol"))]
+pub mod keyfile;
+
+#[cfg(feature = "protocol")]
+pub mod lan;
+#[cfg(feature = "protocol")]
+pub mod protocol;
+
+#[cfg(feature = "store")]
+pub mod store;
+
+#[cfg(feature = "server")]
+pub mod http;
 
 #[cfg(feature = "client")]
 pub mod client;
-#[cfg(any(feature = "client", feature = "listen"))]
-pub mod credential;
-#[cfg(any(feature = "client", feature = "listen"))]
-pub mod files;
-#[cfg(any(feature = "client", feature = "server"))]
-pub mod signals;
+#[cfg(feature = "listen")]
+pub mod listener;
 
-// The server's; here too, because whoever tests a listener needs something to hear.
-#[cfg(feature = "listen")]
-pub mod announce;
-#[cfg(feature = "listen")]
-pub mod clock;
-#[cfg(feature = "listen")]
-pub mod hex;
-#[cfg(feature = "listen")]
-pub mod listen;
-#[cfg(feature = "listen")]
-pub mod privacy;
-#[cfg(feature = "listen")]
-pub mod sign;
-#[cfg(feature = "listen")]
-pub mod sockets;
-#[cfg(feature = "listen")]
-pub mod wire;
+#[cfg(feature = "server")]
+pub mod server;
 
 #[cfg(feature = "server")]
 pub mod admin;
 #[cfg(feature = "server")]
-pub mod broadcast;
-#[cfg(feature = "server")]
-pub mod certificate;
-#[cfg(feature = "server")]
-pub mod commit;
-#[cfg(feature = "server")]
 pub mod doctor;
-#[cfg(feature = "server")]
-pub mod http;
-#[cfg(feature = "server")]
-pub mod identity;
-#[cfg(feature = "server")]
-pub mod interfaces;
-#[cfg(feature = "server")]
-pub mod outage;
-#[cfg(feature = "server")]
-pub mod server;
-#[cfg(feature = "server")]
-pub mod store;

@@ -1,11 +1,10 @@
-//! Puts the server together: settings in, sockets opened, signals heard, the database waited for.
+//! rollcall-server, in the order of the flow: a request comes in by [`routes`], [`commit`] records it with others,
+//! [`broadcast`] announces it.
 
-use std::fmt;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use async_std::channel;
@@ -13,114 +12,31 @@ use async_std::net::TcpListener;
 use async_std::os::unix::net::{UnixListener, UnixStream};
 use async_std::task;
 
-use crate::announce::{Announcer, EpochError, LastEpoch};
-use crate::broadcast::destination::{self, Destination};
-use crate::broadcast::{self, Broadcaster};
-use crate::cli::{Exit, Fatal, SettingError, Timespan, setting};
-use crate::clock::now_ns;
-use crate::commit;
-use crate::files;
-use crate::http::{self, State};
-use crate::identity::{Credential, CredentialError, Trust};
-use crate::privacy::{self, Privacy};
-use crate::sign::{self, Signer};
-use crate::signals;
+use crate::cli::{Exit, Fatal, SettingError, Timespan, now_ns, signals};
+use crate::files::{FileError, OwnFile};
+use crate::http::connection;
+use crate::http::identity::CredentialError;
+use crate::keyfile;
+use crate::lan::destination;
+use crate::protocol::announcer::Announcer;
 use crate::store::{self, Recorder, Store};
 
+pub mod broadcast;
+pub mod commit;
+pub mod epoch;
 mod logging;
+pub mod routes;
+mod settings;
 
-/// A lock is waited for a part of the shortest; nginx gives up before the longest.
-const MIN_DEADLINE: Duration = Duration::from_millis(500);
-const MAX_DEADLINE: Duration = Duration::from_secs(60);
+use broadcast::Broadcaster;
+use routes::{State, came_through_nginx};
+use settings::{MAX_DEADLINE, MIN_DEADLINE, load_signing};
+
+pub(crate) use settings::{Address, Settings};
+pub use settings::{Command, Doctor, Options};
+
 /// How long to wait between two tries to reach a database that is not there yet.
 const RETRY: Duration = Duration::from_millis(500);
-
-/// The settings of `rollcall-server`; what is `None` comes from the environment or its default.
-#[derive(Default)]
-pub struct Options {
-    pub listen: Option<Address>,
-    pub broadcast: Option<String>,
-    pub proxy_credential: Option<PathBuf>,
-    /// Private key that signs announcements; beside it, `KEY.epoch` remembers the last epoch.
-    pub broadcast_key: Option<PathBuf>,
-    pub deadline: Option<Timespan>,
-    /// Read the settings, say what is wrong with them, and start nothing.
-    pub check: bool,
-}
-
-/// `HOST:PORT`, or `unix:PATH`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    Tcp(String),
-    Unix(PathBuf),
-}
-
-impl FromStr for Address {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.strip_prefix("unix:") {
-            Some("") => Err("there is no path after unix:".to_owned()),
-            Some(path) => Ok(Address::Unix(path.into())),
-            None if text.contains(':') => Ok(Address::Tcp(text.to_owned())),
-            None => Err("the form is HOST:PORT or unix:PATH".to_owned()),
-        }
-    }
-}
-
-/// What the server is told, before any file is opened. `rollcall-server doctor` reads the same.
-pub(crate) struct Settings {
-    pub listen: Address,
-    pub destinations: Vec<Destination>,
-    pub deadline: Duration,
-    pub database_url: Option<String>,
-    /// `None` if announcements are not signed.
-    pub broadcast_key: Option<PathBuf>,
-    /// `None` if announcements carry the email.
-    pub privacy_key: Option<PathBuf>,
-    pub proxy_credential: PathBuf,
-    pub state: PathBuf,
-    pub log: logging::Filter,
-}
-
-impl Settings {
-    pub fn read(options: Options) -> Result<Self, Error> {
-        let path = |flag, variable| {
-            let path: PathBuf = setting(flag, variable, "")?;
-            Ok::<_, Error>(Some(path).filter(|path| !path.as_os_str().is_empty()))
-        };
-        let text: String = setting(options.broadcast, "ROLLCALL_BROADCAST", "auto")?;
-        let database_url: String = setting(None, "DATABASE_URL", "")?;
-        let privacy_key = match setting(None, "ROLLCALL_PRIVACY", "clear")? {
-            Privacy::Clear => None,
-            Privacy::Pseudonym => Some(path(None, "ROLLCALL_PRIVACY_KEY")?.ok_or(Error::NoPrivacyKey)?),
-        };
-        let state: PathBuf = setting(None, "ROLLCALL_STATE", ".run")?;
-        let Timespan(deadline) = setting(options.deadline, "ROLLCALL_DEADLINE", "2s")?;
-        if !(MIN_DEADLINE..=MAX_DEADLINE).contains(&deadline) {
-            return Err(Error::Deadline(deadline));
-        }
-        Ok(Self {
-            listen: setting(options.listen, "ROLLCALL_LISTEN", "127.0.0.1:8000")?,
-            destinations: destination::parse(&text).map_err(Error::Destination)?,
-            deadline,
-            database_url: Some(database_url).filter(|url| !url.is_empty()),
-            broadcast_key: path(options.broadcast_key, "ROLLCALL_BROADCAST_KEY")?,
-            privacy_key,
-            proxy_credential: options.proxy_credential.unwrap_or_else(|| state.join("proxy-credential")),
-            state,
-            log: setting(None, "ROLLCALL_LOG", logging::DEFAULT)?,
-        })
-    }
-
-    /// Whom to believe the name of a caller from.
-    pub fn trust(&self) -> Result<Trust, Error> {
-        match &self.listen {
-            Address::Unix(path) => check_folder(path).map(|()| Trust::SocketFolder),
-            Address::Tcp(_) => read_credential(&self.proxy_credential).map(Trust::Credential),
-        }
-    }
-}
 
 /// Runs until SIGTERM or SIGINT.
 pub fn run(options: Options) -> Result<(), Error> {
@@ -133,7 +49,7 @@ pub fn run(options: Options) -> Result<(), Error> {
     let store = Store::open(url, deadline / 2).map_err(Error::Store)?;
     let signing = settings.broadcast_key.as_deref().map(load_signing).transpose()?;
     let privacy =
-        settings.privacy_key.as_deref().map(privacy::Key::load).transpose().map_err(Error::PrivacyKey)?;
+        settings.privacy_key.as_deref().map(keyfile::pseudonym_key).transpose().map_err(Error::PrivacyKey)?;
     let trust = settings.trust()?;
     if check {
         return Ok(());
@@ -153,7 +69,7 @@ pub fn run(options: Options) -> Result<(), Error> {
     .map_err(Error::Signals)?;
     task::block_on(async {
         let commits = commit::start(Recorder::new(store.clone()), broadcaster.clone(), deadline / 2);
-        let app = http::app(State { trust, commits, store: store.clone(), clock: now_ns });
+        let app = routes::app(State { trust, commits, store: store.clone() });
         let (fail, failed) = channel::bounded(1);
         task::spawn(async move {
             if let Err(error) = wait_for_database(&store).await {
@@ -184,12 +100,12 @@ pub fn run(options: Options) -> Result<(), Error> {
                     );
                 }
                 listens();
-                http::serve(listener, app, http::came_through_nginx, stop).await;
+                connection::serve(listener, app, came_through_nginx, stop).await;
             }
             Address::Unix(path) => {
                 let listener = bind_unix(path).await?;
                 listens();
-                http::serve(listener, app, http::came_through_nginx, stop).await;
+                connection::serve(listener, app, came_through_nginx, stop).await;
                 let _ = fs::remove_file(path);
             }
         }
@@ -224,32 +140,6 @@ async fn wait_for_database(store: &Store) -> Result<(), store::Error> {
     }
 }
 
-/// The key that signs announcements, and the last epoch, which is remembered beside it.
-fn load_signing(key: &Path) -> Result<(Signer, LastEpoch), Error> {
-    let signer = Signer::load(key).map_err(Error::BroadcastKey)?;
-    Ok((signer, LastEpoch::beside(key).map_err(Error::Epoch)?))
-}
-
-/// The file must be the server's alone: whoever can read the secret can name anybody.
-fn read_credential(path: &Path) -> Result<Credential, Error> {
-    let text = files::read_secret(path).map_err(|error| Error::CredentialFile(path.to_owned(), error))?;
-    Credential::new(&String::from_utf8_lossy(&text))
-        .map_err(|error| Error::Credential(path.to_owned(), error))
-}
-
-/// On a Unix socket nobody shows a credential: only the folder keeps strangers out.
-fn check_folder(socket: &Path) -> Result<(), Error> {
-    let folder = match socket.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    let mode = fs::metadata(folder).map_err(|error| Error::Folder(folder.to_owned(), error))?.mode();
-    if mode & 0o007 != 0 {
-        return Err(Error::FolderExposed(folder.to_owned(), mode & 0o777));
-    }
-    Ok(())
-}
-
 async fn bind_unix(path: &Path) -> Result<UnixListener, Error> {
     let error = |error| Error::Listen(Address::Unix(path.to_owned()), error);
     // A socket file outlives a server that was killed; it is stale if nobody answers on it.
@@ -265,104 +155,49 @@ async fn bind_unix(path: &Path) -> Result<UnixListener, Error> {
     Ok(listener)
 }
 
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Address::Tcp(address) => f.write_str(address),
-            Address::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
-    Setting(SettingError),
+    #[error(transparent)]
+    Setting(#[from] SettingError),
+    #[error("DATABASE_URL is not set (postgres://USER@HOST/DATABASE); `just up` sets it")]
     NoDatabase,
+    #[error(
+        "--deadline, or ROLLCALL_DEADLINE, is {}: it must be between {} and {}",
+        Timespan(*.0), Timespan(MIN_DEADLINE), Timespan(MAX_DEADLINE)
+    )]
     Deadline(Duration),
+    #[error("--broadcast, or ROLLCALL_BROADCAST: {0}")]
     Destination(destination::ParseError),
+    #[error(transparent)]
     Broadcast(broadcast::Error),
-    BroadcastKey(sign::Error),
+    #[error("--broadcast-key, or ROLLCALL_BROADCAST_KEY: {0}")]
+    BroadcastKey(keyfile::Error),
+    #[error("ROLLCALL_PRIVACY is pseudonym, and ROLLCALL_PRIVACY_KEY, the file with the key, is not set")]
     NoPrivacyKey,
-    PrivacyKey(privacy::Error),
-    Epoch(EpochError),
+    #[error("ROLLCALL_PRIVACY_KEY: {0}")]
+    PrivacyKey(keyfile::Error),
+    #[error(transparent)]
+    Epoch(FileError<OwnFile>),
+    #[error("cannot listen for signals: {0}")]
     Signals(io::Error),
+    #[error(transparent)]
     Store(store::Error),
+    #[error(
+        "cannot read the proxy credential {path}: {1}; `just up` creates it, nginx and the server share it",
+        path = .0.display()
+    )]
     CredentialFile(PathBuf, io::Error),
+    #[error("the proxy credential {path}: {1}", path = .0.display())]
     Credential(PathBuf, CredentialError),
+    #[error("the folder of the socket, {path}: {1}", path = .0.display())]
     Folder(PathBuf, io::Error),
+    #[error(
+        "the folder of the socket, {path}, has mode {1:04o}: everybody may enter and name anybody; chmod 0750",
+        path = .0.display()
+    )]
     FolderExposed(PathBuf, u32),
+    #[error("cannot listen on {0}: {1}; ROLLCALL_LISTEN sets another address")]
     Listen(Address, io::Error),
-}
-
-impl From<SettingError> for Error {
-    fn from(error: SettingError) -> Self {
-        Error::Setting(error)
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Setting(error) => write!(f, "{error}"),
-            Error::NoDatabase => {
-                f.write_str("DATABASE_URL is not set (postgres://USER@HOST/DATABASE); `just up` sets it")
-            }
-            Error::Deadline(deadline) => write!(
-                f,
-                "--deadline, or ROLLCALL_DEADLINE, is {}: it must be between {} and {}",
-                Timespan(*deadline),
-                Timespan(MIN_DEADLINE),
-                Timespan(MAX_DEADLINE)
-            ),
-            Error::BroadcastKey(error) => write!(f, "--broadcast-key, or ROLLCALL_BROADCAST_KEY: {error}"),
-            Error::NoPrivacyKey => f.write_str(
-                "ROLLCALL_PRIVACY is pseudonym, and ROLLCALL_PRIVACY_KEY, the file with the key, is not set",
-            ),
-            Error::PrivacyKey(error) => write!(f, "ROLLCALL_PRIVACY_KEY: {error}"),
-            Error::Epoch(error) => write!(f, "{error}"),
-            Error::Destination(error) => write!(f, "--broadcast, or ROLLCALL_BROADCAST: {error}"),
-            Error::Broadcast(error) => write!(f, "{error}"),
-            Error::Signals(error) => write!(f, "cannot listen for signals: {error}"),
-            Error::Store(error) => write!(f, "{error}"),
-            Error::CredentialFile(path, error) => write!(
-                f,
-                "cannot read the proxy credential {}: {error}; `just up` creates it, nginx and the server share it",
-                path.display()
-            ),
-            Error::Credential(path, error) => write!(f, "the proxy credential {}: {error}", path.display()),
-            Error::Folder(path, error) => {
-                write!(f, "the folder of the socket, {}: {error}", path.display())
-            }
-            Error::FolderExposed(path, mode) => write!(
-                f,
-                "the folder of the socket, {}, has mode {mode:04o}: everybody may enter and name anybody; chmod 0750",
-                path.display()
-            ),
-            Error::Listen(address, error) => {
-                write!(f, "cannot listen on {address}: {error}; ROLLCALL_LISTEN sets another address")
-            }
-        }
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Error::NoDatabase | Error::NoPrivacyKey | Error::Deadline(_) | Error::FolderExposed(..) => None,
-            Error::Setting(error) => Some(error),
-            Error::Destination(error) => Some(error),
-            Error::Broadcast(error) => Some(error),
-            Error::BroadcastKey(error) => Some(error),
-            Error::PrivacyKey(error) => Some(error),
-            Error::Epoch(error) => Some(error),
-            Error::Store(error) => Some(error),
-            Error::Credential(_, error) => Some(error),
-            Error::Signals(error)
-            | Error::CredentialFile(_, error)
-            | Error::Folder(_, error)
-            | Error::Listen(_, error) => Some(error),
-        }
-    }
 }
 
 impl Fatal for Error {

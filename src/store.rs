@@ -1,19 +1,15 @@
-//! The record: the only SQL of the program.
+//! The record: the only SQL of the programs. Each file has the questions of one asker.
 
 use std::borrow::Cow;
-use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_std::future::timeout;
 use async_std::sync::Mutex;
-use sqlx::postgres::{PgConnection, PgPoolOptions, PgRow};
+use sqlx::postgres::{PgConnection, PgPoolOptions};
 use sqlx::{Connection, Executor, Row};
 
-use crate::certificate::{Certificate, Serial};
-use crate::cli::Timespan;
-use crate::status::{AHEAD, Email};
+use crate::protocol::status::{AHEAD, Email};
 
 /// The database's clock, to the microsecond, which is all that PostgreSQL keeps.
 macro_rules! now_ns {
@@ -22,11 +18,18 @@ macro_rules! now_ns {
     };
 }
 
+mod certificates;
 mod connection;
-mod record;
+mod heartbeat;
+mod people;
+pub mod sighting;
+
+pub use certificates::CertificateRow;
 use connection::Connector;
 pub use connection::{Guarantee, SETTINGS};
-pub use record::{RECORD, Recorded, Recorder, Verdict};
+pub use heartbeat::{Outcome, RECORD, Recorded, Recorder};
+pub use people::UserRow;
+use sighting::Serial;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./sql");
 
@@ -36,23 +39,6 @@ pub struct Store {
     connector: Connector,
     deadline: Duration,
     kept: Arc<Mutex<Option<PgConnection>>>,
-}
-
-/// One enrolled person or device, as `rollcall-admin user list` shows it.
-pub struct User {
-    pub email: String,
-    pub disabled: bool,
-    /// When and from where, if ever.
-    pub seen: Option<(u64, IpAddr, u16)>,
-}
-
-/// One certificate as `rollcall-admin cert list` shows it.
-pub struct Known {
-    pub certificate: Certificate,
-    pub email: String,
-    /// Up to a minute before its last use.
-    pub last_used_ns: Option<u64>,
-    pub revoked: bool,
 }
 
 impl Store {
@@ -163,109 +149,6 @@ impl Store {
         .await
     }
 
-    /// Enrols; `false` if the row was there before, which stays as it was, disabled or not.
-    pub async fn enrol(&self, email: &Email) -> Result<bool, Error> {
-        self.run(async |connection| {
-            let done = sqlx::query("insert into users (email) values ($1) on conflict do nothing")
-                .bind(email.as_str())
-                .execute(connection)
-                .await?;
-            Ok(done.rows_affected() == 1)
-        })
-        .await
-    }
-
-    /// Disables or enables; `false` if it already was.
-    pub async fn set_disabled(&self, email: &Email, disabled: bool) -> Result<bool, Error> {
-        self.run(async |connection| {
-            let done = sqlx::query(
-                "update users set disabled_at = case when $2 then now() end
-                  where email = $1 and (disabled_at is not null) <> $2",
-            )
-            .bind(email.as_str())
-            .bind(disabled)
-            .execute(&mut *connection)
-            .await?;
-            if done.rows_affected() == 1 {
-                return Ok(true);
-            }
-            must_be_enrolled(connection, email).await.map(|()| false)
-        })
-        .await
-    }
-
-    /// Everybody, the most recently seen first.
-    pub async fn users(&self) -> Result<Vec<User>, Error> {
-        self.run(async |connection| {
-            sqlx::query(
-                "select email, disabled_at is not null, last_seen_ns, host(ip), port
-                   from users order by last_seen_ns desc nulls last, email",
-            )
-            .fetch_all(connection)
-            .await?
-            .iter()
-            .map(User::from_row)
-            .collect()
-        })
-        .await
-    }
-
-    /// Notes a certificate before its first use; `false` if it was known.
-    pub async fn register(&self, email: &Email, certificate: &Certificate) -> Result<bool, Error> {
-        self.run(async |connection| {
-            must_be_enrolled(connection, email).await?;
-            let done = sqlx::query(
-                "insert into certificates (serial, email, fingerprint, not_after) values ($1, $2, $3, $4)
-                     on conflict do nothing",
-            )
-            .bind(certificate.serial.as_str())
-            .bind(email.as_str())
-            .bind(&certificate.fingerprint)
-            .bind(certificate.not_after as i64)
-            .execute(connection)
-            .await?;
-            Ok(done.rows_affected() == 1)
-        })
-        .await
-    }
-
-    /// Revokes for good; `false` if it already was. Holds from the next request on.
-    pub async fn revoke(&self, serial: &Serial) -> Result<bool, Error> {
-        self.run(async |connection| {
-            let row = sqlx::query(
-                "update certificates set revoked_at = coalesce(certificates.revoked_at, now())
-                   from certificates as before
-                  where certificates.serial = $1 and before.serial = $1
-              returning before.revoked_at is null",
-            )
-            .bind(serial.as_str())
-            .fetch_optional(connection)
-            .await?;
-            match row {
-                Some(row) => Ok(row.try_get(0)?),
-                None => Err(Error::UnknownCertificate(serial.clone())),
-            }
-        })
-        .await
-    }
-
-    /// Every known certificate, or one email's; the soonest end first.
-    pub async fn certificates(&self, email: Option<&Email>) -> Result<Vec<Known>, Error> {
-        self.run(async |connection| {
-            sqlx::query(
-                "select serial, email, fingerprint, not_after, last_used_ns, revoked_at is not null
-                   from certificates where $1::text is null or email = $1 order by not_after, serial",
-            )
-            .bind(email.map(Email::as_str))
-            .fetch_all(connection)
-            .await?
-            .iter()
-            .map(Known::from_row)
-            .collect()
-        })
-        .await
-    }
-
     /// Works with the connection that is kept, or with a new one if that ended meanwhile. After an error nobody
     /// uses it again: an answer may still come over it, or never.
     async fn run<T>(
@@ -322,62 +205,34 @@ async fn cannot_record(connection: &mut PgConnection) -> Result<Option<String>, 
     Ok(why.fetch_one(connection).await?)
 }
 
-async fn must_be_enrolled(connection: &mut PgConnection, email: &Email) -> Result<(), Error> {
-    let row = sqlx::query("select from users where email = $1")
-        .bind(email.as_str())
-        .fetch_optional(connection)
-        .await?;
-    row.map(|_| ()).ok_or_else(|| Error::NotEnrolled(email.clone()))
-}
-
-impl Known {
-    fn from_row(row: &PgRow) -> Result<Self, Error> {
-        let serial: String = row.try_get(0)?;
-        let last_used_ns: Option<i64> = row.try_get(4)?;
-        Ok(Self {
-            certificate: Certificate {
-                serial: Serial::new(&serial).map_err(|_| Error::BadRow)?,
-                fingerprint: row.try_get(2)?,
-                not_after: row.try_get::<i64, _>(3)? as u64,
-            },
-            email: row.try_get(1)?,
-            last_used_ns: last_used_ns.map(|ns| ns as u64),
-            revoked: row.try_get(5)?,
-        })
-    }
-}
-
-impl User {
-    fn from_row(row: &PgRow) -> Result<Self, Error> {
-        let seen = match row.try_get::<Option<i64>, _>(2)? {
-            None => None,
-            Some(last_seen_ns) => {
-                let ip: String = row.try_get(3)?;
-                let ip = ip.parse().map_err(|_| Error::BadRow)?;
-                let port = u16::try_from(row.try_get::<i32, _>(4)?).map_err(|_| Error::BadRow)?;
-                Some((last_seen_ns as u64, ip, port))
-            }
-        };
-        Ok(Self { email: row.try_get(0)?, disabled: row.try_get(1)?, seen })
-    }
-}
-
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error("{0} is not enrolled; `rollcall-admin user add {0}` enrols")]
     NotEnrolled(Email),
+    #[error("no certificate {0} is known; `rollcall-admin cert list` shows those that are")]
     UnknownCertificate(Serial),
+    #[error("the database did not answer within {}", humantime::format_duration(*.0))]
     Deadline(Duration),
+    #[error("a row of users holds what its constraints forbid")]
     BadRow,
-    /// Why; never with the URL, which may hold the password.
+    /// The text never holds the URL, which may hold the password.
+    #[error("DATABASE_URL is malformed: {0}")]
     Url(&'static str),
     /// Settings that are not in force.
+    #[error("DATABASE_URL leads to a connection pooler that drops the settings {0}: {DIRECTLY}")]
     Dropped(String),
     /// Statements of somebody else on our connection, or a protocol that is not PostgreSQL's.
+    #[error("DATABASE_URL leads to a connection pooler ({0}): {DIRECTLY}")]
     Pooler(sqlx::Error),
+    #[error("nothing can be recorded in the database: {0}")]
     CannotRecord(String),
-    Migrate(sqlx::migrate::MigrateError),
+    #[error("cannot bring the schema up to date: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    #[error("database: {0}")]
     Database(sqlx::Error),
 }
+
+const DIRECTLY: &str = "name PostgreSQL itself; the server needs two connections and no more";
 
 impl Error {
     /// Is it the database that is away, so that the same call may succeed later?
@@ -433,51 +288,5 @@ impl From<sqlx::Error> for Error {
             _ => false,
         });
         if pooler { Error::Pooler(error) } else { Error::Database(error) }
-    }
-}
-
-impl From<sqlx::migrate::MigrateError> for Error {
-    fn from(error: sqlx::migrate::MigrateError) -> Self {
-        Error::Migrate(error)
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::NotEnrolled(email) => {
-                write!(f, "{email} is not enrolled; `rollcall-admin user add {email}` enrols")
-            }
-            Error::UnknownCertificate(serial) => {
-                write!(f, "no certificate {serial} is known; `rollcall-admin cert list` shows those that are")
-            }
-            Error::Deadline(deadline) => {
-                write!(f, "the database did not answer within {}", Timespan(*deadline))
-            }
-            Error::BadRow => f.write_str("a row of users holds what its constraints forbid"),
-            Error::Url(why) => write!(f, "DATABASE_URL is malformed: {why}"),
-            Error::Dropped(settings) => write!(
-                f,
-                "DATABASE_URL leads to a connection pooler that drops the settings {settings}: {DIRECTLY}"
-            ),
-            Error::Pooler(error) => {
-                write!(f, "DATABASE_URL leads to a connection pooler ({error}): {DIRECTLY}")
-            }
-            Error::CannotRecord(why) => write!(f, "nothing can be recorded in the database: {why}"),
-            Error::Migrate(error) => write!(f, "cannot bring the schema up to date: {error}"),
-            Error::Database(error) => write!(f, "database: {error}"),
-        }
-    }
-}
-
-const DIRECTLY: &str = "name PostgreSQL itself; the server needs two connections and no more";
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Error::Migrate(error) => Some(error),
-            Error::Pooler(error) | Error::Database(error) => Some(error),
-            _ => None,
-        }
     }
 }

@@ -11,7 +11,7 @@ use std::process::Command;
 
 use keys::{Keys, statuses, unsigned};
 use program::Program;
-use rollcall::clock::now_ns;
+use rollcall::cli::now_ns;
 use serde_json::Value;
 
 /// Two key pairs, a port that nobody has, and a voice.

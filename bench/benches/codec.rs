@@ -9,8 +9,8 @@ use std::net::IpAddr;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use prost::Message;
-use rollcall::status::{Email, Status};
-use rollcall::wire;
+use rollcall::protocol;
+use rollcall::protocol::status::{Email, Status};
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize)]
@@ -88,7 +88,7 @@ type Encode = fn(&Status, &mut Vec<u8>);
 type Decode = fn(&[u8]) -> Status;
 
 const CODECS: [(&str, Encode, Decode); 4] = [
-    ("rollcall", wire::encode, |bytes| wire::decode(bytes).expect("our own bytes").0),
+    ("rollcall", protocol::encode, |bytes| protocol::decode(bytes).expect("our own bytes").0),
     (
         "postcard",
         |status, out| {

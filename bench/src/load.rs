@@ -495,7 +495,7 @@ impl<'a> Load<'a> {
                 Err(error) => return Err(error),
             };
             let now = Instant::now();
-            let Ok((status, _)) = rollcall::wire::decode(&datagram[..len]) else { continue };
+            let Ok((status, _)) = rollcall::protocol::decode(&datagram[..len]) else { continue };
             let Some(&n) = ear.by_email.get(status.email.as_str()) else { continue };
             let connection = &mut self.connections[n];
             if status.last_seen_ns <= connection.last_heard_ns {

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::path::Path;
 
-use super::pair::Role;
-use crate::credential::{Form, Item, Kind};
+use super::credentials::Role;
+use crate::keyfile::{Form, Item, ItemKind};
 
 /// A command for the shell, the file that it makes, and the options that take the file.
 #[derive(Debug)]
@@ -25,19 +25,19 @@ impl fmt::Display for Conversion {
 pub fn to_pem(item: &Item, role: Role, path: &Path) -> Option<Conversion> {
     let (file, made) = (quoted(path, ""), quoted(path, ".pem"));
     let command = match (item.kind, role) {
-        (Kind::EncryptedKey, Role::Key) => {
+        (ItemKind::EncryptedKey, Role::Key) => {
             // pkey of OpenSSL 1.1 reads no encrypted DER.
             let command = if item.form == Form::Binary { "pkcs8" } else { "pkey" };
             format!("{} -out {made}", openssl(command, item, &file))
         }
-        (Kind::OpenSshKey, Role::Key) if !is_ed25519(item) => {
+        (ItemKind::OpenSshKey, Role::Key) if !is_ed25519(item) => {
             let copy = plain(item, &file);
             format!("(umask 077; {copy} >{made}) && ssh-keygen -p -N '' -m PKCS8 -f {made}")
         }
-        (Kind::Pkcs7, Role::Cert | Role::Ca) => {
+        (ItemKind::Pkcs7, Role::Cert | Role::Ca) => {
             format!("{} -print_certs -out {made}", openssl("pkcs7", item, &file))
         }
-        (Kind::Pkcs12, _) => {
+        (ItemKind::Pkcs12, _) => {
             let legacy = if is_legacy(item) { " -legacy" } else { "" };
             let only = if role == Role::Ca { "-cacerts -nokeys" } else { "-nodes" };
             match item.form {
@@ -50,7 +50,7 @@ pub fn to_pem(item: &Item, role: Role, path: &Path) -> Option<Conversion> {
         }
         // The client names the second step when it is given the PKCS #12 file, which tells whether openssl needs
         // -legacy for it.
-        (Kind::JavaKeystore, _) => {
+        (ItemKind::JavaKeystore, _) => {
             let made = quoted(path, ".p12");
             let command = format!(
                 "keytool -importkeystore -srckeystore {file} -destkeystore {made} -deststoretype PKCS12"
@@ -60,7 +60,7 @@ pub fn to_pem(item: &Item, role: Role, path: &Path) -> Option<Conversion> {
         _ => return None,
     };
     let options = match (item.kind, role) {
-        (Kind::Pkcs12, Role::Cert | Role::Key) => "--cert and --key",
+        (ItemKind::Pkcs12, Role::Cert | Role::Key) => "--cert and --key",
         _ => role.option(),
     };
     Some(Conversion { command, made, options })

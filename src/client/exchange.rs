@@ -6,10 +6,12 @@ use std::io;
 
 use async_std::io::prelude::*;
 
+use crate::cli::printable;
+
 const MAX_HEAD: usize = 16 * 1024;
 const MAX_BODY: usize = 64 * 1024;
 
-/// What the client needs to know of an answer.
+/// An answer, as far as the client acts on it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Answer {
     pub status: u16,
@@ -124,6 +126,11 @@ fn read_head(received: &[u8]) -> Result<Option<(Answer, usize, Body)>, Error> {
 }
 
 impl Answer {
+    /// A refusal that another try may not meet.
+    pub fn is_for_now(&self) -> bool {
+        matches!(self.status, 429 | 502..=504)
+    }
+
     fn read_problem(&mut self, body: &[u8]) {
         let Ok(problem) = serde_json::from_slice::<serde_json::Value>(body) else { return };
         let text = |name: &str| printable(problem[name].as_str().unwrap_or_default());
@@ -132,50 +139,29 @@ impl Answer {
     }
 }
 
-/// Text from the network as a terminal may see it: control characters stand there as escapes.
-fn printable(text: &str) -> String {
-    let mut printable = String::with_capacity(text.len());
-    for character in text.chars() {
-        // Marks that turn the direction of text, and line separators, are not control characters.
-        let hidden = matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-        match character.is_control() || hidden {
-            true => printable.extend(character.escape_default()),
-            false => printable.push(character),
-        }
+/// A refusal in words.
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let by = if self.by.is_empty() { "the server" } else { &self.by };
+        let word = if self.is_for_now() { "not now, says" } else { "refused by" };
+        write!(f, "{word} {by} ({} {})", self.status, self.reason)?;
+        if self.detail.is_empty() { Ok(()) } else { write!(f, ": {}", self.detail) }
     }
-    printable
 }
 
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The connection ended before the first byte of an answer.
+    #[error("the connection was closed without an answer")]
     Closed,
+    #[error("the connection was closed in the middle of the answer")]
     Truncated,
+    #[error("the answer's headers are longer than {MAX_HEAD} bytes")]
     TooLarge,
+    #[error("the answer is not HTTP: {0}")]
     NotHttp(httparse::Error),
+    #[error("{0}")]
     Io(io::Error),
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Closed => f.write_str("the connection was closed without an answer"),
-            Error::Truncated => f.write_str("the connection was closed in the middle of the answer"),
-            Error::TooLarge => write!(f, "the answer's headers are longer than {MAX_HEAD} bytes"),
-            Error::NotHttp(error) => write!(f, "the answer is not HTTP: {error}"),
-            Error::Io(error) => write!(f, "{error}"),
-        }
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Error::NotHttp(error) => Some(error),
-            Error::Io(error) => Some(error),
-            _ => None,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use std::io;
 use std::net::Ipv4Addr;
 
 use super::Finding;
-use crate::broadcast::destination::Target;
-use crate::{broadcast, listen, sockets};
+use crate::lan::destination::Target;
+use crate::lan::sockets;
 
 /// What the kernel counts for a datagram of a large batch, with its own bookkeeping; for a small one about 800.
 const DATAGRAM: usize = 1_280;
@@ -22,22 +22,22 @@ struct Buffer {
 
 const RECEIVE: Buffer = Buffer {
     name: "the receive buffer of a listener here",
-    wanted: listen::RECEIVE_BUFFER,
+    wanted: sockets::RECEIVE_BUFFER,
     setting: "net.core.rmem_max",
     beyond: "what comes at once beyond that is lost",
 };
 const SEND: Buffer = Buffer {
     name: "a send buffer of the server",
-    wanted: broadcast::SEND_BUFFER,
+    wanted: sockets::SEND_BUFFER,
     setting: "net.core.wmem_max",
     beyond: "what one commit announces beyond that is lost on a network that is slower than this host",
 };
 
 pub fn check(targets: &[Target]) -> Vec<Finding> {
-    let ear = listen::share((Ipv4Addr::UNSPECIFIED, 0).into());
+    let ear = sockets::receiver((Ipv4Addr::UNSPECIFIED, 0).into());
     let receive = RECEIVE.judge(ear.and_then(|ear| sockets::receive_buffer(&ear)));
     // All sockets ask for the same and get the same.
-    let voice = targets.first().map(Target::open);
+    let voice = targets.first().map(sockets::sender);
     let send = voice.map(|voice| SEND.judge(voice.and_then(|voice| sockets::send_buffer(&voice))));
     [receive].into_iter().chain(send).collect()
 }
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_buffer_that_was_cut_is_yellow() {
-        assert_eq!(RECEIVE.judge(Ok(listen::RECEIVE_BUFFER)).level, Level::Green);
+        assert_eq!(RECEIVE.judge(Ok(sockets::RECEIVE_BUFFER)).level, Level::Green);
         let finding = SEND.judge(Ok(212_992));
         assert_eq!(finding.level, Level::Yellow);
         assert!(

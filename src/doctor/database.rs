@@ -6,8 +6,8 @@ use async_std::{future, task};
 
 use super::validity::SOON;
 use super::{Finding, Settings};
-use crate::clock::seconds;
-use crate::store::{self, Guarantee, Known, Store};
+use crate::cli::seconds;
+use crate::store::{self, CertificateRow, Guarantee, Store};
 
 /// Clocks that are kept by NTP differ by less.
 const TOLERATED: Duration = Duration::from_secs(1);
@@ -124,7 +124,7 @@ fn of_clocks(&Clocks { theirs, ours, within }: &Clocks) -> Finding {
 }
 
 /// One that has ended already was replaced, or is missed by nobody.
-fn of_certificates(known: &[Known], now: SystemTime) -> Finding {
+fn of_certificates(known: &[CertificateRow], now: SystemTime) -> Finding {
     let soon = seconds(now)..seconds(now + SOON);
     let ending = known.iter().filter(|known| !known.revoked && soon.contains(&known.certificate.not_after));
     match ending.count() {
@@ -139,8 +139,8 @@ fn of_certificates(known: &[Known], now: SystemTime) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::certificate::{Certificate, Serial};
     use crate::doctor::Level;
+    use crate::store::sighting::{Certificate, Serial};
 
     #[test]
     fn only_what_the_round_trip_does_not_explain_counts() {
@@ -163,7 +163,7 @@ mod tests {
     fn what_ended_or_was_revoked_ends_no_more() {
         const DAY: u64 = 24 * 60 * 60;
         let now = 1_795_456_442;
-        let known = |not_after, revoked| Known {
+        let known = |not_after, revoked| CertificateRow {
             certificate: Certificate {
                 serial: Serial::new("0A").unwrap(),
                 fingerprint: String::new(),
@@ -173,7 +173,9 @@ mod tests {
             last_used_ns: None,
             revoked,
         };
-        let of = |known: &[Known]| of_certificates(known, SystemTime::UNIX_EPOCH + Duration::from_secs(now));
+        let of = |known: &[CertificateRow]| {
+            of_certificates(known, SystemTime::UNIX_EPOCH + Duration::from_secs(now))
+        };
         let calm = [known(now - DAY, false), known(now + 29 * DAY, true), known(now + 31 * DAY, false)];
         assert_eq!(of(&calm).level, Level::Green);
         let finding = of(&[known(now + 29 * DAY, false), known(now + DAY, false), known(now - DAY, false)]);

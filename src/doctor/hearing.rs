@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use ring::rand::{SecureRandom, SystemRandom};
 use socket2::{InterfaceIndexOrAddress, SockRef};
 
-use crate::broadcast::destination::Target;
-use crate::listen;
+use crate::lan::destination::Target;
+use crate::lan::sockets;
 
 /// Longest wait for a datagram of ours.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -39,7 +39,7 @@ pub fn try_each(targets: &[Target]) -> Vec<Outcome> {
 fn try_one(target: &Target) -> Outcome {
     let ear = is_for_many(target.to).then(|| ear(target));
     let sent = datagram().and_then(|datagram| {
-        target.open()?.send_to(&datagram, target.to)?;
+        sockets::sender(target)?.send_to(&datagram, target.to)?;
         Ok(datagram)
     });
     match (sent, ear) {
@@ -81,7 +81,7 @@ fn is_for_many(to: SocketAddr) -> bool {
 /// Hears what is sent to the target's address and nothing else. One on 0.0.0.0 would take its share of what is
 /// meant for a listener on this host alone: sockets that share a port share out its unicast (socket(7)).
 fn ear(target: &Target) -> io::Result<UdpSocket> {
-    let ear = listen::share(target.to)?;
+    let ear = sockets::receiver(target.to)?;
     match target.to {
         SocketAddr::V4(to) if to.ip().is_multicast() => {
             // By its index: two interfaces may have one address. Without one the routing table chooses (ip(7)).
@@ -111,9 +111,10 @@ fn hears(ear: &UdpSocket, datagram: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broadcast::destination;
-    use crate::listen::{Ignored, Judge, Policy, Verdict};
-    use crate::{interfaces, wire};
+    use crate::lan::destination;
+    use crate::lan::interfaces;
+    use crate::protocol::judge::{Ignored, Judge, Policy, Verdict};
+    use crate::protocol::{self as wire, prefix};
 
     fn targets(text: &str) -> Vec<Target> {
         destination::targets(&destination::parse(text).unwrap(), &interfaces::list().unwrap()).0
@@ -121,7 +122,7 @@ mod tests {
 
     /// A listener, and its port.
     fn listener() -> (UdpSocket, u16) {
-        let listener = listen::bind(Ipv4Addr::UNSPECIFIED.into(), 0).unwrap();
+        let listener = sockets::receiver((Ipv4Addr::UNSPECIFIED, 0).into()).unwrap();
         let port = listener.local_addr().unwrap().port();
         (listener, port)
     }
@@ -131,7 +132,7 @@ mod tests {
         let datagram = datagram().unwrap();
         let error = wire::decode(&datagram).unwrap_err();
         assert!(
-            matches!(error, wire::Error::Truncated { field: wire::Field::Email, need: 255, .. }),
+            matches!(error, wire::Error::Truncated { field: prefix::Field::Email, need: 255, .. }),
             "{error}"
         );
         let policy = Policy { accept_unverified: true, ..Policy::default() };

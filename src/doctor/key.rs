@@ -6,9 +6,8 @@ use std::io;
 use std::path::Path;
 
 use super::{Finding, Settings};
-use crate::announce::LastEpoch;
-use crate::privacy;
-use crate::sign::{PublicKey, Signer};
+use crate::keyfile;
+use crate::server::epoch::LastEpoch;
 
 pub fn check(settings: &Settings) -> Vec<Finding> {
     let signing = match &settings.server.broadcast_key {
@@ -26,7 +25,7 @@ fn of_signing(key: &Path, certs: &Path) -> Finding {
     if let Some(finding) = hidden(key, "the key that signs announcements") {
         return finding;
     }
-    let signer = match Signer::load(key) {
+    let signer = match keyfile::signing_key(key) {
         Ok(signer) => signer,
         Err(error) => {
             let what = format!("{error}; the server does not start with it");
@@ -42,7 +41,7 @@ fn of_signing(key: &Path, certs: &Path) -> Finding {
     }
     let ours = signer.public();
     let file = certs.join("broadcast.pub");
-    let given = if file.exists() { PublicKey::load(&file).map(Some) } else { Ok(None) };
+    let given = if file.exists() { keyfile::public_key(&file).map(Some) } else { Ok(None) };
     let mend = format!(
         "just up; if that does not help, rm {}, just up, and copy it to the listeners",
         file.display()
@@ -65,7 +64,7 @@ fn of_pseudonyms(key: &Path) -> Finding {
     if let Some(finding) = hidden(key, "the key of the pseudonyms") {
         return finding;
     }
-    match privacy::Key::load(key) {
+    match keyfile::pseudonym_key(key) {
         Ok(_) => Finding::green("announcements carry pseudonyms"),
         Err(error) => Finding::red(
             format!("{error}; the server does not start with it"),

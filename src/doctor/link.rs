@@ -31,7 +31,7 @@ const BUFFER: usize = 1 << 16;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Link {
-    /// The number of the interface, as in [`crate::interfaces::Interface`].
+    /// The number of the interface, as in [`crate::lan::interfaces::Interface`].
     pub index: u32,
     pub mtu: Option<u32>,
     pub is_veth: bool,
@@ -113,10 +113,10 @@ mod tests {
         let mut known: Vec<u32> = links.iter().map(|link| link.index).collect();
         known.sort();
         let mut expected: Vec<u32> =
-            crate::interfaces::list().unwrap().iter().map(|interface| interface.index).collect();
+            crate::lan::interfaces::list().unwrap().iter().map(|interface| interface.index).collect();
         expected.sort();
         assert_eq!(known, expected);
-        for interface in crate::interfaces::list().unwrap() {
+        for interface in crate::lan::interfaces::list().unwrap() {
             let mtu = std::fs::read_to_string(format!("/sys/class/net/{}/mtu", interface.name)).unwrap();
             let link = links.iter().find(|link| link.index == interface.index).unwrap();
             assert_eq!(link.mtu, mtu.trim_end().parse().ok(), "{}", interface.name);

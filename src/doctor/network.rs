@@ -6,13 +6,13 @@ use std::net::IpAddr;
 use super::hearing::{self, Outcome};
 use super::link::{self, Link};
 use super::{Finding, Settings, buffers, container, port};
-use crate::broadcast::destination::{self, Absent, Destination, Target};
-use crate::interfaces::{self, Interface, Unused};
-use crate::wire;
+use crate::lan::destination::{self, Absent, Destination, Target};
+use crate::lan::interfaces::{self, Interface, Unused};
+use crate::protocol::MAX_DATAGRAM;
 
 /// IPv6 and UDP put 48 bytes before a datagram, IPv4 and UDP 28. In less room than this the longest is cut into
 /// fragments, and is lost with each of them.
-const LEAST_MTU: u32 = wire::MAX_DATAGRAM as u32 + 48;
+const LEAST_MTU: u32 = MAX_DATAGRAM as u32 + 48;
 
 pub fn check(settings: &Settings) -> Vec<Finding> {
     let lists = interfaces::list().and_then(|interfaces| Ok((interfaces, link::list()?)));
@@ -132,7 +132,7 @@ fn of_target(target: &Target, outcome: &Outcome, mtu: Option<u32>) -> Finding {
 }
 
 fn of_mtu(name: &str, mtu: u32) -> Option<Finding> {
-    let longest = wire::MAX_DATAGRAM;
+    let longest = MAX_DATAGRAM;
     let what =
         format!("{name}: its MTU is {mtu}, so that a datagram of {longest} bytes is cut into fragments");
     (mtu < LEAST_MTU)

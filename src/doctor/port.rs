@@ -4,9 +4,9 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::Finding;
-use crate::broadcast::destination::Target;
-use crate::listen;
-use crate::sockets::{self, Holders};
+use crate::lan::destination::Target;
+use crate::lan::proc::{self, Holders};
+use crate::lan::sockets;
 
 /// One line for each port that is announced to.
 pub fn check(targets: &[Target]) -> Vec<Finding> {
@@ -26,8 +26,8 @@ fn listeners(to: SocketAddr) -> SocketAddr {
 
 fn of_port(address: SocketAddr) -> Finding {
     // In this order, or we would see ourselves. The socket is closed at once: it takes part in the traffic.
-    let holders = sockets::holders_of(address.port());
-    of_holders(address, holders, listen::share(address).err())
+    let holders = proc::holders_of(address.port());
+    of_holders(address, holders, sockets::receiver(address).err())
 }
 
 /// `None` if nobody can tell who holds it.

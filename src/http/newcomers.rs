@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Stream;
+use super::connection::Stream;
 
 /// Fewer than the descriptors that a process has. So many that a flood needs longer to push one of nginx's out than
 /// the server to read its request.

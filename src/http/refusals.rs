@@ -8,27 +8,27 @@ use std::time::{Duration, Instant};
 const WINDOW: Duration = Duration::from_secs(1);
 const MAX_LINES: u32 = 100;
 
-static TOLD: Mutex<Told> = Mutex::new(Told { since: None, lines: 0, skipped: 0 });
+static LOGGED: Mutex<Logged> = Mutex::new(Logged { since: None, lines: 0, skipped: 0 });
 
-struct Told {
+struct Logged {
     /// When the present window began.
     since: Option<Instant>,
     lines: u32,
     skipped: u64,
 }
 
-pub fn tell(line: Arguments<'_>) {
-    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
-    if told.since.is_none_or(|since| since.elapsed() >= WINDOW) {
-        if told.skipped > 0 {
-            log::info!("{} more refusals were not logged", told.skipped);
+pub fn log(line: Arguments<'_>) {
+    let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
+    if logged.since.is_none_or(|since| since.elapsed() >= WINDOW) {
+        if logged.skipped > 0 {
+            log::info!("{} more refusals were not logged", logged.skipped);
         }
-        *told = Told { since: Some(Instant::now()), lines: 0, skipped: 0 };
+        *logged = Logged { since: Some(Instant::now()), lines: 0, skipped: 0 };
     }
-    if told.lines < MAX_LINES {
-        told.lines += 1;
+    if logged.lines < MAX_LINES {
+        logged.lines += 1;
         log::info!("{line}");
     } else {
-        told.skipped += 1;
+        logged.skipped += 1;
     }
 }

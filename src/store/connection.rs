@@ -55,8 +55,8 @@ pub struct Connector {
     options: PgConnectOptions,
     /// Are the settings in force, and what does an acknowledged commit survive?
     question: Arc<str>,
-    /// What the log was told of the last connection.
-    told: Arc<Mutex<Option<Guarantee>>>,
+    /// The last connection's guarantee, as the log has it.
+    logged: Arc<Mutex<Option<Guarantee>>>,
 }
 
 /// What an acknowledged commit survives.
@@ -90,18 +90,18 @@ impl Connector {
                     current_setting('fsync'), current_setting('full_page_writes')",
             wanted.join(", ")
         );
-        Ok(Self { options, question: question.into(), told: Arc::default() })
+        Ok(Self { options, question: question.into(), logged: Arc::default() })
     }
 
     /// A new connection on which the settings are in force. Its guarantee is in the log once, and again when it differs.
     pub async fn connect(&self) -> Result<PgConnection, Error> {
         let mut connection = PgConnection::connect_with(&self.options).await?;
         let guarantee = self.ask(&mut connection).await?;
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.as_ref() != Some(&guarantee) {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.as_ref() != Some(&guarantee) {
             let level = if guarantee.holds() { log::Level::Info } else { log::Level::Warn };
             log::log!(level, "{guarantee}");
-            *told = Some(guarantee);
+            *logged = Some(guarantee);
         }
         Ok(connection)
     }

@@ -3,9 +3,9 @@
 use crate::database::{processes, signal};
 use crate::stack::{Builder, PATIENCE, Running, Stack, wait_until};
 use async_std::task::block_on;
-use rollcall::certificate::{Certificate, Sighting};
-use rollcall::status::{Email, Status};
-use rollcall::store::{RECORD, Recorder, SETTINGS, Store, Verdict};
+use rollcall::protocol::status::{Email, Status};
+use rollcall::store::sighting::{Certificate, Sighting};
+use rollcall::store::{Outcome, RECORD, Recorder, SETTINGS, Store};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -51,8 +51,8 @@ fn each_sighting_of_a_batch_has_its_own_verdict() {
         sighting("nobody@example.com", 20, 5, "05"),
     ];
     let recorded = block_on(recorder.record(&batch.iter().collect::<Vec<_>>())).unwrap();
-    use Verdict::{Committed, Disabled, NotEnrolled, Revoked};
-    assert_eq!(recorded.verdicts, [Committed, Disabled, Revoked, Committed, NotEnrolled]);
+    use Outcome::{Committed, Disabled, NotEnrolled, Revoked};
+    assert_eq!(recorded.outcomes, [Committed, Disabled, Revoked, Committed, NotEnrolled]);
     assert_eq!(recorded.committed, [batch[0].status.clone(), batch[3].status.clone()]);
     for status in &recorded.committed {
         let row = format!("{}|{}|{}", status.last_seen_ns, status.ip, status.port);
@@ -65,7 +65,7 @@ fn each_sighting_of_a_batch_has_its_own_verdict() {
 
     // One that comes late changes nothing: time, address and port are one fact.
     let recorded = block_on(recorder.record(&[&sighting("m3@example.com", 10, 9, "06")])).unwrap();
-    assert_eq!(recorded.verdicts, [Committed]);
+    assert_eq!(recorded.outcomes, [Committed]);
     assert_eq!(recorded.committed, [batch[3].status.clone()]);
     assert_eq!(stack.row("m3@example.com"), "40|192.0.2.1|4");
 }
@@ -86,11 +86,11 @@ fn a_locked_row_holds_up_only_itself() {
     let batch: Vec<_> = (0..3).map(|i| sighting(&format!("m{i}@example.com"), 9, i, "01")).collect();
     let batch: Vec<_> = batch.iter().collect();
     let recorded = block_on(recorder.record(&batch)).unwrap();
-    assert_eq!(recorded.verdicts, [Verdict::Committed, Verdict::Locked, Verdict::Committed]);
+    assert_eq!(recorded.outcomes, [Outcome::Committed, Outcome::Locked, Outcome::Committed]);
     assert_eq!(recorded.committed.len(), 2);
     drop(lock);
     wait_until("the lock is gone", || {
-        block_on(recorder.record(&batch)).unwrap().verdicts == [Verdict::Committed; 3]
+        block_on(recorder.record(&batch)).unwrap().outcomes == [Outcome::Committed; 3]
     });
 }
 
@@ -110,7 +110,7 @@ fn what_is_committed_stands_whatever_comes_after_it() {
     let batch = [sighting("m0@example.com", 20, 1, "01"), sighting("m1@example.com", 20, 2, "02")];
     let recorded = block_on(Recorder::new(store).record(&batch.iter().collect::<Vec<_>>())).unwrap();
     assert_eq!(recorded.committed, [batch[0].status.clone()]);
-    assert_eq!(recorded.verdicts, [Verdict::Committed, Verdict::Locked]);
+    assert_eq!(recorded.outcomes, [Outcome::Committed, Outcome::Locked]);
     assert_eq!(stack.row("m0@example.com"), "20|192.0.2.1|1");
 }
 
@@ -128,8 +128,8 @@ fn two_committers_with_the_same_people_do_not_deadlock() {
                 for _ in 0..100 {
                     let recorded = block_on(recorder.record(batch)).unwrap();
                     // On a slow disk one may find the other's lock; that is no deadlock.
-                    let fine = |verdict| matches!(verdict, Verdict::Committed | Verdict::Locked);
-                    assert!(recorded.verdicts.into_iter().all(fine));
+                    let fine = |verdict| matches!(verdict, Outcome::Committed | Outcome::Locked);
+                    assert!(recorded.outcomes.into_iter().all(fine));
                 }
             });
         }

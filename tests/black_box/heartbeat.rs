@@ -56,7 +56,7 @@ fn a_hundred_clients_at_once_each_end_with_their_own_row() {
 fn last_seen_never_goes_backwards() {
     let stack = Stack::up();
     // As far ahead as clocks may be of each other.
-    let future = rollcall::clock::now_ns() + 500_000_000_000;
+    let future = rollcall::cli::now_ns() + 500_000_000_000;
     stack.sql(&format!(
         "update users set last_seen_ns = {future}, ip = '192.0.2.1', port = 1 where email = 'valid_user@qt-test.com'"
     ));
@@ -70,7 +70,7 @@ fn last_seen_never_goes_backwards() {
 #[test]
 fn the_newest_is_said_again_byte_for_byte() {
     let stack = Stack::up();
-    let socket = rollcall::listen::bind("0.0.0.0".parse().unwrap(), stack.broadcast_port).unwrap();
+    let socket = rollcall::lan::sockets::receiver(([0, 0, 0, 0], stack.broadcast_port).into()).unwrap();
     let mut buffer = [0; 2048];
     let mut hear = || {
         let mut len = 0;

@@ -2,7 +2,7 @@
 //! come out for each.
 
 use crate::stack::{Builder, Ear, Stack, is_root, text};
-use rollcall::status::Email;
+use rollcall::protocol::status::Email;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;

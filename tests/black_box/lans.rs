@@ -108,7 +108,7 @@ fn a_label_is_no_interface() {
     lan.plug(&host, "lan0", "192.0.2.101/24");
     host.ip("addr add 198.51.100.101/24 dev lan0 label lan0foo");
     let names: Vec<String> = host.inside(|| {
-        let interfaces = rollcall::interfaces::list().unwrap();
+        let interfaces = rollcall::lan::interfaces::list().unwrap();
         interfaces.into_iter().map(|interface| interface.name).collect()
     });
     assert_eq!(names, ["lo", "lan0"]);

@@ -1,8 +1,8 @@
 //! The listener: what it prints, what it survives, how it ends.
 
 use crate::stack::{Builder, Running, Stack, expect, wait_until};
-use rollcall::status::{Email, Status};
-use rollcall::wire;
+use rollcall::protocol;
+use rollcall::protocol::status::{Email, Status};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, UdpSocket};
@@ -20,7 +20,7 @@ fn datagram_at(last_seen_ns: u64) -> Vec<u8> {
         port: 62453,
     };
     let mut bytes = Vec::new();
-    wire::encode(&status, &mut bytes);
+    protocol::encode(&status, &mut bytes);
     bytes
 }
 
@@ -244,11 +244,11 @@ fn a_listener_that_hears_nothing_says_once_that_it_waits() {
 fn a_time_that_cannot_be_is_refused_with_its_distance() {
     let stack = Builder::new().stopped();
     let listener = listening(&stack, &["--max-age", "5s"]);
-    let now = rollcall::clock::now_ns();
+    let now = rollcall::cli::now_ns();
     Voice::of(&stack).say(&datagram_at(now + 100 * 24 * 60 * 60 * 1_000_000_000));
     wait_until("it says so", || listener.err().contains("of this clock; one of the two is wrong"));
     assert!(listener.err().contains("its time is 3months "), "{}", listener.err());
-    Voice::of(&stack).say(&datagram_at(rollcall::clock::now_ns()));
+    Voice::of(&stack).say(&datagram_at(rollcall::cli::now_ns()));
     wait_until("it hears what is of now", || listener.out().contains("a@example.com"));
     assert_eq!(listener.out().matches("a@example.com").count(), 1);
 }

@@ -3,7 +3,8 @@
 use crate::listener::listening;
 use crate::server::start;
 use crate::stack::{Builder, expect, text, wait_until};
-use rollcall::{listen, wire};
+use rollcall::lan::sockets;
+use rollcall::protocol;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
@@ -29,7 +30,7 @@ fn only_who_has_the_key_and_the_list_reads_the_email() {
     let block = with("people", &["--count", "1"]);
     let other = with("others", &["--json", "--count", "1"]);
     let stranger = listening(&stack, &["--key", &public, "--json", "--count", "1"]);
-    let ear = listen::bind(Ipv4Addr::UNSPECIFIED.into(), stack.broadcast_port).unwrap();
+    let ear = sockets::receiver((Ipv4Addr::UNSPECIFIED, stack.broadcast_port).into()).unwrap();
 
     expect(&mut stack.client(&alice), 0, "Success!");
     let mut datagram = [0; 2048];
@@ -43,7 +44,7 @@ fn only_who_has_the_key_and_the_list_reads_the_email() {
         assert!(!datagram.windows(5).any(|bytes| bytes == part), "{part:?} is on the air: {datagram:?}");
     }
     // A decoder of version 1 reads it as before.
-    let (status, _) = wire::decode(datagram).unwrap();
+    let (status, _) = protocol::decode(datagram).unwrap();
     let pseudonym = status.email.as_str();
     assert!(pseudonym.ends_with("@pseudonym.invalid") && pseudonym.len() == 50, "{pseudonym}");
 

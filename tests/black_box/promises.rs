@@ -7,8 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use async_std::task::block_on;
-use rollcall::clock::now_ns;
-use rollcall::store::Verdict;
+use rollcall::cli::now_ns;
+use rollcall::store::Outcome;
 
 use crate::database::{processes, signal};
 use crate::group_commit::{recorder, sighting};
@@ -37,7 +37,7 @@ fn a_statement_that_runs_late_changes_nothing_of_a_newer_row() {
         signal("CONT", &frozen);
         waiting.join().unwrap()
     });
-    assert_eq!(recorded.verdicts, [Verdict::Committed]);
+    assert_eq!(recorded.outcomes, [Outcome::Committed]);
     assert_eq!(recorded.committed[0], newer.status, "the row as it stands is announced");
     assert_eq!(stack.row(ALICE), format!("{}|192.0.2.1|3", now + 2));
 }

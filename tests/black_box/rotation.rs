@@ -2,10 +2,10 @@
 
 use crate::listener::{Voice, bound, listening};
 use crate::stack::{Builder, Running, Stack, expect, free_port, wait_until};
-use rollcall::announce::Announcer;
-use rollcall::clock::now_ns;
-use rollcall::sign::{PublicKey, Signer};
-use rollcall::status::{Email, Status};
+use rollcall::cli::now_ns;
+use rollcall::keyfile;
+use rollcall::protocol::announcer::Announcer;
+use rollcall::protocol::status::{Email, Status};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -32,7 +32,7 @@ fn just_listen(stack: &Stack) -> Running {
 }
 
 fn key_id(stack: &Stack, file: &str) -> String {
-    PublicKey::load(&stack.certs.join(file)).unwrap().to_string()
+    keyfile::public_key(&stack.certs.join(file)).unwrap().to_string()
 }
 
 /// The key ids of the announcements that it printed, each of which it verified.
@@ -102,7 +102,7 @@ fn who_believes_both_keys_hears_everything_over_the_switch() {
         port: 7,
     };
     let epoch = now_ns();
-    let mut thief = Announcer::new(Signer::load(&stolen).unwrap(), epoch);
+    let mut thief = Announcer::new(keyfile::signing_key(&stolen).unwrap(), epoch);
     let listener = just_listen(&stack);
     Voice::of(&stack).say(&thief.announce(std::slice::from_ref(&status))[0]);
     wait_until("the old key is believed", || heard(&listener).contains(&old));
@@ -139,7 +139,7 @@ fn killed_at(stack: &Stack, mut script: Command, program: &str, at: u32) -> bool
 fn killed_at_any_moment_each_step_goes_on_when_it_is_run_again() {
     let stack = Builder::new().stopped();
     expect(&mut authority(&stack, &["init"]), 0, "");
-    let public = |name: &str| PublicKey::load(&stack.certs.join(name)).ok();
+    let public = |name: &str| keyfile::public_key(&stack.certs.join(name)).ok();
     let (mut making, mut switching) = (0, 0);
     for at in 1.. {
         let old = public("broadcast.pub").unwrap();
@@ -155,14 +155,14 @@ fn killed_at_any_moment_each_step_goes_on_when_it_is_run_again() {
             switching += 1;
             // Whatever is started now finds a pair: the server its key, and listeners both.
             expect(&mut authority(&stack, &["init"]), 0, "");
-            let signer = Signer::load(&stack.certs.join("broadcast.key")).unwrap();
+            let signer = keyfile::signing_key(&stack.certs.join("broadcast.key")).unwrap();
             let believed = ["broadcast.pub", "broadcast.next.pub", "broadcast.old.pub"].map(public);
             assert!([old, next].contains(signer.public()), "{at}");
             assert!(believed.contains(&Some(old)) && believed.contains(&Some(next)), "{at}: {believed:?}");
             rotate(&stack, &["--finish"], 1, "the switch to the next key comes first");
             rotate(&stack, &["--switch"], 0, "it signs with the new key when it starts");
         }
-        let signer = Signer::load(&stack.certs.join("broadcast.key")).unwrap();
+        let signer = keyfile::signing_key(&stack.certs.join("broadcast.key")).unwrap();
         assert_eq!((*signer.public(), public("broadcast.pub")), (next, Some(next)));
         assert_eq!((public("broadcast.next.pub"), public("broadcast.old.pub")), (None, Some(old)));
         rotate(&stack, &["--finish"], 0, "believes");
@@ -182,8 +182,8 @@ fn a_lost_key_never_leaves_the_public_half_of_another() {
         fs::remove_file(stack.certs.join("broadcast.key")).unwrap();
         assert!(killed_at(&stack, init(), program, 1));
         expect(&mut init(), 0, "");
-        let signer = Signer::load(&stack.certs.join("broadcast.key")).unwrap();
-        assert_eq!(*signer.public(), PublicKey::load(&stack.certs.join("broadcast.pub")).unwrap());
+        let signer = keyfile::signing_key(&stack.certs.join("broadcast.key")).unwrap();
+        assert_eq!(*signer.public(), keyfile::public_key(&stack.certs.join("broadcast.pub")).unwrap());
     }
 }
 

@@ -10,9 +10,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use rollcall::clock::now_ns;
-use rollcall::status::Status;
-use rollcall::{listen, wire};
+use rollcall::cli::now_ns;
+use rollcall::lan::sockets;
+use rollcall::protocol;
+use rollcall::protocol::status::Status;
 
 /// Longest wait for anything that should happen; reached only when a test fails.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -265,7 +266,7 @@ impl Stack {
 
     /// Hears this stack's datagrams from now on.
     pub fn ear(&self) -> Ear {
-        let socket = listen::bind(Ipv4Addr::UNSPECIFIED.into(), self.broadcast_port).unwrap();
+        let socket = sockets::receiver((Ipv4Addr::UNSPECIFIED, self.broadcast_port).into()).unwrap();
         let opened_ns = now_ns();
         Ear { socket, opened_ns, heard: Mutex::default() }
     }
@@ -348,7 +349,7 @@ impl Ear {
         while Instant::now() < end {
             // The socket's own timeout is shorter and only ends one turn of this loop.
             if let Ok(len) = self.socket.recv(&mut buffer) {
-                let (status, trailer) = wire::decode(&buffer[..len]).unwrap();
+                let (status, trailer) = protocol::decode(&buffer[..len]).unwrap();
                 assert!(trailer.starts_with(b"RC\x02"), "{trailer:?}");
                 let is_new = self.heard.lock().unwrap().insert(buffer[..len].to_vec());
                 if is_new && status.last_seen_ns >= self.opened_ns {

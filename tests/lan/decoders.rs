@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use rollcall::clock::now_ns;
-use rollcall::status::Status;
+use rollcall::cli::now_ns;
+use rollcall::protocol::status::Status;
 use serde_json::{Value, json};
 
 use crate::keys::{Keys, statuses, unsigned};

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use rollcall::clock::now_ns;
-use rollcall::wire::{self, Batch, Kind, encode_batch};
+use rollcall::cli::now_ns;
+use rollcall::protocol::{self, Batch, Kind, encode_batch};
 
 use crate::keys::{Keys, statuses, unsigned};
 use crate::namespace::{Lan, Namespace};
@@ -20,7 +20,7 @@ fn hosts() -> Option<(Lan, [Namespace; 3])> {
 
 /// Where the trailer of a datagram begins.
 fn trailer(datagram: &[u8]) -> usize {
-    let (_, rest) = wire::decode(datagram).unwrap();
+    let (_, rest) = protocol::decode(datagram).unwrap();
     datagram.len() - rest.len()
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use rollcall::clock::now_ns;
+use rollcall::cli::now_ns;
 
 use crate::keys::{Keys, statuses};
 use crate::namespace::Lan;

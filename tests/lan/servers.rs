@@ -1,6 +1,6 @@
 //! Two servers on one LAN, each with a key of its own.
 
-use rollcall::clock::now_ns;
+use rollcall::cli::now_ns;
 
 use crate::keys::{Keys, statuses};
 use crate::namespace::Lan;

@@ -1,6 +1,6 @@
 //! A listener that was not there, or not fast enough: it says how many announcements it lost.
 
-use rollcall::clock::now_ns;
+use rollcall::cli::now_ns;
 
 use crate::keys::{Keys, statuses};
 use crate::namespace::Lan;

@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::process::{self, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rollcall::announce::Announcer;
-use rollcall::clock::now_ns;
-use rollcall::sign::Signer;
-use rollcall::status::{Email, Status};
-use rollcall::wire;
+use rollcall::cli::now_ns;
+use rollcall::keyfile;
+use rollcall::protocol;
+use rollcall::protocol::announcer::Announcer;
+use rollcall::protocol::keys::Signer;
+use rollcall::protocol::status::{Email, Status};
 
 /// A folder with `one.key`, `one.pub`, `two.key`, `two.pub`, and whatever else a test puts there.
 pub struct Keys {
@@ -36,7 +37,7 @@ impl Keys {
     }
 
     pub fn signer(&self, name: &str) -> Signer {
-        Signer::load(&self.folder.join(format!("{name}.key"))).unwrap()
+        keyfile::signing_key(&self.folder.join(format!("{name}.key"))).unwrap()
     }
 
     pub fn announcer(&self, name: &str, epoch: u64) -> Announcer {
@@ -68,6 +69,6 @@ pub fn statuses(names: impl IntoIterator<Item: Display>) -> Vec<Status> {
 
 pub fn unsigned(name: &str) -> Vec<u8> {
     let mut datagram = Vec::new();
-    wire::encode(&statuses([name])[0], &mut datagram);
+    protocol::encode(&statuses([name])[0], &mut datagram);
     datagram
 }

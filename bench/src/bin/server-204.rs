@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use async_std::net::TcpListener;
 use async_std::os::unix::net::UnixListener;
 use async_std::task;
-use rollcall::http;
+use rollcall::http::connection;
 use tide::{Response, StatusCode};
 
 fn main() -> ExitCode {
@@ -29,8 +29,10 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         // Everybody who asks is nginx.
         let knows = |_: &(), _: &_| true;
         match listen.strip_prefix("unix:") {
-            Some(path) => http::serve(UnixListener::bind(path).await?, app, knows, future::pending()).await,
-            None => http::serve(TcpListener::bind(&listen).await?, app, knows, future::pending()).await,
+            Some(path) => {
+                connection::serve(UnixListener::bind(path).await?, app, knows, future::pending()).await
+            }
+            None => connection::serve(TcpListener::bind(&listen).await?, app, knows, future::pending()).await,
         }
         Ok(())
     })

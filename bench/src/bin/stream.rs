@@ -14,12 +14,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use argh::FromArgs;
-use rollcall::announce::Announcer;
-use rollcall::clock::now_ns;
-use rollcall::listen;
-use rollcall::sign::Signer;
-use rollcall::status::{Email, Status};
-use rollcall::wire;
+use rollcall::cli::now_ns;
+use rollcall::keyfile;
+use rollcall::lan::sockets;
+use rollcall::protocol;
+use rollcall::protocol::announcer::Announcer;
+use rollcall::protocol::status::{Email, Status};
 
 /// Measures the signed stream: rollcall-listen beside a bare recvfrom loop.
 #[derive(FromArgs)]
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
 
 /// The bare loop. Says its port, and at the end of its input how many came.
 fn bare() -> Result<(), Box<dyn Error>> {
-    let socket = listen::bind(Ipv4Addr::LOCALHOST.into(), 0)?;
+    let socket = sockets::receiver((Ipv4Addr::LOCALHOST, 0).into())?;
     println!("{}", socket.local_addr()?.port());
     let over = thread::spawn(|| std::io::stdin().read_to_end(&mut Vec::new()));
     let (mut buffer, mut count) = (vec![0; 1 << 16], 0_u64);
@@ -86,7 +86,7 @@ fn measure(args: &Args) -> Result<(), Box<dyn Error>> {
         "listener", "sent", "sent/s", "heard", "lost", "us CPU each"
     );
     for _ in 0..args.rounds {
-        let mut announcer = Announcer::new(Signer::load(&key)?, now_ns());
+        let mut announcer = Announcer::new(keyfile::signing_key(&key)?, now_ns());
         let count = args.rate as usize * args.seconds as usize;
         let statuses = statuses(args.batch);
         let said: Vec<Vec<u8>> =
@@ -112,15 +112,15 @@ fn measure(args: &Args) -> Result<(), Box<dyn Error>> {
 fn signing(key: &Path) -> Result<(), Box<dyn Error>> {
     println!("{:<16} {:>12} {:>12} {:>12}", "batch", "v1 us each", "v2 us each", "v2 bytes");
     for batch in [1, 64, 512] {
-        let mut announcer = Announcer::new(Signer::load(key)?, now_ns());
+        let mut announcer = Announcer::new(keyfile::signing_key(key)?, now_ns());
         let statuses = statuses(batch);
         let rounds = 20_000 / batch;
         let bytes = announcer.announce(&statuses)[0].len();
         let signed = time(rounds, || drop(black_box(announcer.announce(&statuses))));
         let plain = time(rounds, || {
             for status in &statuses {
-                let mut datagram = Vec::with_capacity(wire::MAX_PREFIX);
-                wire::encode(status, &mut datagram);
+                let mut datagram = Vec::with_capacity(protocol::MAX_PREFIX);
+                protocol::encode(status, &mut datagram);
                 black_box(datagram);
             }
         });

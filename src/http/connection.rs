@@ -1,0 +1,227 @@
+//! The loop that serves accepted connections: it bounds each peer, and drains the requests under way at the end.
+
+use std::fmt::Display;
+use std::io;
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use async_h1::server::{Encoder, decode};
+use async_std::future::timeout;
+use async_std::io::{Read, Write, WriteExt};
+use async_std::net::{TcpListener, TcpStream};
+use async_std::os::unix::net::{UnixListener, UnixStream};
+use async_std::prelude::FutureExt;
+use async_std::task;
+use tide::http::Method;
+use tide::{Response, StatusCode};
+
+use super::bounded::Bounded;
+use super::newcomers::{Newcomer, Newcomers};
+use super::outage::Outage;
+use super::problem::Problem;
+use super::refusals;
+
+/// A connection that says nothing for longer than this, and at the latest after twice as long, is closed.
+/// nginx closes an idle connection after half of it, so the two never meet in the middle.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a connection may be there before its first request is whole. nginx opens one to send one.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of one request, head and body. nginx forwards far less.
+const MAX_REQUEST: usize = 16 * 1024;
+const NO_CONTENT: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
+const NO_CONTENT_AND_CLOSE: &[u8] = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
+/// How long a shutdown waits for the requests that are being answered.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Whether a request came from nginx, and not from somebody else on this host.
+pub type Knows<T> = fn(&T, &tide::http::Request) -> bool;
+
+/// Where connections come from. Both kinds behave the same from the first byte on.
+pub trait Listener {
+    type Stream: Stream;
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+/// One connection. A clone is the same one.
+pub trait Stream: Read + Write + Clone + Send + Sync + Unpin + 'static {
+    fn shutdown(&self);
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+    async fn accept(&self) -> io::Result<TcpStream> {
+        let (stream, _) = TcpListener::accept(self).await?;
+        // An answer is one small write: waiting for more to fill the packet would only delay it.
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+}
+
+impl Stream for TcpStream {
+    fn shutdown(&self) {
+        let _ = TcpStream::shutdown(self, Shutdown::Both);
+    }
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+    async fn accept(&self) -> io::Result<UnixStream> {
+        Ok(UnixListener::accept(self).await?.0)
+    }
+}
+
+impl Stream for UnixStream {
+    fn shutdown(&self) {
+        let _ = UnixStream::shutdown(self, Shutdown::Both);
+    }
+}
+
+/// Answers every connection until `shutdown` resolves; then stops accepting, lets the requests
+/// that are being answered finish, and returns. Connections without one are left to end with the process.
+///
+/// A connection is kept after its first answer only if `knows` who sent that request. Of the others, which any
+/// user of this host can open, only so many are there at once, and none for long.
+pub async fn serve<L: Listener, T: Clone + Send + Sync + 'static>(
+    listener: L,
+    app: tide::Server<T>,
+    knows: Knows<T>,
+    shutdown: impl Future<Output = ()> + Send,
+) {
+    let progress = Arc::new(Progress::default());
+    let newcomers = Arc::new(Newcomers::default());
+    let accepting = async {
+        let outage = Outage::of("accepting connections");
+        loop {
+            match listener.accept().await {
+                Ok(stream) => {
+                    outage.worked();
+                    let newcomer = newcomers.admit(stream.clone());
+                    task::spawn(converse(stream, newcomer, app.clone(), knows, Arc::clone(&progress)));
+                }
+                Err(error) => {
+                    outage.failed(&error);
+                    // Out of file descriptors, most likely: they come back as connections end.
+                    task::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    };
+    accepting.race(shutdown).await;
+    drop(listener);
+    progress.stopping.store(true, Ordering::SeqCst);
+    let end = Instant::now() + GRACE;
+    while progress.unanswered.load(Ordering::SeqCst) > 0 {
+        if Instant::now() > end {
+            log::warn!("some requests were still unanswered {GRACE:?} after the shutdown began");
+            return;
+        }
+        task::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// What the connections and the shutdown know of each other.
+#[derive(Default)]
+struct Progress {
+    stopping: AtomicBool,
+    unanswered: AtomicUsize,
+}
+
+/// Counts a request as unanswered for as long as it lives, also when its task panics.
+struct Unanswered<'a>(&'a Progress);
+
+impl<'a> Unanswered<'a> {
+    fn count(progress: &'a Progress) -> Self {
+        progress.unanswered.fetch_add(1, Ordering::SeqCst);
+        Self(progress)
+    }
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        self.0.unanswered.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// One connection: requests one after another until it closes, misbehaves or the server stops.
+async fn converse<S: Stream, T: Clone + Send + Sync + 'static>(
+    stream: S,
+    newcomer: Newcomer<S>,
+    app: tide::Server<T>,
+    knows: Knows<T>,
+    progress: Arc<Progress>,
+) {
+    let mut stream = Bounded::new(stream, PATIENCE);
+    let mut newcomer = Some(newcomer);
+    loop {
+        stream.allow(MAX_REQUEST);
+        let decoded = match newcomer {
+            None => decode(stream.clone()).await,
+            Some(_) => match timeout(FIRST_REQUEST, decode(stream.clone())).await {
+                Ok(decoded) => decoded,
+                Err(_) => return,
+            },
+        };
+        let _unanswered = Unanswered::count(&progress);
+        let (method, response, keep) = match decoded {
+            Ok(None) => return,
+            Ok(Some((request, _body))) => {
+                let method = request.method();
+                if newcomer.is_some() && knows(app.state(), &request) {
+                    newcomer = None;
+                }
+                // The body is never read. What is left of one would be taken for the next request.
+                let asked_to_close = request
+                    .header("Connection")
+                    .is_some_and(|value| value.as_str().eq_ignore_ascii_case("close"));
+                let keep = newcomer.is_none() && request.is_empty() == Some(true) && !asked_to_close;
+                let response: tide::http::Response = app
+                    .respond(request)
+                    .await
+                    .unwrap_or_else(|error| tide::http::Response::new(error.status()));
+                (method, response, keep)
+            }
+            Err(error) if is_silence(&error) => return,
+            Err(error) => (Method::Get, malformed(&error), false),
+        };
+        // Asked after the answer is ready: the server may have begun to stop meanwhile.
+        let keep = keep && !progress.stopping.load(Ordering::SeqCst);
+        // A peer that does not read its answer holds the connection no longer than one that does not ask.
+        let written = timeout(ANSWER_TIMEOUT, write_answer(&mut stream, method, response, keep)).await;
+        if !matches!(written, Ok(Ok(()))) || !keep {
+            return;
+        }
+    }
+}
+
+/// The answer of nearly every request is always the same, so it is ready: no headers are collected and no
+/// buffer is filled for it. A `Date` is nginx's to add (RFC 9110, section 6.6.1).
+async fn write_answer<S: Write + Unpin>(
+    stream: &mut S,
+    method: Method,
+    mut response: tide::http::Response,
+    keep: bool,
+) -> io::Result<()> {
+    if response.status() == StatusCode::NoContent {
+        return stream.write_all(if keep { NO_CONTENT } else { NO_CONTENT_AND_CLOSE }).await;
+    }
+    if !keep {
+        response.insert_header("Connection", "close");
+    }
+    async_std::io::copy(Encoder::new(response, method), stream).await.map(|_| ())
+}
+
+/// Did the peer say nothing, or go? Then there is nobody to answer.
+fn is_silence(error: &tide::http::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut};
+    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    matches!(kind, Some(BrokenPipe | ConnectionAborted | ConnectionReset | TimedOut))
+}
+
+fn malformed(error: &dyn Display) -> tide::http::Response {
+    let problem = Problem::new(StatusCode::BadRequest, format!("not an HTTP/1.1 request: {error}"));
+    refusals::log(format_args!("{}: {}", problem.status, problem.detail));
+    Response::from(problem).into()
+}

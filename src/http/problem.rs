@@ -1,0 +1,68 @@
+//! Error bodies (RFC 9457), and their lines in the log.
+
+use tide::{Request, Response, StatusCode};
+
+use super::identity::Refusal;
+use super::refusals;
+
+/// An error body of RFC 9457. `by` is our extension: which of the two programs in the path refused.
+pub struct Problem {
+    pub status: StatusCode,
+    pub detail: String,
+    header: Option<(&'static str, &'static str)>,
+}
+
+impl Problem {
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self { status, detail: detail.into(), header: None }
+    }
+
+    pub fn with_header(self, name: &'static str, value: &'static str) -> Self {
+        Self { header: Some((name, value)), ..self }
+    }
+}
+
+impl From<Problem> for Response {
+    fn from(problem: Problem) -> Self {
+        let body = serde_json::json!({
+            "type": "about:blank",
+            "title": problem.status.canonical_reason(),
+            "status": problem.status as u16,
+            "detail": problem.detail,
+            "by": "rollcall-server",
+        });
+        let mut response = Response::builder(problem.status)
+            .content_type("application/problem+json")
+            .body(body.to_string())
+            .build();
+        if let Some((name, value)) = problem.header {
+            response.insert_header(name, value);
+        }
+        response
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let status = match refusal {
+            Refusal::NotThroughProxy | Refusal::NoName => StatusCode::Unauthorized,
+            _ => StatusCode::BadRequest,
+        };
+        Problem::new(status, refusal.to_string())
+    }
+}
+
+/// A problem becomes its answer, and a line in the log with the id that nginx logged too.
+pub async fn answer<S, F>(request: Request<S>, handler: fn(Request<S>) -> F) -> tide::Result
+where
+    F: Future<Output = Result<Response, Problem>> + Send,
+{
+    // Anybody can say anything here, and only nginx's own is worth a place in the log.
+    let id = request.header("X-Request-Id").map(|id| id.as_str().to_owned());
+    let id = id.filter(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    Ok(handler(request).await.unwrap_or_else(|problem| {
+        let id = id.as_deref().unwrap_or("-");
+        refusals::log(format_args!("{} {}: {}", id, problem.status, problem.detail));
+        Response::from(problem)
+    }))
+}

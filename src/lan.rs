@@ -1,0 +1,9 @@
+//! UDP on this host: its interfaces, the destinations that `ROLLCALL_BROADCAST` names, every socket.
+
+pub mod destination;
+mod group;
+pub mod interfaces;
+pub mod proc;
+pub mod sockets;
+
+pub use group::Group;

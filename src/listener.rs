@@ -1,0 +1,412 @@
+//! The listener: receives, decides what to believe, prints, and survives anything on the wire.
+//!
+//! [`Judge`] is what it concludes, without a socket; `examples/heard.rs` shows both in another program.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::cli::{Exit, Fatal, FromArgs, Timespan, note, now_ns, signals};
+use crate::files::{FileError, OwnFile};
+use crate::keyfile;
+use crate::lan::{Group, proc, sockets};
+use crate::protocol::announcer;
+use crate::protocol::judge::{Gap, Ignored, Judge, Policy, Verdict};
+use crate::protocol::keys::PublicKey;
+use crate::protocol::pseudonym::People;
+use crate::protocol::status::Status;
+
+mod print;
+pub mod state;
+
+use print::Provenance;
+
+/// How often strangers on the port may be mentioned.
+const MENTION: Duration = Duration::from_secs(60);
+/// How long nothing comes before that is said.
+const SILENCE: Duration = Duration::from_secs(5);
+/// How often what is missing is looked at.
+const SETTLE: Duration = Duration::from_secs(1);
+/// How often the state file is written while there is news.
+const SAVE: Duration = Duration::from_secs(5);
+/// How often `--stats` tells the counts.
+const STATS: Duration = Duration::from_secs(60);
+/// More than any datagram holds: 65,507 bytes are the most that UDP over IPv4 carries.
+const BUFFER: usize = 1 << 16;
+/// Bytes of output that are written at once while more datagrams wait.
+const PAGE: usize = 1 << 16;
+
+/// Prints each status that is announced on the network, until interrupted.
+#[derive(FromArgs)]
+pub struct Options {
+    /// address to bind (default 0.0.0.0: a unicast address hears no broadcast)
+    #[argh(option, default = "IpAddr::V4(Ipv4Addr::UNSPECIFIED)")]
+    pub bind: IpAddr,
+    /// UDP port (default 6667)
+    #[argh(option, default = "6667")]
+    pub port: u16,
+    /// multicast group to hear as well, ADDRESS[%INTERFACE]; again for each further one
+    #[argh(option)]
+    pub join: Vec<Group>,
+    /// one JSON object per line
+    #[argh(switch)]
+    pub json: bool,
+    /// stop after this many statuses
+    #[argh(option)]
+    pub count: Option<u64>,
+    /// stop after this long, such as 30s; with --count, exit 1 if fewer came
+    #[argh(option)]
+    pub timeout: Option<Timespan>,
+    /// public key of a server, PEM; again for each further one. Then only what verifies is printed
+    #[argh(option)]
+    pub key: Vec<PathBuf>,
+    /// print what does not verify, too, and mark it
+    #[argh(switch)]
+    pub accept_unsigned: bool,
+    /// file that remembers what was heard over a restart, so that no replay passes for news
+    #[argh(option)]
+    pub state: Option<PathBuf>,
+    /// refuse what was seen longer ago than this, such as 5m
+    #[argh(option)]
+    pub max_age: Option<Timespan>,
+    /// file with the key of the pseudonyms (privacy.key), to show the emails of those in --people
+    #[argh(option)]
+    pub privacy_key: Option<PathBuf>,
+    /// file with the emails to show in the place of their pseudonyms, one a line
+    #[argh(option)]
+    pub people: Option<PathBuf>,
+    /// tell every minute what was received, missed and dropped; the end tells it in any case
+    #[argh(switch)]
+    pub stats: bool,
+}
+
+/// Prints what is announced until a signal, a closed pipe, the count or the timeout ends it.
+pub fn run(options: &Options) -> Result<(), Error> {
+    if options.state.is_some() && options.key.is_empty() {
+        return Err(Error::NothingToRemember);
+    }
+    let keys = options.key.iter().map(|file| keyfile::public_key(file));
+    let policy = Policy {
+        keys: keys.collect::<Result<_, _>>()?,
+        accept_unverified: options.accept_unsigned,
+        max_age: options.max_age.map(|Timespan(age)| age),
+    };
+    let people = match (&options.privacy_key, &options.people) {
+        (None, None) => People::default(),
+        (Some(key), Some(list)) => keyfile::people(&keyfile::pseudonym_key(key)?, list)?,
+        _ => return Err(Error::HalfOfPrivacy),
+    };
+    let remember = |file| {
+        let memory = state::load(file)?;
+        // A file that cannot be written is known now, and not after what it should have remembered.
+        state::save(file, &memory).map(|()| memory)
+    };
+    let memory = options.state.as_deref().map_or(Ok(Vec::new()), remember).map_err(Error::State)?;
+    // Only now, for a file may be a pipe in which nothing comes: one signal has to end that.
+    let interrupted = signals::flag().map_err(Error::Signals)?;
+    // Before the port is ours: who sees that it is, and then starts a server, has started it after us.
+    let began_ns = now_ns();
+    let socket = bind(options.bind, options.port)?;
+    for group in &options.join {
+        group.join(&socket).map_err(|error| Error::Join(group.clone(), error))?;
+    }
+    let mut listener = Listener {
+        options,
+        socket,
+        judge: Judge::new(policy, memory, began_ns),
+        people,
+        out: io::stdout().lock(),
+        page: Vec::with_capacity(2 * PAGE),
+        printed: 0,
+        mentioned: HashMap::new(),
+        dropped: 0,
+    };
+    note(format_args!("rollcall-listen: {}", listener.beginning()));
+    let result = listener.receive(&interrupted).and(listener.flush());
+    listener.tell_dropped();
+    tell(&listener.judge.finish());
+    let saved = match result {
+        // What was not printed must not be remembered as heard: better that some is printed again.
+        Err(Error::Output(_)) => Ok(()),
+        _ => listener.save(),
+    };
+    note(format_args!("rollcall-listen: {}", listener.totals()));
+    match result {
+        // The reader of a pipe has seen enough.
+        Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => saved,
+        other => other.and(saved),
+    }
+}
+
+struct Listener<'a> {
+    options: &'a Options,
+    socket: UdpSocket,
+    judge: Judge,
+    /// Whose pseudonyms are resolved, where they are printed and nowhere before.
+    people: People,
+    out: io::StdoutLock<'static>,
+    /// What is yet to be written to `out`.
+    page: Vec<u8>,
+    printed: u64,
+    /// When each kind of stranger was last mentioned, by its word.
+    mentioned: HashMap<&'static str, Instant>,
+    /// What the kernel had dropped when that was last told.
+    dropped: u64,
+}
+
+impl Listener<'_> {
+    fn receive(&mut self, interrupted: &AtomicBool) -> Result<(), Error> {
+        let start = Instant::now();
+        // Too long to add is longer than anybody waits.
+        let end = self.options.timeout.and_then(|Timespan(timeout)| start.checked_add(timeout));
+        let (mut settle, mut save, mut stats) = (start + SETTLE, start + SAVE, start + STATS);
+        // While datagrams wait, none is waited for: output is written when there is no more to add to it.
+        let mut draining = false;
+        let mut waits_aloud = false;
+        let mut buffer = vec![0; BUFFER];
+        while !interrupted.load(Ordering::Relaxed) {
+            if self.options.count.is_some_and(|count| self.printed >= count) {
+                return Ok(());
+            }
+            let now = Instant::now();
+            if end.is_some_and(|end| now >= end) {
+                return match self.options.count {
+                    Some(count) => Err(Error::TooFew { printed: self.printed, count }),
+                    None => Ok(()),
+                };
+            }
+            if now >= settle {
+                settle = now + SETTLE;
+                // In a flood there is always more to read, and what was printed must not wait for its end.
+                self.flush()?;
+                self.tell_dropped();
+                tell(&self.judge.settle(now));
+            }
+            if !waits_aloud && self.judge.counters().received == 0 && now >= start + SILENCE {
+                waits_aloud = true;
+                note(format_args!("rollcall-listen: {}", waiting(end.map(|end| end - now))));
+            }
+            if now >= save {
+                save = now + SAVE;
+                // What is remembered as heard has been printed.
+                self.flush()?;
+                self.save()?;
+            }
+            if now >= stats {
+                stats = now + STATS;
+                if self.options.stats {
+                    note(format_args!("rollcall-listen: {}", self.totals()));
+                }
+            }
+            match self.socket.recv_from(&mut buffer) {
+                Ok((len, source)) => {
+                    if !draining {
+                        self.socket.set_nonblocking(true).map_err(Error::Receive)?;
+                        draining = true;
+                    }
+                    self.hear(&buffer[..len], source);
+                    if self.page.len() >= PAGE {
+                        self.flush()?;
+                    }
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock if draining => {
+                        self.flush()?;
+                        self.socket.set_nonblocking(false).map_err(Error::Receive)?;
+                        draining = false;
+                    }
+                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted => {}
+                    _ => return Err(Error::Receive(error)),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, datagram: &[u8], source: SocketAddr) {
+        match self.judge.judge(datagram, now_ns()) {
+            Verdict::New(announcement) => {
+                self.print(source, announcement.verified.status(), Provenance::Verified(&announcement));
+            }
+            Verdict::Unverified(status, doubt) => self.print(source, &status, Provenance::Doubted(doubt)),
+            Verdict::Ignored(ignored) => self.mention(source, &ignored),
+        }
+    }
+
+    fn print(&mut self, source: SocketAddr, status: &Status, provenance: Provenance) {
+        let person = self.people.resolve(&status.email);
+        match self.options.json {
+            true => print::json(&mut self.page, source, status, person, &provenance),
+            false => print::block(&mut self.page, source, status, person, &provenance),
+        }
+        self.printed += 1;
+    }
+
+    /// Says that something else is on the port, each kind at most once a minute: others may share it rightly,
+    /// and must not drown what matters.
+    fn mention(&mut self, source: SocketAddr, ignored: &Ignored) {
+        let said;
+        let what: &dyn fmt::Display = match ignored {
+            Ignored::Foreign(error) => error,
+            Ignored::Refused(doubt) => doubt,
+            Ignored::Ahead(ahead) => {
+                said = format!(
+                    "its time is {} ahead of this clock; one of the two is wrong",
+                    Timespan(whole(*ahead))
+                );
+                &said
+            }
+            _ => return,
+        };
+        if self.mentioned.get(ignored.word()).is_none_or(|last| last.elapsed() >= MENTION) {
+            self.mentioned.insert(ignored.word(), Instant::now());
+            note(format_args!(
+                "rollcall-listen: ignored a datagram from {source}: {what} (said at most once a minute)"
+            ));
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        if self.page.is_empty() {
+            return Ok(());
+        }
+        let written = self.out.write_all(&self.page).and_then(|()| self.out.flush());
+        self.page.clear();
+        written.map_err(Error::Output)
+    }
+
+    fn save(&mut self) -> Result<(), Error> {
+        if let Some(file) = self.options.state.as_deref().filter(|_| self.judge.has_changed()) {
+            state::save(file, &self.judge.memory()).map_err(Error::Save)?;
+            self.judge.remembered();
+        }
+        Ok(())
+    }
+
+    /// Before the gaps that it explains. Nobody but the kernel knows whose datagrams these were.
+    fn tell_dropped(&mut self) {
+        let dropped = proc::dropped_by(&self.socket).unwrap_or(self.dropped);
+        let more = dropped.saturating_sub(self.dropped);
+        if more > 0 {
+            let plural = if more == 1 { "" } else { "s" };
+            note(format_args!(
+                "rollcall-listen: the kernel dropped {more} datagram{plural}: they came faster than they were read ({})",
+                self.room()
+            ));
+        }
+        self.dropped = dropped;
+    }
+
+    /// Where it listens, whom it believes, and what room it got for what comes at once.
+    fn beginning(&self) -> String {
+        let Options { bind, port, .. } = self.options;
+        let place = SocketAddr::new(*bind, *port);
+        let keys: Vec<String> = self.judge.keys().map(PublicKey::to_string).collect();
+        let believed = match keys.is_empty() {
+            true => "everybody: there is no --key".to_owned(),
+            false => format!("key {}", keys.join(", ")),
+        };
+        format!("listening on {place}, believes {believed}; {}", self.room())
+    }
+
+    fn totals(&self) -> String {
+        let dropped = proc::dropped_by(&self.socket);
+        format!(
+            "{}, printed {}, dropped by the kernel {} ({})",
+            self.judge.counters(),
+            self.printed,
+            dropped.map_or("unknown".to_owned(), |dropped| dropped.to_string()),
+            self.room(),
+        )
+    }
+
+    /// For what comes faster than it is read.
+    fn room(&self) -> String {
+        let granted = sockets::receive_buffer(&self.socket).unwrap_or_default();
+        format!("receive buffer {granted} of {} bytes asked for", sockets::RECEIVE_BUFFER)
+    }
+}
+
+/// Without the part of a second, which nobody wants to know.
+fn whole(time: Duration) -> Duration {
+    Duration::from_secs(time.as_secs())
+}
+
+/// Nothing came yet, which may be as it should.
+fn waiting(left: Option<Duration>) -> String {
+    let until = left
+        .map_or("until it is interrupted".to_owned(), |left| format!("for {} more", Timespan(whole(left))));
+    format!(
+        "heard nothing within {}, waits {until}; a server that announced anything since its start says the newest again \
+         every {}",
+        Timespan(SILENCE),
+        Timespan(announcer::EVERY)
+    )
+}
+
+fn tell(gaps: &[Gap]) {
+    for gap in gaps {
+        note(format_args!("rollcall-listen: {gap}"));
+    }
+}
+
+/// Opens the port, and names the program that keeps us from it.
+fn bind(ip: IpAddr, port: u16) -> Result<UdpSocket, Error> {
+    let address = SocketAddr::new(ip, port);
+    sockets::receiver(address).map_err(|error| {
+        let is_held = error.kind() == io::ErrorKind::AddrInUse;
+        let programs =
+            if is_held { proc::holders_of(port) } else { None }.map_or(Vec::new(), |held| held.programs);
+        match programs.is_empty() {
+            true => Error::Bind { address, error },
+            false => Error::Held { address, error, programs: programs.join(", ") },
+        }
+    })
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Key(#[from] keyfile::Error),
+    #[error("--privacy-key and --people resolve pseudonyms together; one is missing")]
+    HalfOfPrivacy,
+    #[error("--state remembers what was verified, and without a --key nothing is")]
+    NothingToRemember,
+    #[error(transparent)]
+    State(FileError<OwnFile>),
+    /// The memory of the announcements that were heard can no longer be kept.
+    #[error(transparent)]
+    Save(FileError<OwnFile>),
+    #[error("cannot listen for signals: {0}")]
+    Signals(io::Error),
+    #[error("cannot bind {address}: {error}")]
+    Bind { address: SocketAddr, error: io::Error },
+    #[error(
+        "cannot bind {address}: {error}; {programs} holds the port without sharing it: stop it, or listen with \
+         another --port"
+    )]
+    Held { address: SocketAddr, error: io::Error, programs: String },
+    #[error("cannot join {0}: {1}; the interface is named as in 239.1.2.3%eth0, and IPv6 needs --bind ::")]
+    Join(Group, io::Error),
+    #[error("cannot receive: {0}")]
+    Receive(io::Error),
+    #[error("cannot write to standard output: {0}")]
+    Output(io::Error),
+    #[error("the time is over and {printed} of {count} statuses came")]
+    TooFew { printed: u64, count: u64 },
+}
+
+impl Fatal for Error {
+    fn exit(&self) -> Exit {
+        match self {
+            Error::HalfOfPrivacy | Error::NothingToRemember => Exit::Usage,
+            Error::State(error) if error.may_pass() => Exit::Failure,
+            Error::Key(_) | Error::State(_) => Exit::Config,
+            _ => Exit::Failure,
+        }
+    }
+}

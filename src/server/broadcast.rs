@@ -1,0 +1,312 @@
+//! The broadcaster: sockets opened once, that shout what was committed on every network of the host.
+//!
+//! With a key it numbers and signs its announcements, and repeats the newest (docs/wire.md, version 2).
+//! `ROLLCALL_BROADCAST` names the destinations; the broadcaster follows interfaces as they come, go and change their
+//! address.
+
+use std::fmt;
+use std::io;
+use std::net::UdpSocket;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::{Duration, Instant};
+
+use async_std::channel::{self, Receiver, Sender};
+use async_std::future::timeout;
+use async_std::task;
+
+use crate::http::outage::Outage;
+use crate::lan::destination::{self, Absent, Destination, Target};
+use crate::lan::interfaces::{self, Interface};
+use crate::lan::sockets;
+use crate::protocol::announcer::{Announcer, Repetition};
+use crate::protocol::pseudonym;
+use crate::protocol::status::Status;
+use crate::protocol::{MAX_PREFIX, encode};
+
+/// How often the interfaces are looked at: what changes is followed within twice this.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long after the last commit a server that ends says the newest once more.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Sends each status to every destination. A send that fails is counted and never fails a request.
+pub struct Broadcaster {
+    destinations: Vec<Destination>,
+    /// `None`: emails are announced in clear.
+    privacy: Option<pseudonym::Key>,
+    /// One lock, so that the order on the wire is the order of the numbers.
+    outbound: Mutex<Outbound>,
+    /// Wakes the repeater when there is something to repeat earlier than it planned.
+    news: Sender<()>,
+}
+
+#[derive(Default)]
+struct Outbound {
+    endpoints: Vec<Endpoint>,
+    /// Why destinations have no socket now, as the log was told.
+    complaints: Vec<String>,
+    /// `None`: version 1, which anybody could have said.
+    announcer: Option<Announcer>,
+    repetition: Repetition,
+}
+
+/// One socket, and what became of what was sent by it.
+struct Endpoint {
+    target: Target,
+    socket: UdpSocket,
+    outage: Outage,
+    sent: u64,
+    failed: u64,
+}
+
+impl Broadcaster {
+    /// Opens the sockets, and follows the interfaces as long as it lives.
+    pub fn open(
+        destinations: Vec<Destination>,
+        announcer: Option<Announcer>,
+        privacy: Option<pseudonym::Key>,
+    ) -> Result<Arc<Self>, Error> {
+        let mut outbound = Outbound { announcer, ..Outbound::default() };
+        outbound.follow(&destinations, &interfaces::list().map_err(Error)?);
+        let is_signed = outbound.announcer.is_some();
+        let (news, heard) = channel::bounded(1);
+        let broadcaster = Arc::new(Self { destinations, privacy, outbound: Mutex::new(outbound), news });
+        if is_signed {
+            task::spawn(repeat(Arc::downgrade(&broadcaster), heard));
+        }
+        task::spawn(follow(Arc::downgrade(&broadcaster)));
+        Ok(broadcaster)
+    }
+
+    /// Announces what one commit held.
+    pub fn send(&self, committed: &[Status]) {
+        let hidden = self.privacy.as_ref().map(|key| key.hide(committed));
+        let committed = hidden.as_deref().unwrap_or(committed);
+        let mut outbound = self.lock();
+        let Outbound { endpoints, announcer, repetition, .. } = &mut *outbound;
+        let Some(announcer) = announcer else {
+            let mut datagram = Vec::with_capacity(MAX_PREFIX);
+            for status in committed {
+                datagram.clear();
+                encode(status, &mut datagram);
+                send_to_all(endpoints, &datagram);
+            }
+            return;
+        };
+        let datagrams = announcer.announce(committed);
+        for datagram in &datagrams {
+            send_to_all(endpoints, datagram);
+        }
+        if let Some(newest) = datagrams.into_iter().next_back() {
+            let planned = repetition.next();
+            repetition.sent(newest, Instant::now());
+            // Under load the repeater wakes soon enough by itself. A full channel has woken it already.
+            if planned.is_none_or(|planned| Some(planned) > repetition.next()) {
+                let _ = self.news.try_send(());
+            }
+        }
+    }
+
+    /// The last words: the newest once more, for who lost the end of a burst and will hear no repetition. And in
+    /// the log how much was sent by which socket, and how much could not be.
+    pub async fn end(&self) {
+        // A receive buffer that was full a moment ago has room again.
+        task::sleep(PAUSE).await;
+        let mut outbound = self.lock();
+        let Outbound { endpoints, repetition, .. } = &mut *outbound;
+        if let Some(newest) = repetition.newest() {
+            send_to_all(endpoints, newest);
+        }
+        for endpoint in endpoints {
+            log::info!("announced to {endpoint}");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Outbound> {
+        self.outbound.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// By every socket.
+fn send_to_all(endpoints: &mut [Endpoint], datagram: &[u8]) {
+    for endpoint in endpoints {
+        endpoint.send(datagram);
+    }
+}
+
+impl Outbound {
+    /// Closes what is no longer meant and opens what is. What cannot be opened is tried again next time.
+    fn follow(&mut self, destinations: &[Destination], interfaces: &[Interface]) {
+        let (targets, absent) = destination::targets(destinations, interfaces);
+        let mut complaints: Vec<String> = absent.iter().map(Absent::to_string).collect();
+        self.endpoints.retain(|endpoint| {
+            let stays = targets.contains(&endpoint.target);
+            if !stays {
+                log::info!("no longer announcing to {endpoint}");
+            }
+            stays
+        });
+        for target in targets {
+            if self.endpoints.iter().any(|endpoint| endpoint.target == target) {
+                continue;
+            }
+            match sockets::sender(&target) {
+                Ok(socket) => {
+                    log::info!("announcing to {target}");
+                    self.endpoints.push(Endpoint::new(target, socket));
+                }
+                Err(error) => complaints.push(format!("cannot open a socket for {target}: {error}")),
+            }
+        }
+        for complaint in complaints.iter().filter(|complaint| !self.complaints.contains(complaint)) {
+            log::warn!("{complaint}");
+        }
+        self.complaints = complaints;
+    }
+}
+
+impl Endpoint {
+    fn new(target: Target, socket: UdpSocket) -> Self {
+        let outage = Outage::of(format!("broadcast to {target}"));
+        Self { target, socket, outage, sent: 0, failed: 0 }
+    }
+
+    fn send(&mut self, datagram: &[u8]) {
+        match self.socket.send_to(datagram, self.target.to) {
+            Ok(_) => {
+                self.sent += 1;
+                self.outage.worked();
+            }
+            Err(error) => {
+                self.failed += 1;
+                self.outage.failed(&error);
+            }
+        }
+    }
+}
+
+/// Says the newest datagram again when it is due, for as long as there is a broadcaster.
+async fn repeat(broadcaster: Weak<Broadcaster>, news: Receiver<()>) {
+    let mut next: Option<Instant> = None;
+    loop {
+        let news = match next {
+            None => news.recv().await,
+            Some(next) => {
+                timeout(next.saturating_duration_since(Instant::now()), news.recv()).await.unwrap_or(Ok(()))
+            }
+        };
+        let (Ok(()), Some(broadcaster)) = (news, broadcaster.upgrade()) else { return };
+        let mut outbound = broadcaster.lock();
+        let Outbound { endpoints, repetition, .. } = &mut *outbound;
+        if let Some(datagram) = repetition.due(Instant::now()) {
+            send_to_all(endpoints, datagram);
+        }
+        next = repetition.next();
+    }
+}
+
+/// Looks at the interfaces every second. netlink(7) would tell of each change at once, and can lose one.
+async fn follow(broadcaster: Weak<Broadcaster>) {
+    let trouble = Outage::of("following the network's interfaces");
+    loop {
+        task::sleep(LOOK).await;
+        let Some(broadcaster) = broadcaster.upgrade() else { return };
+        match interfaces::list() {
+            Ok(interfaces) => {
+                trouble.worked();
+                broadcaster.lock().follow(&broadcaster.destinations, &interfaces);
+            }
+            Err(error) => trouble.failed(&error),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { target, sent, failed, .. } = self;
+        write!(f, "{target}: {sent} datagrams sent, {failed} failed")
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot list the network's interfaces: {0}")]
+pub struct Error(io::Error);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{self, status::Email};
+
+    fn status() -> Status {
+        Status {
+            email: Email::new("a@b").unwrap(),
+            last_seen_ns: 1,
+            ip: "192.0.2.1".parse().unwrap(),
+            port: 2,
+        }
+    }
+
+    #[test]
+    fn every_destination_hears_and_a_dead_one_stops_nobody() {
+        let receivers = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        let [first, last] = receivers.each_ref().map(|receiver| receiver.local_addr().unwrap());
+        // The documentation's network has no route from loopback: the kernel refuses.
+        let dead = Target {
+            interface: None,
+            from: "127.0.0.1".parse().unwrap(),
+            to: "192.0.2.1:9".parse().unwrap(),
+            ttl: None,
+        };
+        let destinations = destination::parse(&format!("{first}, {last}")).unwrap();
+        let broadcaster = Broadcaster::open(destinations, None, None).unwrap();
+        let socket = sockets::sender(&dead).unwrap();
+        broadcaster.lock().endpoints.insert(1, Endpoint::new(dead, socket));
+        broadcaster.send(&[status(), status()]);
+        let counts: Vec<_> =
+            broadcaster.lock().endpoints.iter().map(|endpoint| (endpoint.sent, endpoint.failed)).collect();
+        assert_eq!(counts, [(2, 0), (0, 2), (2, 0)]);
+        for receiver in &receivers {
+            receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            for _ in 0..2 {
+                let mut buffer = [0; 100];
+                let len = receiver.recv(&mut buffer).unwrap();
+                assert_eq!(protocol::decode(&buffer[..len]), Ok((status(), &[][..])));
+            }
+        }
+    }
+
+    #[test]
+    fn a_server_that_ends_says_the_newest_once_more() {
+        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let mut outbound = Outbound::default();
+        let destinations = destination::parse(&receiver.local_addr().unwrap().to_string()).unwrap();
+        outbound.follow(&destinations, &[]);
+        outbound.repetition.sent(b"the newest".to_vec(), Instant::now());
+        // Without the repeater, so that nobody else says anything.
+        let broadcaster = Broadcaster {
+            destinations,
+            privacy: None,
+            outbound: Mutex::new(outbound),
+            news: channel::bounded(1).0,
+        };
+        task::block_on(broadcaster.end());
+        let mut buffer = [0; 100];
+        assert_eq!(receiver.recv(&mut buffer).map(|len| &buffer[..len]).unwrap(), b"the newest");
+        assert_eq!(broadcaster.lock().endpoints[0].sent, 1);
+    }
+
+    #[test]
+    fn what_is_no_longer_meant_is_closed() {
+        let mut outbound = Outbound::default();
+        let interfaces = interfaces::list().unwrap();
+        let both = destination::parse("lo,127.0.0.1:9,nothing0").unwrap();
+        outbound.follow(&both, &interfaces);
+        let opened: Vec<_> =
+            outbound.endpoints.iter().map(|endpoint| endpoint.socket.local_addr().unwrap()).collect();
+        assert_eq!((opened.len(), outbound.complaints.len()), (2, 1));
+        outbound.follow(&both, &interfaces);
+        outbound.follow(&both[1..], &[]);
+        let left: Vec<_> =
+            outbound.endpoints.iter().map(|endpoint| endpoint.socket.local_addr().unwrap()).collect();
+        assert_eq!(left, opened[1..], "the same socket");
+    }
+}

@@ -1,0 +1,187 @@
+//! Group commit: requests that arrive together are committed together.
+//!
+//! A request that finds no commit under way is committed at once. Those that arrive meanwhile wait in a
+//! bounded queue and are the next batch: so the batches grow with the load by themselves, and no timer
+//! delays anybody. What was committed is announced before its requests are answered.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_std::channel::{self, Receiver, Sender};
+use async_std::task;
+
+use super::broadcast::Broadcaster;
+use crate::http::outage::Outage;
+use crate::protocol::status::Email;
+use crate::store::sighting::Sighting;
+use crate::store::{Outcome, Recorder};
+
+/// Most sightings in one commit.
+pub const MAX_BATCH: usize = 512;
+/// Requests that may wait for a commit. Past that they are refused at once.
+const MAX_WAITING: usize = 8 * MAX_BATCH;
+
+/// Second requests of one person that may wait for their turn: nobody is in a batch twice.
+pub const MAX_REPEATS: usize = 32;
+
+/// Where requests hand in what they saw.
+pub struct Commits {
+    queue: Sender<Waiting>,
+}
+
+struct Waiting {
+    sighting: Sighting,
+    answer: Sender<Result<(), Refused>>,
+    since: Instant,
+}
+
+/// A sighting that is not known to be recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    NotEnrolled,
+    Disabled,
+    Revoked,
+    /// The database is away or slow, or too many wait for it.
+    Unavailable,
+    /// This person has [`MAX_REPEATS`] requests waiting.
+    TooMany,
+}
+
+impl Refused {
+    fn unless_committed(outcome: Outcome) -> Result<(), Self> {
+        match outcome {
+            Outcome::Committed => Ok(()),
+            Outcome::NotEnrolled => Err(Refused::NotEnrolled),
+            Outcome::Disabled => Err(Refused::Disabled),
+            Outcome::Revoked => Err(Refused::Revoked),
+            Outcome::Locked => Err(Refused::Unavailable),
+        }
+    }
+}
+
+/// Starts the committer.
+///
+/// A request that waited for `patience` when its turn comes is refused; the store's own deadline bounds
+/// what comes then. So no request needs a timer.
+pub fn start(recorder: Recorder, broadcaster: Arc<Broadcaster>, patience: Duration) -> Commits {
+    let (queue, waiting) = channel::bounded(MAX_WAITING);
+    task::spawn(async move {
+        let _guard = EndTogether;
+        commit_all(waiting, recorder, broadcaster, patience).await;
+    });
+    Commits { queue }
+}
+
+impl Commits {
+    /// Waits for the commit that holds this sighting.
+    pub async fn record(&self, sighting: Sighting) -> Result<(), Refused> {
+        let (answer, answered) = channel::bounded(1);
+        let waiting = Waiting { sighting, answer, since: Instant::now() };
+        self.queue.try_send(waiting).map_err(|_| Refused::Unavailable)?;
+        answered.recv().await.unwrap_or(Err(Refused::Unavailable))
+    }
+}
+
+/// A server that goes on without its committer would refuse everybody for ever: better that it ends, and
+/// is started again.
+struct EndTogether;
+
+impl Drop for EndTogether {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+async fn commit_all(
+    waiting: Receiver<Waiting>,
+    mut recorder: Recorder,
+    broadcaster: Arc<Broadcaster>,
+    patience: Duration,
+) {
+    recorder.connect().await;
+    let outage = Outage::of("the database");
+    let clock = Outage::of("the clock of this host");
+    let mut pending = Pending::default();
+    loop {
+        if pending.waiting.is_empty() {
+            match waiting.recv().await {
+                Ok(first) => pending = Pending { waiting: vec![first], people: 1 },
+                Err(_) => return,
+            }
+        }
+        // Each person of those has a place in this batch. The others have the rest of the room.
+        let room = MAX_BATCH - pending.people;
+        let mut batch = pending.waiting;
+        batch.extend(std::iter::from_fn(|| waiting.try_recv().ok()).take(room));
+        // To a request, a closed channel is the answer that there is none.
+        batch.retain(|one| one.since.elapsed() < patience);
+        (batch, pending) = split_repeats(batch);
+        if batch.is_empty() {
+            continue;
+        }
+        let sightings: Vec<&Sighting> = batch.iter().map(|one| &one.sighting).collect();
+        match recorder.record(&sightings).await {
+            Ok(recorded) => {
+                outage.worked();
+                match recorded.doubt {
+                    None => clock.worked(),
+                    Some(doubt) => clock.failed(&doubt),
+                }
+                broadcaster.send(&recorded.committed);
+                for (one, outcome) in batch.iter().zip(recorded.outcomes) {
+                    // A request whose client hung up no longer waits; it is recorded all the same.
+                    let _ = one.answer.try_send(Refused::unless_committed(outcome));
+                }
+            }
+            Err(error) => {
+                outage.failed(&error);
+                // Whoever waits behind a commit that failed has waited long enough too.
+                pending = Pending::default();
+                while waiting.try_recv().is_ok() {}
+            }
+        }
+    }
+}
+
+/// Requests whose turn is next.
+#[derive(Default)]
+struct Pending {
+    waiting: Vec<Waiting>,
+    /// How many people they are of.
+    people: usize,
+}
+
+/// One person's second request waits for the next commit, so that each has an answer of its own and the
+/// newest is written last. The first ones come in the order of their emails, as the store wants them.
+fn split_repeats(mut batch: Vec<Waiting>) -> (Vec<Waiting>, Pending) {
+    batch.sort_by(|a, b| a.email().cmp(b.email()));
+    let mut firsts: Vec<Waiting> = Vec::with_capacity(batch.len());
+    let mut repeats = Pending::default();
+    let mut of_this_one = 0;
+    for one in batch {
+        match firsts.last() {
+            Some(last) if last.email() == one.email() => {
+                if of_this_one == MAX_REPEATS {
+                    let _ = one.answer.try_send(Err(Refused::TooMany));
+                    continue;
+                }
+                repeats.people += usize::from(of_this_one == 0);
+                repeats.waiting.push(one);
+                of_this_one += 1;
+            }
+            _ => {
+                firsts.push(one);
+                of_this_one = 0;
+            }
+        }
+    }
+    (firsts, repeats)
+}
+
+impl Waiting {
+    fn email(&self) -> &Email {
+        &self.sighting.status.email
+    }
+}

@@ -1,0 +1,99 @@
+//! The HTTP contract of the server: the answer to each request. [`app`] needs no port.
+
+use std::sync::Arc;
+
+use tide::http::Method;
+use tide::{Request, Response, StatusCode};
+
+use super::commit::{Commits, MAX_REPEATS, Refused};
+use crate::cli::now_ns;
+use crate::http::identity::{Forwarded, Trust};
+use crate::http::problem::{Problem, answer};
+use crate::store::Store;
+
+/// The means of an answer: the trust in a request, and the place where it is recorded.
+pub struct State {
+    pub trust: Trust,
+    pub commits: Commits,
+    /// To ask whether the database answers.
+    pub store: Store,
+}
+
+/// The router: every path and method, without a port.
+pub fn app(state: State) -> tide::Server<Arc<State>> {
+    let mut app = tide::with_state(Arc::new(state));
+    app.at("/api/client").all(|request| answer(request, client));
+    app.at("/livez").get(|_| async { Ok(Response::new(StatusCode::NoContent)) });
+    app.at("/readyz").get(|request| answer(request, readyz));
+    for everywhere_else in ["/", "/*"] {
+        app.at(everywhere_else).all(|request| answer(request, elsewhere));
+    }
+    app
+}
+
+/// `PATCH /api/client`: prove, then record; the commit announces. Each only if the one before succeeded.
+async fn client(request: Request<Arc<State>>) -> Result<Response, Problem> {
+    let state = request.state();
+    let forwarded = Forwarded::of(&request);
+    state.trust.admit(&forwarded)?;
+    if request.method() != Method::Patch {
+        return Err(Problem::new(StatusCode::MethodNotAllowed, "only PATCH is answered here")
+            .with_header("Allow", "PATCH"));
+    }
+    let sighting = forwarded.sighting(now_ns())?;
+    state.commits.record(sighting).await?;
+    Ok(Response::new(StatusCode::NoContent))
+}
+
+/// Ready: the database answers and its schema is in place.
+async fn readyz(request: Request<Arc<State>>) -> Result<Response, Problem> {
+    let state = request.state();
+    match state.store.ready().await {
+        Ok(()) => Ok(Response::new(StatusCode::NoContent)),
+        Err(error) => {
+            log::info!("not ready: {error}");
+            Err(unavailable())
+        }
+    }
+}
+
+async fn elsewhere(request: Request<Arc<State>>) -> Result<Response, Problem> {
+    request.state().trust.admit(&Forwarded::of(&request))?;
+    Err(Problem::new(StatusCode::NotFound, "there is nothing here; the path is /api/client"))
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        let forbidden = |detail| Problem::new(StatusCode::Forbidden, detail);
+        match refused {
+            Refused::NotEnrolled => {
+                forbidden("this email is not enrolled; ask whoever runs rollcall to add it")
+            }
+            Refused::Disabled => {
+                forbidden("this email is enrolled and disabled; ask whoever runs rollcall to enable it")
+            }
+            Refused::Revoked => {
+                forbidden("this certificate is revoked; ask whoever runs rollcall for a new one")
+            }
+            Refused::Unavailable => unavailable(),
+            Refused::TooMany => {
+                let detail = format!("more than {MAX_REPEATS} requests at once of one person");
+                Problem::new(StatusCode::TooManyRequests, detail).with_header("Retry-After", "1")
+            }
+        }
+    }
+}
+
+/// The log has the reason: database text stays on this side.
+fn unavailable() -> Problem {
+    Problem::new(
+        StatusCode::ServiceUnavailable,
+        "the database is unreachable or too slow; nothing was announced, try again",
+    )
+    .with_header("Retry-After", "2")
+}
+
+/// Did this request come from nginx, and not from somebody else on this host?
+pub fn came_through_nginx(state: &Arc<State>, request: &tide::http::Request) -> bool {
+    state.trust.admit(&Forwarded::of(request)).is_ok()
+}

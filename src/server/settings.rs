@@ -1,0 +1,195 @@
+//! The settings of the server, from flags and environment, and the files that they name.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::Error;
+use super::epoch::LastEpoch;
+use super::logging;
+use crate::cli::{FromArgs, Timespan, setting};
+use crate::files;
+use crate::http::identity::{Credential, Trust};
+use crate::keyfile;
+use crate::lan::destination::{self, Destination};
+use crate::protocol::keys::Signer;
+
+/// A lock is waited for a part of the shortest; nginx gives up before the longest.
+pub(super) const MIN_DEADLINE: Duration = Duration::from_millis(500);
+pub(super) const MAX_DEADLINE: Duration = Duration::from_secs(60);
+
+/// `HOST:PORT`, or `unix:PATH`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    Tcp(String),
+    Unix(PathBuf),
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            Some("") => Err("there is no path after unix:".to_owned()),
+            Some(path) => Ok(Address::Unix(path.into())),
+            None if text.contains(':') => Ok(Address::Tcp(text.to_owned())),
+            None => Err("the form is HOST:PORT or unix:PATH".to_owned()),
+        }
+    }
+}
+
+/// Records who was seen and announces it. Runs behind nginx, which checks the certificates. The
+/// database is DATABASE_URL; the log's detail is ROLLCALL_LOG (error, warn, info, debug). Announcements
+/// carry emails or, with ROLLCALL_PRIVACY=pseudonym, what ROLLCALL_PRIVACY_KEY makes of them.
+#[derive(FromArgs)]
+pub struct Options {
+    /// where to listen: HOST:PORT or unix:PATH (ROLLCALL_LISTEN, default 127.0.0.1:8000)
+    #[argh(option)]
+    listen: Option<Address>,
+    /// where to announce: auto, or interfaces and addresses, separated by commas (ROLLCALL_BROADCAST, default auto)
+    #[argh(option)]
+    broadcast: Option<String>,
+    /// file with the secret that nginx presents (default $ROLLCALL_STATE/proxy-credential)
+    #[argh(option)]
+    proxy_credential: Option<PathBuf>,
+    /// private key that signs announcements (ROLLCALL_BROADCAST_KEY; without one they are not signed)
+    #[argh(option)]
+    broadcast_key: Option<PathBuf>,
+    /// how long the database may take (ROLLCALL_DEADLINE, default 2s)
+    #[argh(option)]
+    deadline: Option<Timespan>,
+    /// read the settings, say what is wrong with them, and start nothing
+    #[argh(switch)]
+    pub(super) check: bool,
+    #[argh(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// Another job than to serve, with the same settings.
+#[derive(FromArgs)]
+#[argh(subcommand)]
+pub enum Command {
+    Doctor(Doctor),
+}
+
+/// say what keeps announcements from being heard or clients from being let in: a line each, green, yellow or
+/// red, with what to do. Exits with 1 if one is red. Starts nothing; the flags above hold, before the word doctor
+#[derive(FromArgs)]
+#[argh(subcommand, name = "doctor")]
+pub struct Doctor {
+    /// only these: network, nginx, database, certificates, keys, disk
+    #[argh(positional)]
+    pub checks: Vec<String>,
+}
+
+/// What the server is told, before any file is opened. `rollcall-server doctor` reads the same.
+pub(crate) struct Settings {
+    pub listen: Address,
+    pub destinations: Vec<Destination>,
+    pub deadline: Duration,
+    pub database_url: Option<String>,
+    /// `None` if announcements are not signed.
+    pub broadcast_key: Option<PathBuf>,
+    /// `None` if announcements carry the email.
+    pub privacy_key: Option<PathBuf>,
+    pub proxy_credential: PathBuf,
+    pub state: PathBuf,
+    pub log: logging::Filter,
+}
+
+impl Settings {
+    pub fn read(options: Options) -> Result<Self, Error> {
+        let path = |flag, variable| {
+            let path: PathBuf = setting(flag, variable, "")?;
+            Ok::<_, Error>(Some(path).filter(|path| !path.as_os_str().is_empty()))
+        };
+        let text: String = setting(options.broadcast, "ROLLCALL_BROADCAST", "auto")?;
+        let database_url: String = setting(None, "DATABASE_URL", "")?;
+        let privacy_key = match setting(None, "ROLLCALL_PRIVACY", "clear")? {
+            Privacy::Clear => None,
+            Privacy::Pseudonym => Some(path(None, "ROLLCALL_PRIVACY_KEY")?.ok_or(Error::NoPrivacyKey)?),
+        };
+        let state: PathBuf = setting(None, "ROLLCALL_STATE", ".run")?;
+        let Timespan(deadline) = setting(options.deadline, "ROLLCALL_DEADLINE", "2s")?;
+        if !(MIN_DEADLINE..=MAX_DEADLINE).contains(&deadline) {
+            return Err(Error::Deadline(deadline));
+        }
+        Ok(Self {
+            listen: setting(options.listen, "ROLLCALL_LISTEN", "127.0.0.1:8000")?,
+            destinations: destination::parse(&text).map_err(Error::Destination)?,
+            deadline,
+            database_url: Some(database_url).filter(|url| !url.is_empty()),
+            broadcast_key: path(options.broadcast_key, "ROLLCALL_BROADCAST_KEY")?,
+            privacy_key,
+            proxy_credential: options.proxy_credential.unwrap_or_else(|| state.join("proxy-credential")),
+            state,
+            log: setting(None, "ROLLCALL_LOG", logging::DEFAULT)?,
+        })
+    }
+
+    /// Whom to believe the name of a caller from.
+    pub fn trust(&self) -> Result<Trust, Error> {
+        match &self.listen {
+            Address::Unix(path) => check_folder(path).map(|()| Trust::SocketFolder),
+            Address::Tcp(_) => read_credential(&self.proxy_credential).map(Trust::Credential),
+        }
+    }
+}
+
+/// The key that signs announcements, and the last epoch, which is remembered beside it.
+pub(super) fn load_signing(key: &Path) -> Result<(Signer, LastEpoch), Error> {
+    let signer = keyfile::signing_key(key).map_err(Error::BroadcastKey)?;
+    Ok((signer, LastEpoch::beside(key).map_err(Error::Epoch)?))
+}
+
+/// The file must be the server's alone: whoever can read the secret can name anybody.
+fn read_credential(path: &Path) -> Result<Credential, Error> {
+    let text = files::read_secret(path).map_err(|error| Error::CredentialFile(path.to_owned(), error))?;
+    Credential::new(&String::from_utf8_lossy(&text))
+        .map_err(|error| Error::Credential(path.to_owned(), error))
+}
+
+/// On a Unix socket nobody shows a credential: only the folder keeps strangers out.
+fn check_folder(socket: &Path) -> Result<(), Error> {
+    let folder = match socket.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let mode = fs::metadata(folder).map_err(|error| Error::Folder(folder.to_owned(), error))?.mode();
+    if mode & 0o007 != 0 {
+        return Err(Error::FolderExposed(folder.to_owned(), mode & 0o777));
+    }
+    Ok(())
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(address) => f.write_str(address),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// What `ROLLCALL_PRIVACY` may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Privacy {
+    /// Announcements carry the email, as version 1 does.
+    Clear,
+    Pseudonym,
+}
+
+impl FromStr for Privacy {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "clear" => Ok(Privacy::Clear),
+            "pseudonym" => Ok(Privacy::Pseudonym),
+            _ => Err("it is either clear or pseudonym"),
+        }
+    }
+}

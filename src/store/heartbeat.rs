@@ -1,0 +1,291 @@
+//! The heartbeat: many sightings written by one statement, durable when it returns.
+
+use sqlx::Row;
+use sqlx::postgres::{PgConnection, PgRow};
+
+use super::sighting::Sighting;
+use super::{Error, Store};
+use crate::protocol::status::{AHEAD, Status};
+
+/// What became of a batch.
+#[derive(Debug)]
+pub struct Recorded {
+    /// The rows as they stand after the commit.
+    pub committed: Vec<Status>,
+    /// One for each sighting, in their order.
+    pub outcomes: Vec<Outcome>,
+    /// Why a time that was handed in cannot be right.
+    pub doubt: Option<&'static str>,
+}
+
+const AHEAD_OF_DATABASE: &str = "it is more than 10 minutes ahead of the database's, which counts";
+const BEHIND_THE_ROW: &str =
+    "somebody's row is more than 10 minutes newer than what came now, and stands; was a request late?";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Committed,
+    /// No row: nobody enrolled this address.
+    NotEnrolled,
+    Disabled,
+    Revoked,
+    /// Somebody else holds the row's lock; the others did not wait for it.
+    Locked,
+}
+
+/// A time in the future is known to be wrong: the database's clock stands in for it. But not for a row that is in
+/// the future as well, since it is the database's clock that is wrong then.
+macro_rules! time {
+    () => {
+        "case when seen.last_seen_ns > seen.future_ns and users.last_seen_ns > seen.future_ns is not true
+              then seen.now_ns else seen.last_seen_ns end"
+    };
+}
+
+/// Is the row newer than the sighting, so that it stands? A statement may run late, and clocks of two servers
+/// differ. A row in the future yields to a sighting that is not.
+macro_rules! stands {
+    () => {
+        concat!(
+            "users.last_seen_ns > ",
+            time!(),
+            " and (users.last_seen_ns <= seen.future_ns or seen.last_seen_ns > seen.future_ns)"
+        )
+    };
+}
+
+/// The parameters are arrays, one element for each sighting, each email once and in their order: rows are
+/// visited in the order of the arrays, so two batches cannot wait for each other. The last one is how far a time
+/// may be ahead of the database's clock.
+///
+/// * Whom an administrator disabled, or whose certificate was revoked, before the statement began is
+///   not touched by it.
+/// * Time, address and port are one fact: they change together, and only forward.
+/// * A certificate's row is written when it is new and then at most once a minute, so that the usual
+///   heartbeat writes one row and reads another.
+macro_rules! record {
+    ($free:literal, $from:literal, $used:literal) => {
+        concat!(
+            "with clock as materialized (
+    select now_ns, now_ns + $8 as future_ns from (select ",
+            now_ns!(),
+            " as now_ns) as clock
+),
+seen as (
+    select email, last_seen_ns, ip::inet, port, serial, fingerprint, not_after, n, now_ns, future_ns
+      from clock, unnest($1::text[], $2::bigint[], $3::text[], $4::integer[], $5::text[], $6::text[], $7::bigint[])
+      with ordinality as given (email, last_seen_ns, ip, port, serial, fingerprint, not_after, n)
+),
+",
+            $free,
+            "committed as (
+    update users
+       set last_seen_ns = case when ",
+            stands!(),
+            " then users.last_seen_ns else ",
+            time!(),
+            " end,
+           ip = case when ",
+            stands!(),
+            " then users.ip else seen.ip end,
+           port = case when ",
+            stands!(),
+            " then users.port else seen.port end
+      from ",
+            $from,
+            " seen left join certificates using (serial)
+     where users.email = seen.email and users.disabled_at is null and certificates.revoked_at is null
+ returning seen.*, users.last_seen_ns as committed_ns, host(users.ip) as committed_ip,
+           users.port as committed_port,
+           case when seen.last_seen_ns > seen.future_ns then seen.now_ns else seen.last_seen_ns end as used_ns,
+           certificates.last_used_ns between seen.last_seen_ns - 60000000000 and seen.future_ns as fresh
+)",
+            $used,
+            "
+select n, committed_ns, committed_ip, committed_port, last_seen_ns > future_ns from committed"
+        )
+    };
+}
+
+/// The statement of a heartbeat, public so that anybody can ask PostgreSQL for its plan.
+pub const RECORD: &str = record!(
+    "",
+    "seen",
+    ",
+used as (
+    insert into certificates (serial, email, fingerprint, not_after, last_used_ns)
+    select distinct on (serial) serial, email, fingerprint, not_after, used_ns
+      from committed where fresh is not true
+        on conflict (serial) do update set last_used_ns =
+           case when certificates.last_used_ns between excluded.last_used_ns and (select future_ns from clock)
+                then certificates.last_used_ns else excluded.last_used_ns end
+)"
+);
+/// The same, but a row whose lock somebody holds is passed over, and certificates are left to a later
+/// heartbeat: theirs may be the row that is locked. It costs a lock for each row, so it is only for the
+/// batch that found one.
+const RECORD_UNLOCKED: &str = record!(
+    "free as (
+    select seen.* from seen join users using (email) for no key update of users skip locked
+),
+",
+    "free",
+    ""
+);
+
+/// Why nothing was written: asked only for those to whom it happened.
+const WHY_NOT: &str = "
+select users.email is not null, users.disabled_at is not null, certificates.revoked_at is not null
+  from unnest($1::text[], $2::text[]) with ordinality as seen (email, serial, n)
+  left join users using (email) left join certificates using (serial)
+ order by n";
+
+/// Writes heartbeats over a connection of its own, that it keeps.
+pub struct Recorder {
+    store: Store,
+    connection: Option<PgConnection>,
+}
+
+impl Recorder {
+    pub fn new(store: Store) -> Self {
+        Self { store, connection: None }
+    }
+
+    /// Opens the connection, so that the first heartbeat does not wait for it. If it cannot, that one tries again.
+    pub async fn connect(&mut self) {
+        let Self { store, connection } = self;
+        let opened = store.within_deadline(async { open(connection, store).await.map(|_| ()) }).await;
+        if let Err(error) = opened {
+            log::debug!("no connection for heartbeats yet: {error}");
+        }
+    }
+
+    /// Records the sightings, each email once and in their order, in one commit. An error means that none
+    /// of them is known to be: the database may have been cut off after the commit.
+    pub async fn record(&mut self, sightings: &[&Sighting]) -> Result<Recorded, Error> {
+        debug_assert!(sightings.is_sorted_by(|a, b| a.status.email < b.status.email));
+        let Self { store, connection } = self;
+        let mut recorded = None;
+        let recording = async {
+            let kept = connection.is_some();
+            let mut rows = write(open(connection, store).await?, sightings).await;
+            if kept && rows.as_ref().is_err_and(Error::is_lost) {
+                // It ended while nobody beat: no reason to refuse the first who does. What was written
+                // already is written again, and is the same.
+                *connection = None;
+                rows = write(open(connection, store).await?, sightings).await;
+            }
+            let recorded = recorded.insert(Recorded::read(&rows?, sightings)?);
+            if recorded.committed.len() < sightings.len() {
+                judge(open(connection, store).await?, sightings, &mut recorded.outcomes).await?;
+            }
+            Ok(())
+        };
+        let done = store.within_deadline(recording).await;
+        if done.is_err() {
+            // An answer may still come over it, or never: nobody may use or wait for it again.
+            self.connection = None;
+        }
+        match (recorded, done) {
+            (Some(recorded), Ok(())) => Ok(recorded),
+            // The commit stands; those whose refusal could not be explained try again.
+            (Some(recorded), Err(error)) => {
+                log::warn!("cannot ask why some were not recorded: {error}");
+                Ok(recorded)
+            }
+            (None, done) => Err(done.expect_err("without an error there is a record")),
+        }
+    }
+}
+
+async fn open<'a>(
+    connection: &'a mut Option<PgConnection>,
+    store: &Store,
+) -> Result<&'a mut PgConnection, Error> {
+    if connection.is_none() {
+        *connection = Some(store.connector.connect().await?);
+    }
+    Ok(connection.as_mut().expect("there is one now"))
+}
+
+impl Recorded {
+    fn read(rows: &[PgRow], sightings: &[&Sighting]) -> Result<Self, Error> {
+        let mut outcomes = vec![Outcome::Locked; sightings.len()];
+        let mut committed = Vec::with_capacity(rows.len());
+        let mut doubt = None;
+        for row in rows {
+            let i = row.try_get::<i64, _>(0)? as usize - 1;
+            let given = &sightings[i].status;
+            let last_seen_ns = row.try_get::<i64, _>(1)? as u64;
+            if row.try_get(4)? {
+                doubt = Some(AHEAD_OF_DATABASE);
+            } else if last_seen_ns.saturating_sub(given.last_seen_ns) > AHEAD.as_nanos() as u64 {
+                doubt = Some(BEHIND_THE_ROW);
+            }
+            let ip: &str = row.try_get(2)?;
+            outcomes[i] = Outcome::Committed;
+            committed.push(Status {
+                email: given.email.clone(),
+                last_seen_ns,
+                ip: ip.parse().map_err(|_| Error::BadRow)?,
+                port: u16::try_from(row.try_get::<i32, _>(3)?).map_err(|_| Error::BadRow)?,
+            });
+        }
+        Ok(Self { committed, outcomes, doubt })
+    }
+}
+
+async fn write(connection: &mut PgConnection, sightings: &[&Sighting]) -> Result<Vec<PgRow>, Error> {
+    match run(connection, RECORD, sightings).await {
+        Err(error) if error.is_locked() => run(connection, RECORD_UNLOCKED, sightings).await,
+        done => done,
+    }
+}
+
+async fn run(
+    connection: &mut PgConnection,
+    statement: &'static str,
+    sightings: &[&Sighting],
+) -> Result<Vec<PgRow>, Error> {
+    fn column<'a, T>(sightings: &[&'a Sighting], value: impl Fn(&'a Sighting) -> T) -> Vec<T> {
+        sightings.iter().map(|sighting| value(sighting)).collect()
+    }
+    // Past the year 2262 the clock does not fit the column; the newest that does stands for it.
+    let bounded = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let rows = sqlx::query(statement)
+        .bind(column(sightings, |sighting| sighting.status.email.as_str()))
+        .bind(column(sightings, |sighting| bounded(sighting.status.last_seen_ns)))
+        .bind(column(sightings, |sighting| sighting.status.ip.to_string()))
+        .bind(column(sightings, |sighting| i32::from(sighting.status.port)))
+        .bind(column(sightings, |sighting| sighting.certificate.serial.as_str()))
+        .bind(column(sightings, |sighting| sighting.certificate.fingerprint.as_str()))
+        .bind(column(sightings, |sighting| bounded(sighting.certificate.not_after)))
+        .bind(AHEAD.as_nanos() as i64)
+        .fetch_all(connection)
+        .await?;
+    Ok(rows)
+}
+
+/// Finds the reason for each that was not committed; one without a reason was locked.
+async fn judge(
+    connection: &mut PgConnection,
+    sightings: &[&Sighting],
+    outcomes: &mut [Outcome],
+) -> Result<(), Error> {
+    let missed: Vec<usize> = (0..outcomes.len()).filter(|i| outcomes[*i] == Outcome::Locked).collect();
+    let emails: Vec<&str> = missed.iter().map(|i| sightings[*i].status.email.as_str()).collect();
+    let serials: Vec<&str> = missed.iter().map(|i| sightings[*i].certificate.serial.as_str()).collect();
+    let rows = sqlx::query(WHY_NOT).bind(emails).bind(serials).fetch_all(connection).await?;
+    for (i, row) in missed.into_iter().zip(&rows) {
+        outcomes[i] = if row.try_get(2)? {
+            Outcome::Revoked
+        } else if !row.try_get::<bool, _>(0)? {
+            Outcome::NotEnrolled
+        } else if row.try_get(1)? {
+            Outcome::Disabled
+        } else {
+            Outcome::Locked
+        };
+    }
+    Ok(())
+}
