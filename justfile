@@ -152,15 +152,15 @@ layers:
     grep -rn 'crate::{' src && wrong=1
     exit $wrong
 
-# all tests, on free ports, loopback and networks of their own
+# all tests, on free ports, loopback and networks of their own; they wait more than they compute
 [group('check')]
 test *args:
-    cargo test --locked "$@"
+    RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))} cargo test --locked "$@"
 
 # the documents: each line that they show is run, each name in them exists
 [group('check')]
 docs-check:
-    cargo test --locked --test black_box documents
+    cargo test --locked --test it documents
 
 # measure beside the peers and the limits: just bench [--quick]; without --quick also docs/benchmarks.md
 [group('check')]

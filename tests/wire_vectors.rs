@@ -67,7 +67,7 @@ fn word(verdict: Verdict) -> &'static str {
 }
 
 #[test]
-fn the_file_is_what_the_code_writes() {
+fn the_code_writes_the_same_file() {
     assert!(vectors() == writer::vectors(), "cargo run --example wire_vectors shows what differs");
 }
 
@@ -121,7 +121,7 @@ fn version_1_in_both_directions() {
 }
 
 #[test]
-fn version_2_is_verified_and_says_what_the_file_says() {
+fn version_2_is_verified_and_agrees_with_the_file() {
     let vectors = vectors();
     let counts: Vec<_> =
         list(&vectors, "version_2").iter().map(|batch| batch["count"].as_u64().unwrap()).collect();
@@ -174,7 +174,7 @@ fn the_replay() {
     assert_eq!(judge.counters().missing, 513 + 3580);
 }
 
-/// What a Python program prints for these datagrams, given to it as lines of hexadecimal digits.
+/// The output of a Python program for these datagrams, given to it as lines of hexadecimal digits.
 fn python(arguments: &[&str], datagrams: &[&str]) -> Vec<Value> {
     let mut python = Command::new("python3")
         .args(arguments)

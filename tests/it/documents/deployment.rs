@@ -1,0 +1,153 @@
+//! deploy/README.md, step by step, in a mount, network and process namespace of its own. There is no systemd: the
+//! lines of its units are run with the users, files and variables that the units give them.
+
+use std::process::Command;
+
+use super::page::{Page, block};
+use super::{clone_into, page};
+use crate::stack::{Builder, needs_root, text};
+
+/// The folders of the host that the steps write to lie over a small disk in memory; PostgreSQL is a cluster there.
+const HOST: &str = r#"
+ip link set lo up
+mount -t tmpfs tmpfs "$SCRATCH"
+for folder in etc opt var/lib usr/local; do
+    mkdir -p "$SCRATCH/$folder/"{upper,work}
+    mount -t overlay overlay -o "lowerdir=/$folder,upperdir=$SCRATCH/$folder/upper,workdir=$SCRATCH/$folder/work" "/$folder"
+done
+export PATH=$PATH:/usr/sbin:$(printf '%s\n' /usr/lib/postgresql/*/bin | sort -V | tail -n 1)
+mkdir /opt/rollcall && cp -R "$CLONE/." /opt/rollcall && cd /opt/rollcall
+mkdir -p /run/postgresql && mount -t tmpfs tmpfs /run/postgresql && chown postgres /run/postgresql
+install -d -o postgres /var/lib/cluster
+as_postgres() { setpriv --reuid postgres --regid postgres --clear-groups "$@"; }
+as_postgres initdb -D /var/lib/cluster/data -A peer >/dev/null
+{ printf '%s\n' "$HBA"; cat /var/lib/cluster/data/pg_hba.conf; } >/var/lib/cluster/hba
+cat /var/lib/cluster/hba >/var/lib/cluster/data/pg_hba.conf
+printf '%s\n' "$IDENT" >>/var/lib/cluster/data/pg_ident.conf
+as_postgres pg_ctl start -s -w -D /var/lib/cluster/data -l /var/lib/cluster/log -o "-c listen_addresses= -c unix_socket_directories=/run/postgresql"
+
+unit() { sed -n "s/^$2=//p" "/etc/systemd/system/$1"; }
+# Runs a unit's program as its user, with its variables.
+start() { # UNIT
+    (
+        set -a
+        for file in $(unit "$1" EnvironmentFile); do . "$file"; done
+        while IFS= read -r variable; do export "${variable?}"; done < <(unit "$1" Environment)
+        user=$(unit "$1" User)
+        CREDENTIALS_DIRECTORY=$(mktemp -d)
+        while IFS=: read -r name file; do
+            install -o "${user:-root}" -m 0400 "$file" "$CREDENTIALS_DIRECTORY/$name"
+        done < <(unit "$1" LoadCredential)
+        chown "${user:-root}" "$CREDENTIALS_DIRECTORY"
+        exec setpriv --reuid "${user:-root}" --regid "${user:-root}" --clear-groups bash -c "exec $(unit "$1" ExecStart)"
+    ) >"/var/lib/$1.log" 2>&1 &
+    echo $! >"/var/lib/$1.pid"
+}
+restart() { kill "$(cat "/var/lib/$1.pid")"; sleep 1; start "$1"; }
+until_it() { # COMMAND…
+    for _ in $(seq 300); do ! "$@" >/dev/null 2>&1 || return 0; sleep 0.1; done
+    tail -n 20 /var/lib/*.log /var/lib/rollcall/nginx/*.log >&2
+    echo "in vain: $*" >&2
+    return 1
+}
+"#;
+
+#[test]
+fn the_steps_make_a_host_and_devices() {
+    let Some(()) = needs_root("for mounts") else { return };
+    let stack = Builder::new().stopped();
+    let clone = stack.state.join("clone");
+    std::fs::create_dir(&clone).unwrap();
+    clone_into(&clone);
+    let scratch = stack.state.join("scratch");
+    std::fs::create_dir(&scratch).unwrap();
+    let blocks = Page::read("deploy/README.md").blocks();
+    let files = blocks.iter().find(|block| block.text.contains("peer map=rollcall")).unwrap();
+    let (hba, ident) = files.text.split_once("\n\n").unwrap();
+    let renewed = "rollcall-client --url https://rollcall.example.com --cert /etc/rollcall/client/client.crt \
+                   --key /etc/rollcall/client/client.key --ca /etc/rollcall/client/ca.crt";
+
+    let mut script = format!("set -euo pipefail\n{HOST}");
+    let mut add = |line: &str| {
+        script.push_str(line);
+        script.push('\n');
+    };
+    for line in [
+        "cd /opt/rollcall",
+        "install -m 0755 target/release/rollcall-{server,admin,client,listen} /usr/local/bin/",
+        "install -d /etc/rollcall /var/lib/rollcall/nginx/tmp",
+    ] {
+        page::documented(line);
+        add(line);
+    }
+    add(&block("setpriv --reuid postgres --regid postgres --clear-groups psql <<'END'"));
+    add(&block("cat >/etc/rollcall/stack.env <<'END'"));
+    add(&block("set -a; . /etc/rollcall/stack.env; set +a"));
+    add(&block("(umask 077; sed -f <(cat <<END"));
+    let install = "install -m 0644 deploy/rollcall-{server,nginx,crl}.service deploy/rollcall-crl.timer /etc/systemd/system/";
+    page::documented(install);
+    add(install);
+    // Where systemd is installed it reads the units; a warning about the host's own is none about ours.
+    add(
+        "if command -v systemd-analyze; then systemd-analyze verify /etc/systemd/system/rollcall-*.service; fi",
+    );
+    add("start rollcall-server.service; start rollcall-nginx.service");
+    add("until_it curl -sS --cacert \"$ROLLCALL_CERTS/ca.crt\" https://localhost");
+    add("until_it curl -fsS http://127.0.0.1:8000/readyz");
+    add("start rollcall-crl.service; wait $!");
+    add(&block("stack/enrol alice@example.com"));
+    add("rollcall-admin user list | grep -q '^alice@example.com .* 127.0.0.1:'");
+    add(&block(
+        "ROLLCALL_BROADCAST_KEY=/var/lib/rollcall-server/broadcast.key ROLLCALL_SERVER_DATABASE_URL=\"${DATABASE_URL/rollcall@/rollcall_server@}\" \\",
+    ));
+    // A device on this host, whose server has a further name.
+    add("echo '127.0.0.1 rollcall.example.com' >>/etc/hosts");
+    page::documented("stack/renew --server");
+    add("stack/renew --server rollcall.example.com");
+    let device = block("useradd --system --no-create-home --shell /usr/sbin/nologin rollcall-client");
+    add(&format!("(cd /etc/rollcall/certs; {})", device.replace("NAME.", "alice@example.com.")));
+    add(&format!("until_it {renewed}"));
+    add("install -m 0644 deploy/rollcall-client.service /etc/systemd/system/; start rollcall-client.service");
+    add(
+        "sleep 1; kill -HUP \"$(cat /var/lib/rollcall-client.service.pid)\"; wait \"$(cat /var/lib/rollcall-client.service.pid)\"",
+    );
+    add("[ \"$(unit rollcall-client.service Restart)\" = always ]");
+    // The keys of the announcements are replaced.
+    page::documented("stack/rotate --switch");
+    add("stack/rotate; stack/rotate --switch");
+    for line in [
+        "install -o rollcall -m 0600 /etc/rollcall/certs/broadcast.key /var/lib/rollcall-server/",
+        "rm /etc/rollcall/certs/privacy.key",
+    ] {
+        page::documented(line);
+        add(line);
+    }
+    add("certs/ca init; restart rollcall-server.service");
+    add(&format!("until_it {renewed}"));
+    add("stack/revoke alice@example.com; stack/crl");
+    add(&format!("if {renewed}; then exit 1; fi"));
+    let rotate = "install -m 0644 deploy/logrotate.conf /etc/logrotate.d/rollcall";
+    page::documented(rotate);
+    add(rotate);
+    add(
+        "if command -v logrotate; then logrotate -f /etc/logrotate.d/rollcall; test -s /var/lib/rollcall/nginx/access.log.1",
+    );
+    // One that nginx was still writing into may take the first line.
+    add(
+        "is_logged() { curl -sS --cacert \"$ROLLCALL_CERTS/ca.crt\" https://localhost && test -s /var/lib/rollcall/nginx/access.log; }",
+    );
+    add("until_it is_logged; fi");
+    add("echo all steps done");
+
+    let mut command = Command::new("timeout");
+    command.args(["100", "unshare", "-mnpf", "--mount-proc", "--kill-child", "bash", "-c", &script]);
+    for (variable, _) in std::env::vars_os() {
+        let name = variable.to_string_lossy();
+        if name.starts_with("ROLLCALL_") || name.starts_with("PG") || name == "DATABASE_URL" {
+            command.env_remove(&variable);
+        }
+    }
+    command.env("CLONE", &clone).env("SCRATCH", &scratch).env("HBA", hba).env("IDENT", ident);
+    let output = command.output().unwrap();
+    assert!(output.status.success() && text(&output).contains("all steps done"), "{}", text(&output));
+}

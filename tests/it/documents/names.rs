@@ -1,0 +1,261 @@
+//! Every line is run somewhere; recipes, flags, settings, files and links that are named exist.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use super::page::{self, Page, is_variable};
+use super::{PROGRAMS_OF_RECIPES, ROOT};
+use crate::stack::{binaries, text};
+
+/// The lines that no test types, and why.
+const NOT_RUN: [(&str, &str); 18] = [
+    (
+        "stack/setup && just demo",
+        "it may install packages; .ci/run runs the first half, walkthrough.rs the second",
+    ),
+    ("stack/setup", "it may install packages; .ci/run runs it"),
+    ("just test", "it runs these tests"),
+    ("cargo install", "it loads a package; stack/setup does it where just is missing"),
+    ("cargo build --release --locked", "it takes minutes; just up builds the same"),
+    (
+        "cargo build --release --no-default-features --features listen",
+        "it takes minutes; just lint builds it unoptimized",
+    ),
+    (
+        "cargo build --release --no-default-features --features client",
+        "it takes minutes; just lint builds it unoptimized",
+    ),
+    ("certs/ca crl", "stack/crl runs it"),
+    ("rollcall-admin migrate", "a block of deploy/README.md that deployment.rs runs has it"),
+    ("systemd-analyze security --offline=true", "it is a measurement, not a step"),
+    ("systemd-analyze verify", "deployment.rs runs it where systemd is installed"),
+    ("docker run --network host", "it needs a container's host"),
+    ("just client --every", "it names the flag; walkthrough.rs types it with its value"),
+    ("export ROLLCALL_HTTPS_PORT=8443", "every test here sets a port of its own in this way"),
+    ("rollcall-server doctor", "it names what just doctor runs"),
+    ("target/release/rollcall-admin migrate", "night.rs moves a stack to another database in this way"),
+    (
+        "psql \"$DATABASE_URL\" -v ON_ERROR_STOP=1 -f deploy/grants.sql",
+        "night.rs moves a stack to another database in this way",
+    ),
+    (
+        "export ROLLCALL_SERVER_DATABASE_URL='postgres://rollcall_server:PASSWORD@127.0.0.1/rollcall'",
+        "night.rs moves a stack to another database in this way",
+    ),
+];
+/// These need systemd as the first process; deployment.rs does by hand what they do.
+const OF_SYSTEMD: [&str; 2] = ["systemctl ", "journalctl "];
+
+/// The sources of this folder, in which each line is typed.
+fn sources() -> String {
+    let folder = Path::new(ROOT).join("tests/it/documents");
+    let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    files.filter(|file| !file.ends_with("names.rs")).map(|file| fs::read_to_string(file).unwrap()).collect()
+}
+
+#[test]
+fn every_line_is_run() {
+    let sources = sources().replace("\\\"", "\"");
+    // A block that is run as one is found by its first line.
+    let is_run_whole = |first: &str| sources.contains(&format!("block(\"{first}\")"));
+    let lines: BTreeSet<String> = page::pages().iter().flat_map(|page| page.lines(&is_run_whole)).collect();
+    assert!(lines.len() > 60, "{lines:#?}");
+    let not_run: BTreeSet<&str> = NOT_RUN.into_iter().map(|(line, _)| line).collect();
+    let missing: Vec<_> = lines
+        .iter()
+        .filter(|line| {
+            !sources.contains(&format!("\"{line}\""))
+                && !not_run.contains(line.as_str())
+                && !OF_SYSTEMD.iter().any(|begin| line.starts_with(begin))
+        })
+        .collect();
+    assert!(missing.is_empty(), "no test types these lines of the documents: {missing:#?}");
+    let all: BTreeSet<String> = page::pages().iter().flat_map(|page| page.lines(&|_| false)).collect();
+    for line in not_run {
+        assert!(all.contains(line), "no document has the line {line:?} any more");
+    }
+}
+
+#[test]
+fn recipes_and_flags_exist() {
+    let run = |program: &Path, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).current_dir(ROOT).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+        text(&output)
+    };
+    let summary = run(Path::new("just"), &["--summary"]);
+    let recipes: BTreeSet<&str> = summary.split_whitespace().collect();
+    let help = |program: &str, subcommands: &[&str]| {
+        run(&binaries().join(program), &[subcommands, &["--help"]].concat())
+    };
+    let script = |name: &str| fs::read_to_string(Path::new(ROOT).join(name)).unwrap();
+    for page in page::pages() {
+        for line in page.lines(&|_| false) {
+            let words: Vec<&str> = line.split(' ').skip_while(|word| word.contains('=')).collect();
+            let (program, arguments) = words.split_first().unwrap();
+            let known = match (*program, arguments.first()) {
+                ("just", None) => continue,
+                ("just", Some(recipe)) => {
+                    assert!(recipes.contains(recipe), "{}: {line}: there is no recipe {recipe}", page.name);
+                    match PROGRAMS_OF_RECIPES.iter().find(|(name, _)| name == recipe) {
+                        Some((_, [program, subcommands @ ..])) if *recipe != "user" => {
+                            help(program, subcommands)
+                        }
+                        Some((_, [program, ..])) => {
+                            help(program, &["user", arguments.get(1).unwrap_or(&"list")])
+                        }
+                        _ => script("justfile") + &script(&format!("stack/{}", script_of(recipe))),
+                    }
+                }
+                (program, _) if program.starts_with("rollcall-") => {
+                    let subcommands = ["doctor"].into_iter().filter(|word| arguments.contains(word));
+                    help(program, &subcommands.collect::<Vec<_>>()) + &help(program, &[])
+                }
+                (program, _) if program.starts_with("stack/") || program == "certs/ca" => script(program),
+                _ => continue,
+            };
+            for flag in flags(&arguments.join(" ")) {
+                assert!(known.contains(&flag), "{}: {line}: there is no {flag}", page.name);
+            }
+        }
+    }
+    // Flags by themselves: some program of ours has each.
+    let mut known = String::new();
+    for (_, command) in PROGRAMS_OF_RECIPES {
+        known += &help(command[0], &command[1..]);
+    }
+    known += &help("rollcall-server", &[]);
+    for program in ["rollcall-server", "rollcall-admin", "rollcall-client", "rollcall-listen"] {
+        known += &format!("--version {}", run(&binaries().join(program), &["--version"]));
+    }
+    for name in ["enrol", "renew", "rotate", "crl", "logs"] {
+        known += &script(&format!("stack/{name}"));
+    }
+    for page in page::pages() {
+        for span in page.spans().into_iter().filter(|span| span.starts_with("--")) {
+            for flag in flags(&span) {
+                assert!(known.contains(&flag), "{}: `{span}`: no program has {flag}", page.name);
+            }
+        }
+    }
+}
+
+/// The script behind a recipe that is none of a program.
+fn script_of(recipe: &str) -> &str {
+    match recipe {
+        "rotate-key" => "rotate",
+        "renew-server" => "renew",
+        "cert" | "build" | "test" | "bench" | "lint" | "ci" | "docs-check" => "env",
+        other => other,
+    }
+}
+
+fn flags(text: &str) -> Vec<String> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
+    words.filter(|word| word.starts_with("--") && word.len() > 2).map(str::to_owned).collect()
+}
+
+/// Names like `ROLLCALL_LISTEN` in a text.
+fn variables(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    words
+        .filter(|word| is_variable(word) && (word.starts_with("ROLLCALL_") || *word == "DATABASE_URL"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn settings_are_documented_and_read() {
+    let readme = Page::read("README.md");
+    let prose = readme.prose();
+    let table: BTreeSet<String> = prose
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .map(|(name, _)| name.to_owned())
+        .filter(|name| is_variable(name) && name.contains('_'))
+        .collect();
+    let mut read = BTreeSet::new();
+    for file in tracked()
+        .filter(|file| ["bin/", "src/", "stack/", "certs/"].iter().any(|room| file.starts_with(room)))
+    {
+        read.extend(variables(&fs::read_to_string(Path::new(ROOT).join(file)).unwrap()));
+    }
+    for name in &table {
+        assert!(read.contains(name), "README.md documents {name}, and nothing reads it");
+    }
+    // One is of a single command, and operations.md has it there.
+    let elsewhere = variables(&Page::read("docs/operations.md").prose());
+    assert!(elsewhere.contains("ROLLCALL_P12_PASSWORD"));
+    read.remove("ROLLCALL_P12_PASSWORD");
+    let missing: Vec<_> = read.difference(&table).collect();
+    assert!(missing.is_empty(), "these are read, and README.md's table of settings lacks them: {missing:?}");
+    for page in page::pages() {
+        let all = page.prose() + &page.blocks().into_iter().map(|block| block.text).collect::<String>();
+        for name in variables(&all) {
+            assert!(
+                table.contains(&name) || name == "ROLLCALL_P12_PASSWORD",
+                "{}: nothing reads {name}",
+                page.name
+            );
+        }
+    }
+}
+
+/// The files of the repository.
+fn tracked() -> impl Iterator<Item = String> {
+    let mut folders = vec![Path::new(ROOT).to_owned()];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.strip_prefix(ROOT).unwrap().to_str().unwrap().to_owned();
+            let generated = ["target", ".git", ".run", "bench/target"].contains(&name.as_str())
+                || name.starts_with("certs/") && !["certs/ca", "certs/openssl.cnf"].contains(&name.as_str());
+            match path.is_dir() {
+                _ if generated => {}
+                true if !path.is_symlink() => folders.push(path),
+                _ => files.push(name),
+            }
+        }
+    }
+    files.into_iter()
+}
+
+#[test]
+fn files_and_links_exist() {
+    let root = Path::new(ROOT);
+    let documents = ["CHANGELOG.md", "docs/wire.md", "docs/benchmarks.md"];
+    for page in documents.map(Page::read).into_iter().chain(page::pages()) {
+        let here = root.join(page.name);
+        let prose = page.prose();
+        for link in prose.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0)) {
+            let file = link.split('#').next().unwrap();
+            let exists =
+                file.is_empty() || link.contains("://") || here.parent().unwrap().join(file).exists();
+            assert!(exists, "{}: the link {link} leads nowhere", page.name);
+        }
+        let rooms = [
+            "bench/",
+            "bin/",
+            "deploy/",
+            "docs/",
+            "examples/",
+            "nginx/",
+            "sql/",
+            "src/",
+            "stack/",
+            "tests/",
+            ".ci/",
+        ];
+        for word in prose.split(|c: char| !(c.is_ascii_alphanumeric() || "/._-*".contains(c))) {
+            let name = word.trim_end_matches(['.', '-']);
+            let named = rooms.iter().any(|room| name.starts_with(room)) && !name.contains('*')
+                || ["certs/ca", "certs/openssl.cnf"].contains(&name)
+                || !name.contains('/') && name.ends_with(".md");
+            let exists = root.join(name).exists() || here.parent().unwrap().join(name).exists();
+            assert!(!named || exists, "{}: there is no {name}", page.name);
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! The life of a certificate: enrolled, renewed, listed, revoked.
+
+use crate::stack::{Answer, Pair, Stack, date, expect, free_port, text, wait_until};
+use std::fs;
+use std::path::Path;
+
+const REVOKED: &str = "this certificate is revoked; ask whoever runs rollcall for a new one";
+
+fn script(stack: &Stack, name: &str, arguments: &[&str], exit: i32, said: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("stack").join(name);
+    expect(stack.command(path).env("ROLLCALL_P12_PASSWORD", "secret").args(arguments), exit, said);
+}
+
+fn serial(stack: &Stack, pair: &Pair) -> String {
+    let mut command = stack.command("openssl");
+    let output = command.args(["x509", "-noout", "-serial", "-in"]).arg(&pair.cert).output().unwrap();
+    text(&output).trim().strip_prefix("serial=").unwrap().to_owned()
+}
+
+/// One PATCH through `openssl s_client`, which can resume a session.
+#[track_caller]
+fn patch(stack: &Stack, pair: &Pair, options: &[&str]) -> (bool, Answer) {
+    let request = "PATCH /api/client HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let mut running = stack.over_tls(Some(pair), &[&["-ign_eof"], options].concat(), request.as_bytes());
+    running.exit();
+    let out = running.out();
+    let start = out.find("HTTP/1.1 ").unwrap_or_else(|| panic!("no answer: {out} {}", running.err()));
+    // After the answer s_client adds its own lines; the body is one line of JSON.
+    let (head, body) = out[start..].split_once("\r\n\r\n").unwrap();
+    let body = body.split_once('\n').map_or(body, |(line, _)| line);
+    let end = body.rfind('}').map_or(0, |end| end + 1);
+    (out.contains("Reused, TLS"), Answer::parse(&format!("{head}\r\n\r\n{}", &body[..end])))
+}
+
+#[test]
+fn a_revocation_holds_from_the_next_request_on_however_it_comes() {
+    let stack = Stack::up();
+    let pair = stack.member("a@example.com");
+    let other = stack.certificate("a@example.com", &[]);
+    let session = |version: &str| stack.state.join(format!("session{version}")).display().to_string();
+    for version in ["-tls1_2", "-tls1_3"] {
+        let (_, answer) = patch(&stack, &pair, &[version, "-sess_out", &session(version)]);
+        assert_eq!(answer.status, 204);
+        let (reused, answer) = patch(&stack, &pair, &[version, "-sess_in", &session(version)]);
+        assert_eq!((reused, answer.status), (true, 204), "{version}: the session should be resumed");
+    }
+    let kept = stack.beating(&pair, "100ms");
+    wait_until("it beats", || kept.out().contains("Success!"));
+    // The connection that is in the log again and again is the kept one.
+    let mut connection = String::new();
+    wait_until("it is logged", || {
+        let log = stack.log("nginx/access.log");
+        let connections: Vec<&str> = log.lines().filter_map(|line| line.split(' ').nth(1)).collect();
+        let kept = connections.iter().find(|one| connections.iter().filter(|other| other == one).count() > 2);
+        connection = kept.unwrap_or(&"").to_string();
+        !connection.is_empty()
+    });
+
+    // The server alone, so that nginx knows nothing yet.
+    let revoked = stack.admin(&["cert", "revoke", &serial(&stack, &pair)]);
+    assert!(text(&revoked).ends_with(" revoked\n"), "{}", text(&revoked));
+    for version in ["-tls1_2", "-tls1_3"] {
+        let (reused, answer) = patch(&stack, &pair, &[version, "-sess_in", &session(version)]);
+        assert_eq!((reused, answer.status, answer.detail().as_str()), (true, 403, REVOKED), "{version}");
+    }
+    let answer = stack.curl(Some(&pair), &[]);
+    assert_eq!((answer.status, answer.detail().as_str()), (403, REVOKED));
+    wait_until("the kept connection is refused", || kept.err().contains(REVOKED));
+    wait_until("the refusal over that same connection is logged", || {
+        let log = stack.log("nginx/access.log");
+        log.lines().any(|line| line.contains(&connection) && line.contains(" 403 "))
+    });
+    // The other device of the same person goes on.
+    assert_eq!(stack.curl(Some(&other), &[]).status, 204);
+
+    // With the CRL, nginx refuses before the server is asked.
+    script(&stack, "revoke", &[&serial(&stack, &pair)], 0, "was revoked already");
+    wait_until("nginx has the CRL", || {
+        let answer = stack.curl(Some(&pair), &[]);
+        answer.status == 400 && answer.detail().contains("FAILED:certificate revoked")
+    });
+    assert_eq!(stack.curl(Some(&other), &[]).status, 204);
+    script(&stack, "revoke", &["a@example.com"], 0, "revoked");
+    wait_until("nginx has the CRL", || stack.curl(Some(&other), &[]).status == 400);
+    assert_eq!(stack.curl(Some(&stack.pair("client")), &[]).status, 204);
+    script(&stack, "revoke", &["00FF"], 1, "no certificate 00FF is known");
+    script(&stack, "revoke", &["nobody@example.com"], 1, "no certificate of nobody@example.com is known");
+    script(&stack, "revoke", &["x;y"], 1, "x;y.crt, and this is no email and no serial number");
+}
+
+#[test]
+fn enrolling_is_one_command_and_safe_to_repeat() {
+    let stack = Stack::up();
+    for _ in 0..2 {
+        script(&stack, "enrol", &["Alice@example.com"], 0, "");
+    }
+    script(&stack, "enrol", &["alice@example.com", "--name", "phone", "--p12"], 0, "noted");
+    expect(&mut stack.client(&stack.pair("alice@example.com")), 0, "Success!");
+    expect(&mut stack.client(&stack.pair("phone")), 0, "Success!");
+    assert_eq!(stack.sql("select count(*) from certificates where email = 'alice@example.com'"), "2");
+    let mut command = stack.command("openssl");
+    command
+        .args(["pkcs12", "-info", "-nodes", "-passin", "pass:secret", "-in"])
+        .arg(stack.certs.join("phone.p12"));
+    expect(&mut command, 0, "BEGIN PRIVATE KEY");
+
+    // A request that asks for another name and for the right to sign: only its key counts.
+    let folder = stack.state.join("device");
+    fs::create_dir(&folder).unwrap();
+    let request = folder.join("device.csr").display().to_string();
+    let key = folder.join("device.key");
+    let mut command = stack.command("openssl");
+    command.args(["req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]);
+    command.args(["-subj", "/CN=victim@example.com", "-addext", "basicConstraints=critical,CA:true"]);
+    command
+        .args(["-addext", "subjectAltName=email:victim@example.com", "-out", &request, "-keyout"])
+        .arg(&key);
+    expect(&mut command, 0, "");
+    script(&stack, "enrol", &["device@example.com", "--csr", &request, "--name", "device"], 0, "noted");
+    let pair = Pair { cert: stack.certs.join("device.crt"), key };
+    let ear = stack.ear();
+    expect(&mut stack.client(&pair), 0, "Success!");
+    assert_eq!(ear.hear().email.as_str(), "device@example.com");
+    let mut command = stack.command("openssl");
+    let shown = command.args(["x509", "-noout", "-text", "-in"]).arg(&pair.cert).output().unwrap();
+    assert!(text(&shown).contains("CA:FALSE") && !text(&shown).contains("victim"), "{}", text(&shown));
+
+    fs::write(folder.join("forged.csr"), "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n").unwrap();
+    let forged = folder.join("forged.csr").display().to_string();
+    script(&stack, "enrol", &["x@example.com", "--csr", &forged], 1, "openssl req failed");
+    script(
+        &stack,
+        "enrol",
+        &[&format!("{}@example.com", "x".repeat(53))],
+        1,
+        "a CN holds at most 64 characters",
+    );
+    script(&stack, "enrol", &["jos\u{e9}@example.com"], 1, "only ASCII emails are accepted (RFC 5321)");
+    script(&stack, "enrol", &["y@example.com", "--name", "ca"], 1, "the NAME ca is taken");
+    // None of those left a row behind.
+    assert_eq!(stack.sql("select count(*) from users where email ~ '^(xx|jos|y@)'"), "0");
+    script(&stack, "enrol", &["nobody"], 2, "there is no '@'");
+    script(&stack, "enrol", &[], 1, "usage: stack/enrol EMAIL");
+}
+
+#[test]
+fn certificates_are_listed_with_their_end_and_last_use() {
+    let stack = Stack::up();
+    stack.member("a@example.com");
+    // One that nobody told the server about, which ends tomorrow.
+    let pair = stack.certificate_of(&stack.certs, "/CN=a@example.com");
+    assert_eq!(stack.curl(Some(&pair), &[]).status, 204);
+    let list = text(&stack.admin(&["cert", "list", "--json"]));
+    let first: serde_json::Value = serde_json::from_str(list.lines().next().unwrap()).unwrap();
+    assert_eq!(first["serial"], serial(&stack, &pair), "the soonest end comes first: {list}");
+    assert_eq!((&first["email"], &first["revoked"]), (&"a@example.com".into(), &false.into()));
+    assert!(first["last_used"].is_string(), "{list}");
+    let expiring = text(&stack.admin(&["cert", "list", "--expiring", "30d"]));
+    assert_eq!(expiring.lines().count(), 1, "{expiring}");
+    assert!(expiring.contains(&serial(&stack, &pair)));
+    let never = text(&stack.admin(&["cert", "list"]));
+    assert_eq!(never.matches("never used").count(), 1, "{never}");
+}
+
+#[test]
+fn renewing_overlaps_and_a_running_client_picks_it_up() {
+    let stack = Stack::up();
+    script(&stack, "enrol", &["a@example.com", "--name", "a"], 0, "noted");
+    let pair = stack.pair("a");
+    let old = Pair { cert: stack.certs.join("old.crt"), key: stack.certs.join("old.key") };
+    fs::copy(&pair.cert, &old.cert).unwrap();
+    fs::copy(&pair.key, &old.key).unwrap();
+    let client = stack.beating(&pair, "100ms");
+    wait_until("it beats", || client.out().contains("Success!"));
+    script(&stack, "renew", &["a"], 0, "renewed a.crt (CN a@example.com)");
+    wait_until("it has the new one", || client.err().contains("goes on with the new certificate"));
+    let new = serial(&stack, &pair);
+    assert_ne!(new, serial(&stack, &old));
+    wait_until("it used the new one", || {
+        stack.sql(&format!("select last_used_ns is not null from certificates where serial = '{new}'")) == "t"
+    });
+    expect(&mut stack.client(&old), 0, "Success!");
+
+    // Key and certificate one after the other: in between it keeps what it has.
+    fs::copy(&old.key, &pair.key).unwrap();
+    wait_until("it says that they do not fit", || {
+        client.err().contains("are not a pair; goes on with the one it has")
+    });
+    let beats = client.out().matches("Success!").count();
+    wait_until("it goes on", || client.out().matches("Success!").count() > beats + 3);
+    fs::copy(&old.cert, &pair.cert).unwrap();
+    wait_until("it has the old pair", || {
+        client.err().matches("goes on with the new certificate").count() == 2
+    });
+    assert!(!client.err().contains("refused"), "{}", client.err());
+}
+
+#[test]
+fn the_client_warns_before_its_certificate_ends() {
+    let stack = Stack::up();
+    const HOUR: i64 = 60 * 60;
+    let (from, until) = (date(-11 * HOUR), date(HOUR));
+    let pair = stack.certificate("valid_user@qt-test.com", &[("NOT_BEFORE", &from), ("NOT_AFTER", &until)]);
+    expect(&mut stack.client(&pair), 0, "warning: the certificate ends in 59m");
+    let from = date(-8 * HOUR);
+    let pair = stack.certificate("valid_user@qt-test.com", &[("NOT_BEFORE", &from), ("NOT_AFTER", &until)]);
+    let output = stack.client(&pair).output().unwrap();
+    assert_eq!(text(&output), "Success! (204 No Content)\n");
+}
+
+#[test]
+fn the_servers_certificate_is_renewed_without_a_lost_beat() {
+    let stack = Stack::up();
+    let client = stack.beating(&stack.pair("client"), "50ms");
+    wait_until("it beats", || client.out().contains("Success!"));
+    let before = fs::read(stack.certs.join("server.crt")).unwrap();
+    script(&stack, "renew", &["--server"], 0, "renewed server.crt");
+    assert_ne!(fs::read(stack.certs.join("server.crt")).unwrap(), before);
+    let beats = client.out().matches("Success!").count();
+    wait_until("it goes on", || client.out().matches("Success!").count() > beats + 10);
+    assert_eq!(client.err(), "");
+}
+
+#[test]
+fn the_server_gets_the_names_that_clients_call_it_by_and_keeps_them() {
+    let stack = Stack::up();
+    let call = || {
+        let mut command = stack.client(&stack.pair("client"));
+        command.args(["--url", &format!("https://127.0.0.2:{}", stack.https_port)]);
+        command
+    };
+    expect(&mut call(), 76, "its certificate is not for the name in the URL");
+    script(&stack, "renew", &["--server", "127.0.0.2", "rollcall.example.com"], 0, "renewed server.crt");
+    // For a moment nginx's old workers still answer with the old one.
+    wait_until("nginx has it", || call().status().unwrap().success());
+    script(&stack, "renew", &["--server"], 0, "renewed server.crt");
+    let mut openssl = stack.command("openssl");
+    openssl.args(["x509", "-noout", "-ext", "subjectAltName", "-in"]).arg(stack.certs.join("server.crt"));
+    expect(&mut openssl, 0, "DNS:rollcall.example.com, ");
+    script(&stack, "renew", &["--server", "two words"], 1, "not a host's name or address: two words");
+}
+
+#[test]
+fn one_device_is_revoked_by_the_name_of_its_files() {
+    let stack = Stack::up();
+    script(&stack, "enrol", &["Alice@Example.com"], 0, "alice@example.com enrolled");
+    script(&stack, "enrol", &["alice@example.com", "--name", "phone"], 0, "was enrolled already");
+    script(&stack, "revoke", &["phone"], 0, "revoked");
+    expect(&mut stack.client(&stack.pair("phone")), 77, "refused");
+    expect(&mut stack.client(&stack.pair("alice@example.com")), 0, "Success!");
+    // A stolen device has what it had before it was renewed, too.
+    script(&stack, "enrol", &["alice@example.com", "--name", "laptop"], 0, "made laptop.crt");
+    for end in ["crt", "key"] {
+        let file = |name: &str| stack.certs.join(format!("{name}.{end}"));
+        fs::copy(file("laptop"), file("stolen")).unwrap();
+    }
+    script(&stack, "renew", &["laptop"], 0, "renewed laptop.crt");
+    expect(&mut stack.client(&stack.pair("stolen")), 0, "Success!");
+    script(&stack, "revoke", &["laptop"], 0, "revoked");
+    for name in ["stolen", "laptop"] {
+        expect(&mut stack.client(&stack.pair(name)), 77, "refused");
+    }
+    expect(&mut stack.client(&stack.pair("alice@example.com")), 0, "Success!");
+    // Without the list of names, which earlier versions did not write, it is the present certificate.
+    script(&stack, "enrol", &["alice@example.com", "--name", "desk"], 0, "made desk.crt");
+    fs::remove_file(stack.certs.join("issued/names")).unwrap();
+    script(&stack, "revoke", &["desk"], 0, "revoked");
+    expect(&mut stack.client(&stack.pair("desk")), 77, "refused");
+    // Two people had it, one after the other.
+    for email in ["bob@example.com", "carol@example.com"] {
+        script(&stack, "enrol", &[email, "--name", "shared"], 0, "made shared.crt");
+        fs::rename(stack.certs.join("shared.crt"), stack.certs.join(format!("{email}-shared.crt"))).unwrap();
+        fs::rename(stack.certs.join("shared.key"), stack.certs.join(format!("{email}-shared.key"))).unwrap();
+    }
+    script(&stack, "revoke", &["shared"], 1, "shared was the name of several people's devices");
+    expect(&mut stack.client(&stack.pair("carol@example.com-shared")), 0, "Success!");
+    // Without the database nothing changes: a CRL beside a row that says valid would look as if it had been done.
+    let crl = fs::read(stack.certs.join("crl.pem")).unwrap();
+    let nobody = format!("postgres://rollcall@127.0.0.1:{}/rollcall", free_port());
+    let mut revoke = stack.command(concat!(env!("CARGO_MANIFEST_DIR"), "/stack/revoke"));
+    expect(
+        revoke.args(["carol@example.com"]).env("DATABASE_URL", nobody),
+        1,
+        "without the database nothing is revoked",
+    );
+    assert_eq!(fs::read(stack.certs.join("crl.pem")).unwrap(), crl);
+    script(&stack, "revoke", &["tablet"], 1, "tablet.crt, and this is no email and no serial number: tablet");
+}
+
+#[test]
+fn a_crl_that_is_broken_missing_or_over_stops_nobody() {
+    let stack = Stack::up();
+    let pair = stack.pair("client");
+    let crl = stack.certs.join("crl.pem");
+    // Our own is made anew.
+    for broken in ["", "garbage", "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"] {
+        fs::write(&crl, broken).unwrap();
+        script(&stack, "crl", &["--if-due"], 0, "CRL          valid for ");
+        assert_eq!(stack.curl(Some(&pair), &[]).status, 204);
+    }
+    fs::remove_file(&crl).unwrap();
+    script(&stack, "crl", &["--if-due"], 0, "CRL          valid for ");
+    // One that ends soon is warned of.
+    let mut command = stack.command(concat!(env!("CARGO_MANIFEST_DIR"), "/certs/ca"));
+    expect(command.arg("crl").env("CRL_DAYS", "5"), 0, "");
+    fs::copy(&crl, stack.state.join("nginx/crl.pem")).unwrap();
+    script(&stack, "status", &[], 1, "DAYS; then nginx refuses everybody: just crl");
+    script(&stack, "crl", &["--if-due"], 0, "valid for");
+    script(&stack, "status", &[], 0, "CRL");
+    // Somebody else's cannot be repaired by us: it is refused, and nginx goes on with what it has.
+    fs::create_dir(stack.certs.join("crl.d")).unwrap();
+    fs::write(stack.certs.join("crl.d/other.pem"), "garbage").unwrap();
+    script(&stack, "crl", &[], 1, "other.pem is not a CRL; its last good copy stays in use");
+    script(&stack, "up", &[], 0, "nginx        ready");
+    // And it keeps no revocation of ours out.
+    let other = stack.member("a@example.com");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/stack/revoke");
+    assert!(!stack.command(path).arg("a@example.com").output().unwrap().status.success());
+    wait_until("nginx has our CRL", || stack.curl(Some(&other), &[]).status == 400);
+    expect(&mut stack.client(&pair), 0, "Success!");
+}
+
+#[test]
+fn an_intermediate_authority_with_a_crl_for_each() {
+    let stack = Stack::up();
+    stack.member("a@example.com");
+    let script_text = r#"
+        mkdir -p crl.d inter && cd inter && : >index.txt && echo 01 >crlnumber
+        printf '[ca]\ndefault_ca=d\n[d]\ndatabase=index.txt\ncrlnumber=crlnumber\ncertificate=ca.crt\nprivate_key=ca.key\ndefault_md=sha256\n' >cnf
+        openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -subj '/CN=branch CA' |
+            openssl x509 -req -CA ../ca.crt -CAkey ../ca.key -days 30 -out ca.crt -extfile /proc/self/fd/3 3<<END
+basicConstraints=critical,CA:true,pathlen:0
+keyUsage=critical,keyCertSign,cRLSign
+END
+        openssl ca -config cnf -gencrl -crldays 9 -out ../crl.d/branch.pem
+        openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ../branch.key -subj /CN=a@example.com |
+            openssl x509 -req -CA ca.crt -CAkey ca.key -days 9 -out leaf.crt -extfile /proc/self/fd/3 3<<END
+basicConstraints=critical,CA:false
+END
+        cat leaf.crt ca.crt >../branch.crt
+    "#;
+    let mut command = stack.command("bash");
+    expect(command.current_dir(&stack.certs).args(["-euc", script_text]), 0, "");
+    script(&stack, "crl", &[], 0, "valid for ");
+    let pair = stack.pair("branch");
+    wait_until("nginx has both CRLs", || stack.curl(Some(&pair), &[]).status == 204);
+    expect(&mut stack.client(&pair), 0, "Success!");
+    assert_eq!(stack.curl(Some(&stack.pair("client")), &[]).status, 204);
+    // The server revokes what our own CA did not issue.
+    script(&stack, "revoke", &["a@example.com"], 0, "revoked");
+    assert_eq!(stack.curl(Some(&pair), &[]).detail(), REVOKED);
+}
+
+#[test]
+fn the_servers_database_role_can_do_its_job_and_no_more() {
+    let stack = Stack::server();
+    crate::server::is_recorded(&stack);
+    for statement in [
+        "insert into users (email) values ('mallory@example.com')",
+        "update users set disabled_at = null",
+        "update users set email = 'mallory@example.com'",
+        "delete from users",
+        "truncate users",
+        "drop table users",
+        "update certificates set revoked_at = null",
+        "insert into certificates (serial, email, fingerprint, not_after, revoked_at) values ('0B', 'valid_user@qt-test.com', repeat('0', 40), 0, null)",
+        "delete from certificates",
+        "delete from _sqlx_migrations",
+        "create table t ()",
+        "create role mallory",
+    ] {
+        let output =
+            stack.psql_as("rollcall_server", &stack.database).args(["-c", statement]).output().unwrap();
+        let refused = text(&output).contains("permission denied") || text(&output).contains("must be owner");
+        assert!(refused, "{statement}: {}", text(&output));
+    }
+}

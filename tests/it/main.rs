@@ -1,0 +1,36 @@
+//! The programs from outside: real nginx, real PostgreSQL, real certificates, real sockets, and hosts and networks that
+//! are network namespaces.
+//!
+//! A test has its own folder, free ports and its own database; `stack/up`, the script behind `just up`, starts what it
+//! needs. It is driven with the real client, with curl and with raw sockets.
+
+mod guardian;
+mod keys;
+mod namespace;
+mod program;
+mod stack;
+
+mod admin;
+mod believed;
+mod broadcast;
+mod certificates;
+mod client;
+mod credentials;
+mod database;
+mod doctor;
+mod documents;
+mod group_commit;
+mod heartbeat;
+mod identity;
+mod lan;
+mod lans;
+mod lifecycle;
+mod listener;
+mod logs_and_disk;
+mod privacy;
+mod promises;
+mod refusals;
+mod requests;
+mod rotation;
+mod server;
+mod up_and_down;

@@ -1,0 +1,183 @@
+//! The server as a process: settings, signals, sockets.
+
+use crate::program;
+use crate::stack::{Builder, PATIENCE, Running, Stack, expect, free_port, text, wait_until};
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+
+/// The headers of nginx about a client.
+pub fn claims(email: &str, port: usize, serial: usize) -> String {
+    format!(
+        "X-Subject-CN: {email}\r\nX-Real-IP: 192.0.2.1\r\nX-Real-Port: {port}\r\nX-Client-Serial: 0{serial:X}\r\n\
+         X-Client-Fingerprint: 0123456789abcdef0123456789abcdef01234567\r\n\
+         X-Client-Not-After: Nov 23 19:50:56 2099 GMT\r\n"
+    )
+}
+
+/// A heartbeat straight to a server, as nginx forwards it.
+pub fn ask(stack: &Stack, listen: &str, claims: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(listen).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let credential = stack.credential();
+    let request =
+        format!("PATCH /api/client HTTP/1.1\r\nHost: x\r\nX-Proxy-Credential: {credential}\r\n{claims}\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    stream
+}
+
+/// Everything until the server closes the connection.
+pub fn answer(mut stream: TcpStream) -> String {
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// A heartbeat to the stack's own server.
+pub fn heartbeat(stack: &Stack, email: &str, port: usize, serial: usize) -> TcpStream {
+    ask(stack, &stack.listen, &(claims(email, port, serial) + "Connection: close\r\n"))
+}
+
+#[track_caller]
+pub fn is_recorded(stack: &Stack) {
+    let answer = answer(heartbeat(stack, "valid_user@qt-test.com", 1, 10));
+    assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
+}
+
+/// A second server beside the stack's own, as a child of the test and on a port of its own.
+pub fn start(stack: &Stack, settings: &[(&str, &str)]) -> Running {
+    let mut command = stack.program("rollcall-server");
+    command.env("ROLLCALL_LISTEN", format!("127.0.0.1:{}", free_port()));
+    command.env("DATABASE_URL", stack.database_url()).envs(settings.iter().copied());
+    Running::start(stack, command)
+}
+
+#[test]
+fn a_signal_lets_the_request_that_is_being_answered_finish() {
+    let stack = Stack::server();
+    for signal in ["TERM", "INT"] {
+        let listen = format!("127.0.0.1:{}", free_port());
+        let mut server = start(&stack, &[("ROLLCALL_LISTEN", &listen), ("ROLLCALL_DEADLINE", "20s")]);
+        wait_until("it listens", || server.err().contains("the database is ready"));
+        // A database that stands still keeps a request waiting for as long as the test likes.
+        let backends = [stack.backends("rollcall"), stack.backends("rollcall_server")].concat();
+        program::signal("STOP", &backends);
+        let waiting = ask(&stack, &listen, &claims("valid_user@qt-test.com", 1, 10));
+        let idle = TcpStream::connect(&listen).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+
+        server.signal(signal);
+        wait_until("it stops accepting", || TcpStream::connect(&listen).is_err());
+        assert!(server.child.try_wait().unwrap().is_none(), "it did not wait for the request");
+        program::signal("CONT", &backends);
+        let answer = answer(waiting);
+        assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
+        assert!(answer.to_lowercase().contains("connection: close"), "{answer}");
+        assert_eq!(server.exit(), 0, "{}", server.err());
+        drop(idle);
+    }
+}
+
+/// logrotate(8) sends SIGHUP, and so does a terminal that closes.
+#[test]
+fn sighup_is_said_and_ends_nothing() {
+    let stack = Stack::server();
+    program::signal("HUP", &[stack.pid("server/pid")]);
+    wait_until("it says so", || stack.log("server/log").contains("SIGHUP: there is nothing to read anew"));
+    is_recorded(&stack);
+}
+
+#[test]
+fn a_unix_socket_between_nginx_and_the_server() {
+    let builder = Builder::new();
+    let socket = format!("unix:{}/socket/rollcall.sock", builder.state().display());
+    let stack = builder.set("ROLLCALL_LISTEN", socket.clone()).up();
+    let ear = stack.ear();
+    expect(&mut stack.client(&stack.pair("client")), 0, "Success!");
+    ear.hear();
+    let mode = fs::metadata(stack.state.join("socket")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o007, 0, "{mode:o}");
+
+    // A folder that everybody may enter is refused, and so is a socket that somebody answers on.
+    let open = stack.state.join("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut server = start(&stack, &[("ROLLCALL_LISTEN", &format!("unix:{}/x.sock", open.display()))]);
+    assert_eq!(server.exit(), 78);
+    assert!(
+        server.err().contains("has mode 0755: everybody may enter and name anybody; chmod 0750"),
+        "{}",
+        server.err()
+    );
+    let mut server = start(&stack, &[("ROLLCALL_LISTEN", &socket)]);
+    assert_eq!(server.exit(), 1);
+    assert!(server.err().contains("cannot listen on unix:"), "{}", server.err());
+}
+
+#[test]
+fn settings_that_cannot_work_end_it_at_once() {
+    let stack = Stack::server();
+    let exposed = stack.state.join("exposed");
+    fs::write(&exposed, "x".repeat(64)).unwrap();
+    fs::set_permissions(&exposed, fs::Permissions::from_mode(0o644)).unwrap();
+    let weak = stack.state.join("weak");
+    fs::write(&weak, "secret").unwrap();
+    fs::set_permissions(&weak, fs::Permissions::from_mode(0o600)).unwrap();
+    let (exposed, weak) = (exposed.display(), weak.display());
+    for (settings, arguments, exit, said) in [
+        ("ROLLCALL_DEADLINE=soon", "", 78, "the setting ROLLCALL_DEADLINE is \"soon\": "),
+        (
+            "ROLLCALL_LISTEN=nowhere",
+            "",
+            78,
+            "ROLLCALL_LISTEN is \"nowhere\": the form is HOST:PORT or unix:PATH",
+        ),
+        (
+            "ROLLCALL_BROADCAST=255.255.255.256",
+            "",
+            78,
+            "BROADCAST: not a broadcast destination: \"255.255.255.256\"",
+        ),
+        ("ROLLCALL_DEADLINE=0s", "--check", 78, "ROLLCALL_DEADLINE, is 0s: it must be between 500ms and 1m"),
+        ("", "--check --deadline 2h", 78, "is 2h: it must be between 500ms and 1m"),
+        (
+            "ROLLCALL_LOG=warning",
+            "--check",
+            78,
+            "is \"warning\": \"warning\" is no level; error, warn, info, debug, trace and off are",
+        ),
+        ("ROLLCALL_LOG=debug,sqlx=off", "--check", 0, ""),
+        ("ROLLCALL_LOG=sqlx=error", "--check", 78, "it needs a level for everything"),
+        (
+            "DATABASE_URL=postgres://rollcall:hunter2@one,two/rollcall",
+            "--check",
+            78,
+            "is malformed: it names several hosts",
+        ),
+        (
+            "DATABASE_URL=postgres://rollcall:hunter2@one/rollcall?target_session_attrs=any",
+            "--check",
+            78,
+            "DATABASE_URL is malformed: it has a parameter that would have no effect",
+        ),
+        ("DATABASE_URL=", "", 78, "DATABASE_URL is not set"),
+        ("DATABASE_URL=mysql://user:hunter2@host/db", "", 78, "DATABASE_URL is malformed"),
+        ("", "--proxy-credential nowhere", 78, "cannot read the proxy credential nowhere: No such file"),
+        ("", &format!("--proxy-credential {exposed}"), 78, "mode 0644: others can read it; chmod 0600"),
+        ("", &format!("--proxy-credential {weak}"), 78, "the secret has 6 bytes, at least 32 are needed"),
+        ("", &format!("--listen {}", stack.listen), 1, "cannot listen on 127.0.0.1:"),
+        ("", "--nonsense", 2, "Unrecognized argument: --nonsense"),
+        ("", "--help", 0, "ROLLCALL_LISTEN"),
+        ("", "--version", 0, concat!("rollcall-server ", env!("CARGO_PKG_VERSION"))),
+    ] {
+        let mut command = stack.program("rollcall-server");
+        command.env("ROLLCALL_LISTEN", format!("127.0.0.1:{}", free_port()));
+        command.env("DATABASE_URL", stack.database_url()).envs(settings.split_once('='));
+        let output = command.args(arguments.split_whitespace()).output().unwrap();
+        let said_all = text(&output);
+        assert_eq!(output.status.code(), Some(exit), "{settings} {arguments}: {said_all}");
+        assert!(said_all.contains(said), "{settings} {arguments}: {said_all}");
+        assert!(!said_all.contains("hunter2"), "{said_all}");
+    }
+}
