@@ -135,7 +135,7 @@ layers:
     listener | cli files keyfile protocol lan                |
     server   | cli files keyfile protocol lan store http     | tide env_logger
     admin    | cli protocol store                            |
-    doctor   | cli files keyfile protocol lan store server   | nix ring rustls_pemfile socket2 x509_cert
+    doctor   | cli files keyfile protocol lan store server   | nix x509_cert
     '
     rooms=" $(sed -n 's/ *|.*//p' <<<"$table" | xargs) "
     crates=$(cut -d'|' -f3 <<<"$table" | xargs)

@@ -13,16 +13,12 @@ use std::time::{Duration, Instant};
 use crate::cli::{Exit, Fatal, printable, setting};
 use crate::server::{self, Options};
 
-mod buffers;
-mod container;
 mod database;
 mod disk;
 mod hearing;
-mod key;
-mod link;
 mod network;
 mod port;
-mod trust;
+mod secrets;
 mod validity;
 
 /// Longest wait for a check, counted from the start of all. Each is done earlier unless something hangs that
@@ -37,10 +33,10 @@ type Check = fn(&Settings) -> Vec<Finding>;
 /// In the order of the report.
 const CHECKS: [(&str, Check); 6] = [
     ("network", network::check),
-    ("nginx", trust::check),
+    ("nginx", secrets::check_nginx),
     ("database", database::check),
     ("certificates", validity::check),
-    ("keys", key::check),
+    ("keys", secrets::check),
     ("disk", disk::check),
 ];
 
@@ -124,21 +120,21 @@ impl Level {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Finding {
     level: Level,
-    what: String,
+    text: String,
     advice: Option<String>,
 }
 
 impl Finding {
-    fn green(what: impl Into<String>) -> Self {
-        Self { level: Level::Green, what: what.into(), advice: None }
+    fn green(text: impl Into<String>) -> Self {
+        Self { level: Level::Green, text: text.into(), advice: None }
     }
 
-    fn yellow(what: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { level: Level::Yellow, what: what.into(), advice: Some(advice.into()) }
+    fn yellow(text: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { level: Level::Yellow, text: text.into(), advice: Some(advice.into()) }
     }
 
-    fn red(what: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { level: Level::Red, what: what.into(), advice: Some(advice.into()) }
+    fn red(text: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { level: Level::Red, text: text.into(), advice: Some(advice.into()) }
     }
 
     fn line(&self, coloured: bool) -> String {
@@ -150,7 +146,7 @@ impl Finding {
         };
         line.push_str(&" ".repeat(COLUMN - word.len()));
         let advice = self.advice.iter().flat_map(|advice| ["; do: ", advice]);
-        for text in [self.what.as_str()].into_iter().chain(advice) {
+        for text in [self.text.as_str()].into_iter().chain(advice) {
             // Names of interfaces and the database's errors are not ours: neither breaks the line or colours it.
             line.push_str(&printable(text));
         }

@@ -1,7 +1,7 @@
 //! UDP on this host: its interfaces, the destinations that `ROLLCALL_BROADCAST` names, every socket.
 
 pub mod destination;
-mod group;
+pub mod group;
 pub mod interfaces;
 pub mod proc;
 pub mod sockets;

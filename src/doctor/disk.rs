@@ -46,25 +46,25 @@ fn of(folder: &Path, disk: io::Result<Statvfs>) -> Finding {
             )
         }
         Err(error) => {
-            let what = format!("the room on the disk of {} was not checked: {error}", folder.display());
-            Finding::yellow(what, "run this as root, or as the user of the stack; just up makes its folders")
+            let text = format!("the room on the disk of {} was not checked: {error}", folder.display());
+            Finding::yellow(text, "run this as root, or as the user of the stack; just up makes its folders")
         }
     }
 }
 
 fn of_room(folder: &Path, free: u64, size: u64, no_inodes: bool) -> Finding {
     let folder = folder.display();
-    let what = match no_inodes {
+    let text = match no_inodes {
         true => format!("no more files fit on the disk of {folder}"),
         false => format!("{} MiB are free on the disk of {folder}", free >> 20),
     };
     let advice = "make room, then just up: PostgreSQL ends on a full disk and does not start again by itself";
     if no_inodes || free < LITTLE {
-        Finding::red(what, advice)
+        Finding::red(text, advice)
     } else if free < SOME && free < size / 10 {
-        Finding::yellow(what, advice)
+        Finding::yellow(text, advice)
     } else {
-        Finding::green(what)
+        Finding::green(text)
     }
 }
 
@@ -85,7 +85,7 @@ mod tests {
         ] {
             assert_eq!(of(free, size).level, level, "{free} of {size}");
         }
-        assert_eq!(of(SOME, SOME).what, "1024 MiB are free on the disk of /x");
+        assert_eq!(of(SOME, SOME).text, "1024 MiB are free on the disk of /x");
         assert_eq!(of_room(Path::new("/x"), SOME, SOME, true).level, Level::Red);
     }
 }

@@ -1,16 +1,15 @@
-//! Is what we send heard? One datagram to each target, by the socket that the server would open for it, and an
-//! ear for it on this host: the kernel gives a copy of each broadcast and multicast to the host that sends it.
+//! Is an announcement heard? One datagram to each target, by the socket that the server would open for it, and a
+//! receiver for it on this host: the kernel gives a copy of each broadcast and multicast to the host that sends it.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ring::rand::{SecureRandom, SystemRandom};
-use socket2::{InterfaceIndexOrAddress, SockRef};
-
+use crate::cli::now_ns;
 use crate::lan::destination::Target;
-use crate::lan::sockets;
+use crate::lan::{group, sockets};
 
 /// Longest wait for a datagram of ours.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -24,7 +23,7 @@ pub enum Outcome {
     /// Sent to one host, which we cannot hear for.
     ToOneHost,
     /// Sent, and nobody could listen for it here.
-    NoEar(io::Error),
+    NoReceiver(io::Error),
     Unsent(io::Error),
 }
 
@@ -37,71 +36,46 @@ pub fn try_each(targets: &[Target]) -> Vec<Outcome> {
 }
 
 fn try_one(target: &Target) -> Outcome {
-    let ear = is_for_many(target.to).then(|| ear(target));
-    let sent = datagram().and_then(|datagram| {
-        sockets::sender(target)?.send_to(&datagram, target.to)?;
-        Ok(datagram)
-    });
-    match (sent, ear) {
+    let receiver = sockets::reaches_many(target.to).then(|| receiver(target));
+    let datagram = datagram();
+    let sent = sockets::sender(target).and_then(|sender| sender.send_to(&datagram, target.to));
+    match (sent, receiver) {
         (Err(error), _) => Outcome::Unsent(error),
         (Ok(_), None) => Outcome::ToOneHost,
-        (Ok(_), Some(Err(error))) => Outcome::NoEar(error),
-        (Ok(datagram), Some(Ok(ear))) if hears(&ear, &datagram) => Outcome::Heard,
+        (Ok(_), Some(Err(error))) => Outcome::NoReceiver(error),
+        (Ok(_), Some(Ok(receiver))) if receives(&receiver, &datagram) => Outcome::Heard,
         (Ok(_), Some(Ok(_))) => Outcome::Unheard,
     }
 }
 
-/// 0xff says that an email of 255 bytes follows, one more than any has, and fewer do follow: whatever its
-/// version, a listener takes this for foreign and can make no status of it. The text is for who looks with
-/// tcpdump(8). The rest is random, to know it by.
-fn datagram() -> io::Result<[u8; 40]> {
-    let mut datagram = *b"\xffrollcall-server doctor ----------------";
-    let random = SystemRandom::new().fill(&mut datagram[24..]);
-    random.map_err(|_| io::Error::other("the kernel gives no random bytes"))?;
-    Ok(datagram)
+/// 0xff says that an email of 255 bytes follows, one more than any has, and fewer do follow: whatever its version, a
+/// listener takes this for foreign and can make no status of it. The text is for readers of tcpdump(8). Process, time
+/// and number tell it from every other.
+fn datagram() -> Vec<u8> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let mut datagram = b"\xffrollcall-server doctor ".to_vec();
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    datagram.extend_from_slice(format!("{}.{}.{number}", std::process::id(), now_ns()).as_bytes());
+    datagram
 }
 
-/// The directed broadcast of the loopback interface, also while that is down and no route has it.
-const THIS_HOST: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 255);
-
-/// Does everybody on a network hear what is sent there? Which addresses are directed broadcasts the routing
-/// table knows: connect(2) refuses them with EACCES, as SO_BROADCAST is not set (ip(7)).
-fn is_for_many(to: SocketAddr) -> bool {
-    match to.ip() {
-        ip if ip.is_multicast() => true,
-        IpAddr::V4(Ipv4Addr::BROADCAST | THIS_HOST) => true,
-        IpAddr::V4(_) => {
-            let connected = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| socket.connect(to));
-            connected.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
-        }
-        IpAddr::V6(_) => false,
+/// Hears what is sent to the target's address and nothing else. One on 0.0.0.0 would take its share of what is meant
+/// for a listener on this host alone: sockets that share a port share out its unicast (socket(7)).
+fn receiver(target: &Target) -> io::Result<UdpSocket> {
+    let receiver = sockets::receiver(target.to)?;
+    if target.to.ip().is_multicast() {
+        // By the index: two interfaces may have one address.
+        group::join(&receiver, target.to.ip(), target.interface.as_ref().map(|(_, index)| *index))?;
     }
+    Ok(receiver)
 }
 
-/// Hears what is sent to the target's address and nothing else. One on 0.0.0.0 would take its share of what is
-/// meant for a listener on this host alone: sockets that share a port share out its unicast (socket(7)).
-fn ear(target: &Target) -> io::Result<UdpSocket> {
-    let ear = sockets::receiver(target.to)?;
-    match target.to {
-        SocketAddr::V4(to) if to.ip().is_multicast() => {
-            // By its index: two interfaces may have one address. Without one the routing table chooses (ip(7)).
-            let any = InterfaceIndexOrAddress::Address(Ipv4Addr::UNSPECIFIED);
-            let index = target.interface.as_ref().map(|(_, index)| InterfaceIndexOrAddress::Index(*index));
-            SockRef::from(&ear).join_multicast_v4_n(to.ip(), &index.unwrap_or(any))?;
-        }
-        SocketAddr::V6(to) if to.ip().is_multicast() => ear.join_multicast_v6(to.ip(), to.scope_id())?,
-        _ => {}
-    }
-    Ok(ear)
-}
-
-fn hears(ear: &UdpSocket, datagram: &[u8]) -> bool {
+fn receives(receiver: &UdpSocket, datagram: &[u8]) -> bool {
     let end = Instant::now() + PATIENCE;
-    // One byte more, so that nothing longer looks like it.
-    let mut buffer = [0; 41];
+    let mut buffer = [0; 100];
     while Instant::now() < end {
         // The socket has a timeout of its own, which only ends one turn of this loop.
-        if ear.recv(&mut buffer).is_ok_and(|len| buffer[..len] == *datagram) {
+        if receiver.recv(&mut buffer).is_ok_and(|len| buffer[..len] == *datagram) {
             return true;
         }
     }
@@ -111,72 +85,45 @@ fn hears(ear: &UdpSocket, datagram: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lan::destination;
-    use crate::lan::interfaces;
+    use crate::lan::{destination, interfaces};
     use crate::protocol::judge::{Ignored, Judge, Policy, Verdict};
-    use crate::protocol::{self as wire, prefix};
+    use crate::protocol::{self, prefix};
+    use std::net::Ipv4Addr;
 
     fn targets(text: &str) -> Vec<Target> {
         destination::targets(&destination::parse(text).unwrap(), &interfaces::list().unwrap()).0
     }
 
-    /// A listener, and its port.
-    fn listener() -> (UdpSocket, u16) {
-        let listener = sockets::receiver((Ipv4Addr::UNSPECIFIED, 0).into()).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        (listener, port)
-    }
-
     #[test]
     fn a_listener_takes_it_for_foreign() {
-        let datagram = datagram().unwrap();
-        let error = wire::decode(&datagram).unwrap_err();
+        let datagram = datagram();
+        let error = protocol::decode(&datagram).unwrap_err();
         assert!(
-            matches!(error, wire::Error::Truncated { field: prefix::Field::Email, need: 255, .. }),
+            matches!(error, protocol::Error::Truncated { field: prefix::Field::Email, need: 255, .. }),
             "{error}"
         );
-        let policy = Policy { accept_unverified: true, ..Policy::default() };
-        let mut judge = Judge::new(policy, Vec::new(), 0);
+        let mut judge = Judge::new(Policy { accept_unverified: true, ..Policy::default() }, Vec::new(), 0);
         assert!(matches!(judge.judge(&datagram, 0), Verdict::Ignored(Ignored::Foreign(_))));
-        assert_eq!(judge.counters().foreign, 1);
-        assert_ne!(datagram, super::datagram().unwrap());
+        assert_ne!(datagram, super::datagram());
     }
 
     #[test]
-    fn broadcast_and_multicast_are_heard_on_loopback() {
-        let (_listener, port) = listener();
+    fn loopback_hears_broadcast_and_multicast_and_takes_nothing_from_a_listener() {
+        let listener = sockets::receiver((Ipv4Addr::UNSPECIFIED, 0).into()).unwrap();
+        let port = listener.local_addr().unwrap().port();
         let targets = targets(&format!("lo:{port},127.255.255.255:{port},239.255.66.67%lo:{port}"));
-        assert_eq!(targets.len(), 2 + 1);
         let outcomes = try_each(&targets);
         assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Heard)), "{outcomes:?}");
-    }
+        assert_eq!(outcomes.len(), 3);
 
-    #[test]
-    fn a_listener_of_this_host_loses_nothing_to_the_ear() {
-        let (listener, port) = listener();
-        let ear = ear(&targets(&format!("127.255.255.255:{port}"))[0]).unwrap();
+        let mut buffer = [0; 100];
+        while listener.recv(&mut buffer).is_ok() {}
+        let receiver = receiver(&targets[1]).unwrap();
         for _ in 0..64 {
             // Another source port each time: the kernel chooses by it among sockets that share.
             UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"for one", ("127.0.0.1", port)).unwrap();
         }
-        let mut buffer = [0; 16];
         assert!((0..64).all(|_| listener.recv(&mut buffer).is_ok()));
-        assert!(ear.recv(&mut buffer).is_err());
-    }
-
-    #[test]
-    fn what_cannot_be_heard_or_sent_says_why() {
-        let held = UdpSocket::bind("0.0.0.0:0").unwrap();
-        let port = held.local_addr().unwrap().port();
-        let one = |text: &str| try_each(&targets(text)).remove(0);
-        let outcome = one(&format!("127.255.255.255:{port}"));
-        let Outcome::NoEar(error) = outcome else { panic!("{outcome:?}") };
-        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-        assert!(matches!(one(&format!("127.0.0.1:{port}")), Outcome::ToOneHost));
-        // An address that this host does not have.
-        let from = "203.0.113.1".parse().unwrap();
-        let foreign = Target { from, ..targets(&format!("127.255.255.255:{port}")).remove(0) };
-        let outcome = try_each(&[foreign]).remove(0);
-        assert!(matches!(outcome, Outcome::Unsent(_)), "{outcome:?}");
+        assert!(receiver.recv(&mut buffer).is_err());
     }
 }

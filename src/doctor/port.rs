@@ -16,7 +16,7 @@ pub fn check(targets: &[Target]) -> Vec<Finding> {
     addresses.into_iter().map(of_port).collect()
 }
 
-/// What a listener binds to hear what is sent there.
+/// The address that a listener binds to hear what is sent there.
 fn listeners(to: SocketAddr) -> SocketAddr {
     match to {
         SocketAddr::V4(to) => (Ipv4Addr::UNSPECIFIED, to.port()).into(),
@@ -32,7 +32,7 @@ fn of_port(address: SocketAddr) -> Finding {
 
 /// `None` if nobody can tell who holds it.
 fn of_holders(address: SocketAddr, holders: Option<Holders>, error: Option<io::Error>) -> Finding {
-    let what = match address {
+    let port = match address {
         SocketAddr::V4(_) => format!("UDP port {}", address.port()),
         SocketAddr::V6(_) => format!("UDP port {} of IPv6", address.port()),
     };
@@ -47,14 +47,14 @@ fn of_holders(address: SocketAddr, holders: Option<Holders>, error: Option<io::E
         None => "whoever else holds it, which /proc does not tell here".to_owned(),
     };
     match error {
-        None if names.is_empty() => Finding::green(format!("{what}: nobody else holds it")),
-        None => Finding::green(format!("{what}: shared with {names}")),
+        None if names.is_empty() => Finding::green(format!("{port}: nobody else holds it")),
+        None => Finding::green(format!("{port}: shared with {names}")),
         Some(error) if error.kind() == io::ErrorKind::AddrInUse => Finding::red(
-            format!("{what}: held without sharing, so that rollcall-listen cannot take it, by {names}"),
+            format!("{port}: held without sharing, so that rollcall-listen cannot take it, by {names}"),
             "stop it, or announce to another port (ROLLCALL_BROADCAST=auto:PORT, just listen --port PORT)",
         ),
         Some(error) => Finding::yellow(
-            format!("{what}: this user cannot open it: {error}"),
+            format!("{port}: this user cannot open it: {error}"),
             "run this as the user that listens",
         ),
     }
@@ -63,46 +63,34 @@ fn of_holders(address: SocketAddr, holders: Option<Holders>, error: Option<io::E
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Level;
-
-    fn of(programs: &[&str], unseen: usize, error: Option<io::ErrorKind>) -> (Level, String) {
-        let programs = programs.iter().map(|name| (*name).to_owned()).collect();
-        judged(Some(Holders { programs, unseen }), error)
-    }
-
-    fn judged(holders: Option<Holders>, error: Option<io::ErrorKind>) -> (Level, String) {
-        let finding = of_holders("0.0.0.0:6667".parse().unwrap(), holders, error.map(io::Error::from));
-        (finding.level, finding.what)
-    }
 
     #[test]
-    fn who_shares_and_who_does_not() {
-        for (error, level, how) in [
-            (None, Level::Green, "shared with"),
+    fn the_holders_of_a_port_decide() {
+        let held = |programs: &[&str], unseen| {
+            Some(Holders { programs: programs.iter().map(|name| (*name).to_owned()).collect(), unseen })
+        };
+        use io::ErrorKind::{AddrInUse, PermissionDenied};
+        for (holders, error, line) in [
+            (held(&[], 0), None, "green   UDP port 6667: nobody else holds it"),
+            (None, None, "green   UDP port 6667: shared with whoever else holds it, which"),
             (
-                Some(io::ErrorKind::AddrInUse),
-                Level::Red,
-                "held without sharing, so that rollcall-listen cannot take it, by",
+                held(&["heard (pid 8)"], 1),
+                None,
+                "green   UDP port 6667: shared with heard (pid 8), a program that this user may not see, as root may (sockets: 1)",
+            ),
+            (
+                held(&["dnsmasq (pid 7)"], 0),
+                Some(AddrInUse),
+                "red     UDP port 6667: held without sharing, so that rollcall-listen cannot take it, by dnsmasq (pid 7); do: stop it",
+            ),
+            (
+                held(&[], 0),
+                Some(PermissionDenied),
+                "yellow  UDP port 6667: this user cannot open it: permission denied",
             ),
         ] {
-            let what = format!("UDP port 6667: {how} whoever else holds it, which /proc does not tell here");
-            assert_eq!(judged(None, error), (level, what));
+            let finding = of_holders("0.0.0.0:6667".parse().unwrap(), holders, error.map(io::Error::from));
+            assert!(finding.line(false).starts_with(line), "{finding:?}");
         }
-        assert_eq!(of(&[], 0, None), (Level::Green, "UDP port 6667: nobody else holds it".to_owned()));
-        let (level, what) = of(&["rollcall-listen (pid 7)", "heard (pid 8)"], 1, None);
-        assert_eq!(level, Level::Green);
-        assert_eq!(
-            what,
-            "UDP port 6667: shared with rollcall-listen (pid 7), heard (pid 8), a program that this user may \
-             not see, as root may (sockets: 1)"
-        );
-        let (level, what) = of(&["dnsmasq (pid 7)"], 0, Some(io::ErrorKind::AddrInUse));
-        assert_eq!(level, Level::Red);
-        assert!(what.ends_with("by dnsmasq (pid 7)"), "{what}");
-        let (level, what) = of(&[], 0, Some(io::ErrorKind::PermissionDenied));
-        assert_eq!(
-            (level, what.as_str()),
-            (Level::Yellow, "UDP port 6667: this user cannot open it: permission denied")
-        );
     }
 }

@@ -16,15 +16,19 @@ pub struct Group {
 
 impl Group {
     pub fn join(&self, socket: &UdpSocket) -> io::Result<()> {
-        let index = self.interface.as_deref().map(index_of).transpose()?;
-        match self.ip {
-            IpAddr::V4(ip) => {
-                let any = InterfaceIndexOrAddress::Address(Ipv4Addr::UNSPECIFIED);
-                let interface = index.map_or(any, InterfaceIndexOrAddress::Index);
-                SockRef::from(socket).join_multicast_v4_n(&ip, &interface)
-            }
-            IpAddr::V6(ip) => socket.join_multicast_v6(&ip, index.unwrap_or(0)),
+        join(socket, self.ip, self.interface.as_deref().map(index_of).transpose()?)
+    }
+}
+
+/// Joins by the index of an interface.
+pub fn join(socket: &UdpSocket, ip: IpAddr, index: Option<u32>) -> io::Result<()> {
+    match ip {
+        IpAddr::V4(ip) => {
+            let any = InterfaceIndexOrAddress::Address(Ipv4Addr::UNSPECIFIED);
+            let interface = index.map_or(any, InterfaceIndexOrAddress::Index);
+            SockRef::from(socket).join_multicast_v4_n(&ip, &interface)
         }
+        IpAddr::V6(ip) => socket.join_multicast_v6(&ip, index.unwrap_or(0)),
     }
 }
 

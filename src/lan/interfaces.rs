@@ -1,6 +1,7 @@
 //! The networks that this host is attached to, and which of them a broadcast of ours is meant for.
 
 use std::fmt;
+use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 
@@ -84,6 +85,11 @@ impl Interface {
         } else {
             self.unable()
         }
+    }
+
+    /// `None` where /sys does not show it (sysfs(5)), as in some containers.
+    pub fn mtu(&self) -> Option<u32> {
+        fs::read_to_string(format!("/sys/class/net/{}/mtu", self.name)).ok()?.trim_end().parse().ok()
     }
 
     pub fn is_loopback(&self) -> bool {

@@ -1,7 +1,7 @@
 //! Every UDP socket of rollcall is opened here.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -58,6 +58,23 @@ pub fn receiver(address: SocketAddr) -> io::Result<UdpSocket> {
     // Besides bounding the wait, a timeout makes a signal end it (signal(7)).
     socket.set_read_timeout(Some(TICK))?;
     Ok(socket)
+}
+
+/// The directed broadcast of the loopback interface, also while that is down and no route has it.
+const THIS_HOST: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 255);
+
+/// Does everybody on a network hear what is sent there? Which addresses are directed broadcasts the routing table
+/// knows: connect(2) refuses them with EACCES, as SO_BROADCAST is not set (ip(7)).
+pub fn reaches_many(to: SocketAddr) -> bool {
+    match to.ip() {
+        ip if ip.is_multicast() => true,
+        IpAddr::V4(Ipv4Addr::BROADCAST | THIS_HOST) => true,
+        IpAddr::V4(_) => {
+            let connected = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| socket.connect(to));
+            connected.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+        }
+        IpAddr::V6(_) => false,
+    }
 }
 
 /// Bytes that were granted of what was asked for: half of what the kernel tells, for it takes as much again for its

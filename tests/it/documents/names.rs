@@ -10,7 +10,7 @@ use super::{PROGRAMS_OF_RECIPES, ROOT};
 use crate::stack::{binaries, text};
 
 /// The lines that no test types, and why.
-const NOT_RUN: [(&str, &str); 18] = [
+const NOT_RUN: [(&str, &str); 17] = [
     (
         "stack/setup && just demo",
         "it may install packages; .ci/run runs the first half, walkthrough.rs the second",
@@ -31,7 +31,6 @@ const NOT_RUN: [(&str, &str); 18] = [
     ("rollcall-admin migrate", "a block of deploy/README.md that deployment.rs runs has it"),
     ("systemd-analyze security --offline=true", "it is a measurement, not a step"),
     ("systemd-analyze verify", "deployment.rs runs it where systemd is installed"),
-    ("docker run --network host", "it needs a container's host"),
     ("just client --every", "it names the flag; walkthrough.rs types it with its value"),
     ("export ROLLCALL_HTTPS_PORT=8443", "every test here sets a port of its own in this way"),
     ("rollcall-server doctor", "it names what just doctor runs"),
