@@ -1,4 +1,4 @@
-# Every recipe is a line here and a script in stack/ or a program in bin/. Settings: see README.md.
+# Every recipe is a line here and a script in stack/ or a program in bin/. Settings: see docs/reference.md.
 
 set positional-arguments
 

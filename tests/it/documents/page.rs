@@ -6,7 +6,7 @@ use std::fs;
 use super::ROOT;
 
 /// Those whose lines are run.
-pub const PAGES: [&str; 3] = ["README.md", "docs/operations.md", "deploy/README.md"];
+pub const PAGES: [&str; 4] = ["README.md", "docs/reference.md", "docs/operations.md", "deploy/README.md"];
 
 /// What a line begins with that somebody may type.
 const PROGRAMS: [&str; 19] = [
