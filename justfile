@@ -133,8 +133,9 @@ layers:
     http     | protocol store                                | async_h1 subtle tide
     client   | cli files keyfile                             | async_tls rustls webpki httparse x509_cert
     listener | cli files keyfile protocol lan                |
-    server   | cli files keyfile protocol lan store http     | tide env_logger
-    admin    | cli protocol store                            |
+    server   | cli files keyfile protocol lan store http     | tide env_logger ring
+    stack    | cli files keyfile lan server                  | nix ring
+    admin    | cli protocol store stack                      |
     doctor   | cli files keyfile protocol lan store server   | nix x509_cert
     '
     rooms=" $(sed -n 's/ *|.*//p' <<<"$table" | xargs) "

@@ -8,6 +8,7 @@ use async_std::task;
 
 use crate::cli::{Exit, Fatal, FromArgs, SettingError, Timespan, seconds, setting};
 use crate::protocol::status::{Email, EmailError};
+use crate::stack;
 use crate::store::sighting::{self, Certificate, Serial};
 use crate::store::{self, CertificateRow, Store, UserRow};
 
@@ -24,6 +25,7 @@ enum Command {
     User(User),
     Cert(Cert),
     Migrate(Migrate),
+    Stack(stack::Options),
 }
 
 /// bring the database's schema up to date; the server does the same when it starts
@@ -137,39 +139,40 @@ struct CertAdd {
     not_after: String,
 }
 
-/// Runs one command against `DATABASE_URL`.
+/// Runs one command: against `DATABASE_URL`, unless it is about a stack's folder.
 pub fn run(options: Options) -> Result<(), Error> {
+    match options.command {
+        Command::Stack(options) => Ok(stack::run(options)?),
+        Command::Migrate(Migrate {}) => with_store(async |_| Ok(())),
+        Command::User(User { command }) => with_store(async |store| match command {
+            UserCommand::Add(Add { email }) => enrol(store, &email).await,
+            UserCommand::List(List { json }) => list_users(&store.users().await?, json),
+            UserCommand::Enable(Enable { email }) => set_disabled(store, &email, false).await,
+            UserCommand::Disable(Disable { email }) => set_disabled(store, &email, true).await,
+            UserCommand::Mend(Mend {}) => mend(store).await,
+        }),
+        Command::Cert(Cert { command }) => with_store(async |store| match command {
+            CertCommand::List(CertList { expiring, json }) => {
+                list_certificates(&store.certificates(None).await?, expiring, json)
+            }
+            CertCommand::Revoke(CertRevoke { name }) => revoke(store, &name).await,
+            CertCommand::Add(certificate) => register(store, &certificate).await,
+        }),
+    }
+}
+
+fn with_store(act: impl AsyncFnOnce(&Store) -> Result<(), Error>) -> Result<(), Error> {
     let url: String = setting(None, "DATABASE_URL", "")?;
     if url.is_empty() {
         return Err(Error::NoDatabase);
     }
     task::block_on(async {
         let store = Store::open(&url, Duration::from_secs(10))?;
-        let done = act(&store, options.command).await;
+        store.migrate().await?;
+        let done = act(&store).await;
         store.close().await;
         done
     })
-}
-
-async fn act(store: &Store, command: Command) -> Result<(), Error> {
-    store.migrate().await?;
-    match command {
-        Command::Migrate(Migrate {}) => Ok(()),
-        Command::User(User { command }) => match command {
-            UserCommand::Add(Add { email }) => enrol(store, &email).await,
-            UserCommand::List(List { json }) => list_users(&store.users().await?, json),
-            UserCommand::Enable(Enable { email }) => set_disabled(store, &email, false).await,
-            UserCommand::Disable(Disable { email }) => set_disabled(store, &email, true).await,
-            UserCommand::Mend(Mend {}) => mend(store).await,
-        },
-        Command::Cert(Cert { command }) => match command {
-            CertCommand::List(CertList { expiring, json }) => {
-                list_certificates(&store.certificates(None).await?, expiring, json)
-            }
-            CertCommand::Revoke(CertRevoke { name }) => revoke(store, &name).await,
-            CertCommand::Add(certificate) => register(store, &certificate).await,
-        },
-    }
 }
 
 async fn enrol(store: &Store, emails: &[String]) -> Result<(), Error> {
@@ -305,6 +308,8 @@ fn unless_closed(written: io::Result<()>) -> Result<(), Error> {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
+    Stack(#[from] stack::Error),
+    #[error(transparent)]
     Setting(#[from] SettingError),
     #[error(
         "DATABASE_URL is not set (postgres://USER@HOST/DATABASE); `just user …` sets it for the private cluster"
@@ -329,6 +334,7 @@ pub enum Error {
 impl Fatal for Error {
     fn exit(&self) -> Exit {
         match self {
+            Error::Stack(error) => error.exit(),
             Error::Setting(_) | Error::NoDatabase => Exit::Config,
             Error::Store(error) if error.is_configuration() => Exit::Config,
             Error::NoEmails | Error::NoSerials | Error::Email(_) | Error::Certificate(_) => Exit::Usage,

@@ -20,6 +20,7 @@
 //! | a key's or a certificate's format | [`keyfile`] |
 //! | a line that the listener prints, its JSON | [`listener`] |
 //! | a TLS message, a retry | [`client`] |
+//! | the folder of a stack, nginx's file, the proof of a server | [`stack`] (and `stack/`) |
 //! | enrolment, revocation | [`admin`] |
 //! | a check of the doctor | [`doctor`] |
 //!
@@ -50,6 +51,9 @@ pub mod listener;
 
 #[cfg(feature = "server")]
 pub mod server;
+
+#[cfg(feature = "server")]
+pub mod stack;
 
 #[cfg(feature = "server")]
 pub mod admin;

@@ -6,11 +6,11 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::cli::{Exit, Fatal, FromArgs, Timespan, note, now_ns, signals};
+use crate::cli::{Exit, Fatal, FromArgs, SettingError, Timespan, note, now_ns, setting, signals};
 use crate::files::{FileError, OwnFile};
 use crate::keyfile;
 use crate::lan::{Group, proc, sockets};
@@ -46,9 +46,9 @@ pub struct Options {
     /// address to bind (default 0.0.0.0: a unicast address hears no broadcast)
     #[argh(option, default = "IpAddr::V4(Ipv4Addr::UNSPECIFIED)")]
     pub bind: IpAddr,
-    /// UDP port (default 6667)
-    #[argh(option, default = "6667")]
-    pub port: u16,
+    /// UDP port (ROLLCALL_PORT, default 6667)
+    #[argh(option)]
+    pub port: Option<u16>,
     /// multicast group to hear as well, ADDRESS[%INTERFACE]; again for each further one
     #[argh(option)]
     pub join: Vec<Group>,
@@ -62,6 +62,7 @@ pub struct Options {
     #[argh(option)]
     pub timeout: Option<Timespan>,
     /// public key of a server, PEM; again for each further one. Then only what verifies is printed
+    /// (ROLLCALL_KEYS: a folder with broadcast.pub, broadcast.next.pub or broadcast.old.pub)
     #[argh(option)]
     pub key: Vec<PathBuf>,
     /// print what does not verify, too, and mark it
@@ -86,10 +87,16 @@ pub struct Options {
 
 /// Prints what is announced until a signal, a closed pipe, the count or the timeout ends it.
 pub fn run(options: &Options) -> Result<(), Error> {
-    if options.state.is_some() && options.key.is_empty() {
+    let port = setting(options.port, "ROLLCALL_PORT", "6667")?;
+    let folder: PathBuf = setting(None, "ROLLCALL_KEYS", "")?;
+    let files = match options.key.is_empty() && !folder.as_os_str().is_empty() {
+        true => keys_in(&folder),
+        false => options.key.clone(),
+    };
+    if options.state.is_some() && files.is_empty() {
         return Err(Error::NothingToRemember);
     }
-    let keys = options.key.iter().map(|file| keyfile::public_key(file));
+    let keys = files.iter().map(|file| keyfile::public_key(file));
     let policy = Policy {
         keys: keys.collect::<Result<_, _>>()?,
         accept_unverified: options.accept_unsigned,
@@ -110,12 +117,13 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let interrupted = signals::flag().map_err(Error::Signals)?;
     // Before the port is ours: who sees that it is, and then starts a server, has started it after us.
     let began_ns = now_ns();
-    let socket = bind(options.bind, options.port)?;
+    let socket = bind(options.bind, port)?;
     for group in &options.join {
         group.join(&socket).map_err(|error| Error::Join(group.clone(), error))?;
     }
     let mut listener = Listener {
         options,
+        place: SocketAddr::new(options.bind, port),
         socket,
         judge: Judge::new(policy, memory, began_ns),
         people,
@@ -144,6 +152,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
 
 struct Listener<'a> {
     options: &'a Options,
+    /// Where it listens.
+    place: SocketAddr,
     socket: UdpSocket,
     judge: Judge,
     /// Whose pseudonyms are resolved, where they are printed and nowhere before.
@@ -303,8 +313,7 @@ impl Listener<'_> {
 
     /// Where it listens, whom it believes, and what room it got for what comes at once.
     fn beginning(&self) -> String {
-        let Options { bind, port, .. } = self.options;
-        let place = SocketAddr::new(*bind, *port);
+        let place = self.place;
         let keys: Vec<String> = self.judge.keys().map(PublicKey::to_string).collect();
         let believed = match keys.is_empty() {
             true => "everybody: there is no --key".to_owned(),
@@ -354,6 +363,12 @@ fn tell(gaps: &[Gap]) {
     }
 }
 
+/// The public keys of a server in its folder of keys, also while the one that signs is replaced.
+fn keys_in(folder: &Path) -> Vec<PathBuf> {
+    let keys = ["broadcast.pub", "broadcast.next.pub", "broadcast.old.pub"].map(|name| folder.join(name));
+    keys.into_iter().filter(|key| key.metadata().is_ok_and(|key| key.len() > 0)).collect()
+}
+
 /// Opens the port, and names the program that keeps us from it.
 fn bind(ip: IpAddr, port: u16) -> Result<UdpSocket, Error> {
     let address = SocketAddr::new(ip, port);
@@ -370,6 +385,8 @@ fn bind(ip: IpAddr, port: u16) -> Result<UdpSocket, Error> {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error(transparent)]
+    Setting(#[from] SettingError),
     #[error(transparent)]
     Key(#[from] keyfile::Error),
     #[error("--privacy-key and --people resolve pseudonyms together; one is missing")]
@@ -405,7 +422,7 @@ impl Fatal for Error {
         match self {
             Error::HalfOfPrivacy | Error::NothingToRemember => Exit::Usage,
             Error::State(error) if error.may_pass() => Exit::Failure,
-            Error::Key(_) | Error::State(_) => Exit::Config,
+            Error::Setting(_) | Error::Key(_) | Error::State(_) => Exit::Config,
             _ => Exit::Failure,
         }
     }

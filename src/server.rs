@@ -25,14 +25,16 @@ pub mod broadcast;
 pub mod commit;
 pub mod epoch;
 mod logging;
+pub mod proof;
 pub mod routes;
 mod settings;
 
 use broadcast::Broadcaster;
+use proof::Proof;
 use routes::{State, came_through_nginx};
 use settings::{MAX_DEADLINE, MIN_DEADLINE, load_signing};
 
-pub(crate) use settings::{Address, Settings};
+pub(crate) use settings::{Address, Privacy, Settings};
 pub use settings::{Command, Doctor, Options};
 
 /// How long to wait between two tries to reach a database that is not there yet.
@@ -54,6 +56,10 @@ pub fn run(options: Options) -> Result<(), Error> {
     if check {
         return Ok(());
     }
+    let proof = Proof::of(&settings, Path::new("/proc/self/exe")).unwrap_or_else(|error| {
+        log::warn!("{error}: `just up` and `just status` cannot tell this server from a stranger");
+        None
+    });
     let announcer = match signing {
         Some((signer, last)) => Some(Announcer::new(signer, last.next(now_ns()).map_err(Error::Epoch)?)),
         None => {
@@ -69,7 +75,7 @@ pub fn run(options: Options) -> Result<(), Error> {
     .map_err(Error::Signals)?;
     task::block_on(async {
         let commits = commit::start(Recorder::new(store.clone()), broadcaster.clone(), deadline / 2);
-        let app = routes::app(State { trust, commits, store: store.clone() });
+        let app = routes::app(State { trust, proof, commits, store: store.clone() });
         let (fail, failed) = channel::bounded(1);
         task::spawn(async move {
             if let Err(error) = wait_for_database(&store).await {
@@ -198,12 +204,14 @@ pub enum Error {
     FolderExposed(PathBuf, u32),
     #[error("cannot listen on {0}: {1}; ROLLCALL_LISTEN sets another address")]
     Listen(Address, io::Error),
+    #[error("cannot read the program {path}: {1}", path = .0.display())]
+    Program(PathBuf, io::Error),
 }
 
 impl Fatal for Error {
     fn exit(&self) -> Exit {
         match self {
-            Error::Broadcast(_) | Error::Signals(_) | Error::Listen(..) => Exit::Failure,
+            Error::Broadcast(_) | Error::Signals(_) | Error::Listen(..) | Error::Program(..) => Exit::Failure,
             Error::Epoch(error) if error.may_pass() => Exit::Failure,
             Error::Store(error) if error.is_configuration() => Exit::Config,
             Error::Store(_) => Exit::Failure,

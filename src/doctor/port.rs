@@ -37,7 +37,7 @@ fn of_holders(address: SocketAddr, holders: Option<Holders>, error: Option<io::E
         SocketAddr::V6(_) => format!("UDP port {} of IPv6", address.port()),
     };
     let names = match holders {
-        Some(Holders { mut programs, unseen }) => {
+        Some(Holders { mut programs, unseen, .. }) => {
             if unseen > 0 {
                 programs
                     .push(format!("a program that this user may not see, as root may (sockets: {unseen})"));
@@ -67,7 +67,11 @@ mod tests {
     #[test]
     fn the_holders_of_a_port_decide() {
         let held = |programs: &[&str], unseen| {
-            Some(Holders { programs: programs.iter().map(|name| (*name).to_owned()).collect(), unseen })
+            Some(Holders {
+                programs: programs.iter().map(|name| (*name).to_owned()).collect(),
+                pids: Vec::new(),
+                unseen,
+            })
         };
         use io::ErrorKind::{AddrInUse, PermissionDenied};
         for (holders, error, line) in [

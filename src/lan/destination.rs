@@ -67,6 +67,14 @@ pub fn targets(destinations: &[Destination], interfaces: &[Interface]) -> (Vec<T
 }
 
 impl Destination {
+    pub fn port(&self) -> u16 {
+        match self {
+            Destination::Auto { port }
+            | Destination::Interface { port, .. }
+            | Destination::Address { port, .. } => *port,
+        }
+    }
+
     fn targets(&self, interfaces: &[Interface]) -> Result<Vec<Target>, Absent> {
         match self {
             Destination::Auto { port } => {

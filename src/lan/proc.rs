@@ -10,6 +10,7 @@ use std::path::Path;
 pub struct Holders {
     /// `NAME (pid N)` each.
     pub programs: Vec<String>,
+    pub pids: Vec<u32>,
     /// Sockets whose program /proc does not show: it is another user's and we are not root, or it runs in
     /// another container.
     pub unseen: usize,
@@ -18,9 +19,38 @@ pub struct Holders {
 /// `None` where /proc does not show the sockets.
 pub fn holders_of(port: u16) -> Option<Holders> {
     fs::metadata("/proc/net/udp").ok()?;
-    let inodes: Vec<String> = all().filter(|entry| entry.port == port).map(|entry| entry.inode).collect();
-    let mut unseen = inodes.clone();
-    let mut programs = Vec::new();
+    Some(holders(&all().filter(|entry| entry.port == port).map(|entry| entry.inode).collect::<Vec<_>>()))
+}
+
+/// Who takes connections at `HOST:PORT`, on whichever address of the host, or at `unix:PATH`.
+pub fn listeners_on(address: &str) -> Holders {
+    let column = |line: &str, at| line.split_ascii_whitespace().nth(at).map(str::to_owned);
+    let lines = |table: &str| fs::read_to_string(table).unwrap_or_default();
+    let inodes: Vec<String> = match (address.strip_prefix("unix:"), address.rsplit_once(':')) {
+        (Some(path), _) => lines("/proc/net/unix")
+            .lines()
+            .filter(|line| column(line, 7).as_deref() == Some(path))
+            .filter_map(|line| column(line, 6))
+            .collect(),
+        (None, Some((_, port))) => {
+            let end = format!(":{:04X}", port.parse::<u16>().unwrap_or_default());
+            ["/proc/net/tcp", "/proc/net/tcp6"]
+                .into_iter()
+                .flat_map(|table| lines(table).lines().map(str::to_owned).collect::<Vec<_>>())
+                // 0A is TCP_LISTEN.
+                .filter(|line| column(line, 1).is_some_and(|own| own.ends_with(&end)))
+                .filter(|line| column(line, 3).as_deref() == Some("0A"))
+                .filter_map(|line| column(&line, 9))
+                .collect()
+        }
+        (None, None) => Vec::new(),
+    };
+    holders(&inodes)
+}
+
+fn holders(inodes: &[String]) -> Holders {
+    let mut unseen = inodes.to_vec();
+    let (mut programs, mut pids) = (Vec::new(), Vec::new());
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     for pid in processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
@@ -29,9 +59,10 @@ pub fn holders_of(port: u16) -> Option<Holders> {
             unseen.retain(|inode| !held.contains(inode));
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
             programs.push(format!("{} (pid {pid})", name.trim_end().escape_debug()));
+            pids.push(pid);
         }
     }
-    Some(Holders { programs, unseen: unseen.len() })
+    Holders { programs, pids, unseen: unseen.len() }
 }
 
 /// Datagrams that this socket lost since it was opened; `None` where /proc does not tell. `SO_RXQ_OVFL` tells
@@ -80,7 +111,7 @@ mod tests {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let port = socket.local_addr().unwrap().port();
         let _second = UdpSocket::bind(("127.0.0.2", port)).unwrap();
-        let Holders { programs, unseen } = holders_of(port).unwrap();
+        let Holders { programs, unseen, .. } = holders_of(port).unwrap();
         assert_eq!((programs.len(), unseen), (1, 0));
         assert!(programs[0].ends_with(&format!("(pid {})", std::process::id())), "{programs:?}");
     }

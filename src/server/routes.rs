@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use hex::FromHex;
 use tide::http::Method;
 use tide::{Request, Response, StatusCode};
 
 use super::commit::{Commits, MAX_REPEATS, Refused};
+use super::proof::{self, Proof};
 use crate::cli::now_ns;
 use crate::http::identity::{Forwarded, Trust};
 use crate::http::problem::{Problem, answer};
@@ -14,6 +16,8 @@ use crate::store::Store;
 /// The means of an answer: the trust in a request, and the place where it is recorded.
 pub struct State {
     pub trust: Trust,
+    /// For a script that asks whose server this is.
+    pub proof: Option<Proof>,
     pub commits: Commits,
     /// To ask whether the database answers.
     pub store: Store,
@@ -25,6 +29,7 @@ pub fn app(state: State) -> tide::Server<Arc<State>> {
     app.at("/api/client").all(|request| answer(request, client));
     app.at("/livez").get(|_| async { Ok(Response::new(StatusCode::NoContent)) });
     app.at("/readyz").get(|request| answer(request, readyz));
+    app.at("/proof").all(|request| answer(request, prove));
     for everywhere_else in ["/", "/*"] {
         app.at(everywhere_else).all(|request| answer(request, elsewhere));
     }
@@ -54,6 +59,17 @@ async fn readyz(request: Request<Arc<State>>) -> Result<Response, Problem> {
             log::info!("not ready: {error}");
             Err(unavailable())
         }
+    }
+}
+
+/// `GET /proof` with a challenge: whose server this is, and with which settings. Anything else is elsewhere.
+async fn prove(request: Request<Arc<State>>) -> Result<Response, Problem> {
+    let challenge = request.header(proof::HEADER).map(|values| FromHex::from_hex(values.as_str()));
+    match (request.method(), challenge, &request.state().proof) {
+        (Method::Get, Some(Ok(challenge)), Some(proof)) => {
+            Ok(Response::builder(StatusCode::Ok).body(proof.answer(&challenge)).build())
+        }
+        _ => elsewhere(request).await,
     }
 }
 

@@ -44,7 +44,7 @@ impl FromStr for Address {
 /// Records who was seen and announces it. Runs behind nginx, which checks the certificates. The
 /// database is DATABASE_URL; the log's detail is ROLLCALL_LOG (error, warn, info, debug). Announcements
 /// carry emails or, with ROLLCALL_PRIVACY=pseudonym, what ROLLCALL_PRIVACY_KEY makes of them.
-#[derive(FromArgs)]
+#[derive(Default, FromArgs)]
 pub struct Options {
     /// where to listen: HOST:PORT or unix:PATH (ROLLCALL_LISTEN, default 127.0.0.1:8000)
     #[argh(option)]
@@ -88,6 +88,8 @@ pub struct Doctor {
 /// What the server is told, before any file is opened. `rollcall-server doctor` reads the same.
 pub(crate) struct Settings {
     pub listen: Address,
+    /// As it is written.
+    pub broadcast: String,
     pub destinations: Vec<Destination>,
     pub deadline: Duration,
     pub database_url: Option<String>,
@@ -120,6 +122,7 @@ impl Settings {
         Ok(Self {
             listen: setting(options.listen, "ROLLCALL_LISTEN", "127.0.0.1:8000")?,
             destinations: destination::parse(&text).map_err(Error::Destination)?,
+            broadcast: text,
             deadline,
             database_url: Some(database_url).filter(|url| !url.is_empty()),
             broadcast_key: path(options.broadcast_key, "ROLLCALL_BROADCAST_KEY")?,
@@ -128,6 +131,11 @@ impl Settings {
             state,
             log: setting(None, "ROLLCALL_LOG", logging::DEFAULT)?,
         })
+    }
+
+    /// As `ROLLCALL_PRIVACY` says it.
+    pub fn privacy(&self) -> &'static str {
+        if self.privacy_key.is_some() { "pseudonym" } else { "clear" }
     }
 
     /// Whom to believe the name of a caller from.
@@ -176,7 +184,7 @@ impl fmt::Display for Address {
 
 /// What `ROLLCALL_PRIVACY` may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Privacy {
+pub(crate) enum Privacy {
     /// Announcements carry the email, as version 1 does.
     Clear,
     Pseudonym,

@@ -237,7 +237,9 @@ fn a_switch_that_was_killed_while_the_server_was_down_brings_it_back() {
     // Under systemd nginx runs without a server of just up: nothing here is to be started.
     assert!(stack.script("stack/down").status.success());
     expect(&mut stack.tool("stack/up"), 0, "nginx        ready");
-    expect(stack.command("kill").arg(stack.pid("server/pid").to_string()), 0, "");
+    let pid = stack.pid("server/pid");
+    expect(stack.command("kill").arg(pid.to_string()), 0, "");
+    wait_until("the server ended", || has_ended(pid));
     fs::remove_file(stack.state.join("server/pid")).unwrap();
     rotate(&stack, &["--switch"], 0, "The server of just up does not run");
     assert!(!stack.state.join("server/pid").exists());

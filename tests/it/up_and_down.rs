@@ -80,7 +80,7 @@ fn a_port_that_is_taken_is_named_with_the_setting() {
     std::thread::spawn(move || holder.incoming().for_each(drop));
     let up = stack.script("stack/up");
     assert!(!up.status.success());
-    let said = format!("cannot listen on {}: Address already in use", stack.listen);
+    let said = format!("{} is taken: stop who holds it (", stack.listen);
     assert!(text(&up).contains(&said), "{}", text(&up));
 }
 

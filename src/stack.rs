@@ -1,0 +1,178 @@
+//! `rollcall-admin stack`: makes what a stack needs on its disk, and tells what its parts are. The scripts in `stack/`
+//! ask; they start and end the processes.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::cli::{Exit, Fatal, FromArgs, SettingError, setting};
+use crate::lan::destination;
+use crate::server;
+
+mod ask;
+mod folder;
+mod prepare;
+mod users;
+
+/// for the scripts in stack/, with the settings that they export; not for people
+#[derive(FromArgs)]
+#[argh(subcommand, name = "stack")]
+pub struct Options {
+    #[argh(subcommand)]
+    command: Command,
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand)]
+enum Command {
+    Folder(Folder),
+    Prepare(Prepare),
+    Server(Server),
+    Port(Port),
+}
+
+/// make the state folder and print its path, or say why nothing can be started in it
+#[derive(FromArgs)]
+#[argh(subcommand, name = "folder")]
+struct Folder {
+    /// if its users cannot enter it, make it a link to one in /var/lib/rollcall
+    #[argh(switch)]
+    or_link: bool,
+}
+
+/// make the folders, the credential and the server's keys in the state folder, and nginx.conf.new from its template
+#[derive(FromArgs)]
+#[argh(subcommand, name = "prepare")]
+struct Prepare {
+    #[argh(positional)]
+    template: PathBuf,
+}
+
+/// tell whose server has ROLLCALL_LISTEN, and whether it was started with these settings
+#[derive(FromArgs)]
+#[argh(subcommand, name = "server")]
+struct Server {
+    /// wait up to 15 s until ours is ready, as long as this process lives
+    #[argh(option)]
+    wait_for: Option<u32>,
+}
+
+/// print the UDP port of the first destination in ROLLCALL_BROADCAST
+#[derive(FromArgs)]
+#[argh(subcommand, name = "port")]
+struct Port {}
+
+pub fn run(options: Options) -> Result<(), Error> {
+    match options.command {
+        Command::Folder(Folder { or_link }) => folder::make(or_link),
+        Command::Prepare(Prepare { template }) => prepare::prepare(&template),
+        Command::Server(Server { wait_for }) => ask::server(wait_for),
+        Command::Port(Port {}) => {
+            let text: String = setting(None, "ROLLCALL_BROADCAST", "auto")?;
+            let destinations = destination::parse(&text)
+                .map_err(|error| Error::Server(server::Error::Destination(error)))?;
+            destinations.first().map_or(Ok(()), |first| print(first.port()))
+        }
+    }
+}
+
+/// The settings of a stack, beside those of its server.
+struct Settings {
+    state: PathBuf,
+    certs: PathBuf,
+    listen: server::Address,
+    https_port: String,
+    /// Requests a second.
+    rate: u32,
+}
+
+impl Settings {
+    fn read() -> Result<Self, Error> {
+        whole("ROLLCALL_LOG_SIZE", "64", "MiB", 999_999)?;
+        Ok(Self {
+            state: setting(None, "ROLLCALL_STATE", ".run")?,
+            certs: setting(None, "ROLLCALL_CERTS", "certs")?,
+            listen: setting(None, "ROLLCALL_LISTEN", "127.0.0.1:8000")?,
+            https_port: setting(None, "ROLLCALL_HTTPS_PORT", "443")?,
+            rate: whole("ROLLCALL_RATE", "20", "requests a second", 9_999_999)?,
+        })
+    }
+
+    /// The server's own copies of its keys are in here.
+    fn own(&self) -> PathBuf {
+        self.state.join("server/own")
+    }
+}
+
+fn whole(variable: &'static str, default: &str, unit: &'static str, most: u32) -> Result<u32, Error> {
+    let text: String = setting(None, variable, default)?;
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
+    match text.parse() {
+        Ok(number) if is_plain && number <= most => Ok(number),
+        _ => Err(Error::NotWhole { variable, text, unit }),
+    }
+}
+
+fn print(line: impl fmt::Display) -> Result<(), Error> {
+    use io::Write;
+    writeln!(io::stdout(), "{line}").map_err(Error::Output)
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Setting(#[from] SettingError),
+    #[error("{variable} is {text:?}: it must be a whole number of {unit}")]
+    NotWhole { variable: &'static str, text: String, unit: &'static str },
+    #[error(transparent)]
+    Server(#[from] server::Error),
+    /// PostgreSQL's socket lies in the folder.
+    #[error(
+        "the path {path} is too long for a Unix socket (unix(7)): set ROLLCALL_STATE to a shorter one",
+        path = .0.display()
+    )]
+    TooLong(PathBuf),
+    #[error("the user {0} is missing; run stack/setup")]
+    NoUser(&'static str),
+    #[error(
+        "the users {} and {} cannot enter {path}: choose a ROLLCALL_STATE that they can",
+        users::POSTGRES, users::SERVER, path = .0.display()
+    )]
+    CannotEnter(PathBuf),
+    /// systemd runs the parts in this folder.
+    #[error(
+        "systemd's services run the stack in {path} (deploy/README.md): use systemctl, or set ROLLCALL_STATE to \
+         another folder",
+        path = .0.display()
+    )]
+    Services(PathBuf),
+    #[error(
+        "{key} is missing, and {half} is there: put the key back. Or remove both halves, also the server's copy: \
+         then a new pair is made, and every listener needs its public half",
+        key = key.display(), half = half.display()
+    )]
+    LostKey { key: PathBuf, half: PathBuf },
+    #[error("{path} is not a file: remove it, then just up makes it anew", path = .0.display())]
+    NoFile(PathBuf),
+    #[error("{path}: {1}", path = .0.display())]
+    File(PathBuf, io::Error),
+    #[error("cannot write to standard output: {0}")]
+    Output(io::Error),
+}
+
+impl Error {
+    /// For `map_err`.
+    fn of(path: &Path) -> impl Fn(io::Error) -> Self {
+        move |error| Error::File(path.to_owned(), error)
+    }
+}
+
+impl Fatal for Error {
+    fn exit(&self) -> Exit {
+        match self {
+            Error::Setting(_) | Error::NotWhole { .. } => Exit::Config,
+            Error::Server(error) => error.exit(),
+            _ => Exit::Failure,
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Whose server answers where ours should, and with which settings.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ring::rand::{SecureRandom, SystemRandom};
+
+use super::{Error, print};
+use crate::cli::printable;
+use crate::lan::proc::{self, Holders};
+use crate::server::proof::{self, Challenge, Proof};
+use crate::server::{self, Address};
+
+/// Longest wait for an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a server may take until it is ready.
+const STARTING: Duration = Duration::from_secs(15);
+const BETWEEN: Duration = Duration::from_millis(100);
+/// Bytes of an answer.
+const MOST: u64 = 1 << 14;
+
+/// What is at the address.
+enum Found {
+    Nobody,
+    /// Somebody who does not have our credential, or is silent.
+    Stranger,
+    /// Who has it, in its own words.
+    Ours(String),
+}
+
+/// Prints what is there, for `stack/env` to read: a line each, `NAME=VALUE`.
+///
+/// `is` is `nobody`; `stranger`, which has another credential or none; `older`, ours as it was started with other
+/// settings; or `current`. `pids` and `holder` tell which processes have the port, `announces` how and whereto, and
+/// `lacks` why it is not ready.
+pub fn server(wait_for: Option<u32>) -> Result<(), Error> {
+    let settings = server::Settings::read(server::Options::default())?;
+    // The program that `stack/up` starts lies beside this one.
+    let own = std::env::current_exe().map_err(Error::of(Path::new("/proc/self/exe")))?;
+    let ours = Proof::of(&settings, &own.with_file_name("rollcall-server"))?;
+    let end = Instant::now() + STARTING;
+    loop {
+        let found = meet(&settings.listen, ours.as_ref());
+        let is_current = |statement: &str| ours.as_ref().is_some_and(|ours| ours.statement() == statement);
+        let (is, announces) = match &found {
+            Found::Nobody => ("nobody", ""),
+            Found::Stranger => ("stranger", ""),
+            Found::Ours(statement) => {
+                let announces = statement.lines().find_map(|line| line.strip_prefix("announces "));
+                (if is_current(statement) { "current" } else { "older" }, announces.unwrap_or_default())
+            }
+        };
+        let lacks = match found {
+            Found::Ours(_) => lacking(&settings.listen),
+            _ => None,
+        };
+        let waits = || wait_for.is_some_and(lives) && Instant::now() < end;
+        if (is == "current" && lacks.is_none()) || !waits() {
+            let Holders { programs, pids, unseen } = proc::listeners_on(&settings.listen.to_string());
+            let mut holder = programs.join(", ");
+            if holder.is_empty() && unseen > 0 {
+                holder.push_str("a program of another user");
+            }
+            let pids = pids.iter().fold(String::new(), |mut all, pid| {
+                let _ = write!(all, "{pid} ");
+                all
+            });
+            let lacks = lacks.unwrap_or_default();
+            return print(format_args!(
+                "is={is}\npids={}\nholder={holder}\nannounces={announces}\nlacks={}",
+                pids.trim_end(),
+                printable(&lacks)
+            ));
+        }
+        thread::sleep(BETWEEN);
+    }
+}
+
+/// One that waits to be reaped has no command line.
+fn lives(pid: u32) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
+}
+
+fn meet(address: &Address, ours: Option<&Proof>) -> Found {
+    let mut challenge = Challenge::default();
+    if SystemRandom::new().fill(&mut challenge).is_err() {
+        return Found::Stranger;
+    }
+    let header = format!("{}: {}\r\n", proof::HEADER, hex::encode(challenge));
+    match get(address, "/proof", &header) {
+        Err(error) if is_nobody(&error) => Found::Nobody,
+        Err(_) => Found::Stranger,
+        Ok(answer) => {
+            let body = answer.strip_prefix("HTTP/1.1 200 ").and_then(|answer| answer.split_once("\r\n\r\n"));
+            let statement = ours.zip(body).and_then(|(ours, (_, body))| ours.verify(&challenge, body));
+            statement.map_or(Found::Stranger, |statement| Found::Ours(statement.to_owned()))
+        }
+    }
+}
+
+fn is_nobody(error: &io::Error) -> bool {
+    use io::ErrorKind::{AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable, NotFound};
+    matches!(
+        error.kind(),
+        ConnectionRefused | NotFound | AddrNotAvailable | NetworkUnreachable | HostUnreachable
+    )
+}
+
+/// Why the server is not ready; `None` if it is.
+fn lacking(address: &Address) -> Option<String> {
+    match get(address, "/readyz", "") {
+        Ok(answer) if answer.starts_with("HTTP/1.1 204 ") => None,
+        Ok(answer) => {
+            let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+            let problem: Option<serde_json::Value> = serde_json::from_str(body).ok();
+            let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str());
+            Some(detail.unwrap_or("it does not say why").to_owned())
+        }
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// What comes back, until the other end closes or patience is over.
+fn get(address: &Address, path: &str, header: &str) -> io::Result<String> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: rollcall\r\n{header}Connection: close\r\n\r\n");
+    match address {
+        Address::Unix(socket) => {
+            let stream = UnixStream::connect(socket)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            exchange(stream, &request)
+        }
+        Address::Tcp(text) => {
+            let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
+            for address in text.to_socket_addrs()? {
+                result = TcpStream::connect_timeout(&address, PATIENCE);
+                if result.is_ok() {
+                    break;
+                }
+            }
+            let stream: TcpStream = result?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            exchange(stream, &request)
+        }
+    }
+}
+
+fn exchange(mut stream: impl Read + Write, request: &str) -> io::Result<String> {
+    let end = Instant::now() + PATIENCE;
+    stream.write_all(request.as_bytes())?;
+    let (mut answer, mut buffer) = (Vec::new(), [0; 1024]);
+    while (answer.len() as u64) < MOST && Instant::now() < end {
+        match stream.read(&mut buffer)? {
+            0 => break,
+            len => answer.extend_from_slice(&buffer[..len]),
+        }
+    }
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}

@@ -1,0 +1,168 @@
+//! Fills a state folder: the folders in it, the proxy credential, the server's keys, nginx's configuration.
+//!
+//! Each thing is made once and mended each time. Run it again after a change of the settings.
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use nix::sys::stat::{Mode, umask};
+use ring::rand::{SecureRandom, SystemRandom};
+
+use super::users::Users;
+use super::{Error, Settings, print};
+use crate::cli::setting;
+use crate::files;
+use crate::keyfile;
+use crate::server::{self, Address, Privacy};
+
+/// The folder is the server's user's, who may have put anything there: so it is that user who writes.
+const TAKE: &str = r#"rm -rf -- "$1.new" && cat >"$1.new" && mv -fT -- "$1.new" "$1""#;
+
+pub fn prepare(template: &Path) -> Result<(), Error> {
+    umask(Mode::from_bits_truncate(0o077));
+    let settings = Settings::read()?;
+    let users = Users::find()?;
+    folders(&settings, &users)?;
+    let credential = credential(&settings.state.join("proxy-credential"), &users)?;
+    keys(&settings, &users)?;
+    let configuration = configuration(template, &settings, &users, &credential)?;
+    // nginx has to take it first.
+    let file = settings.state.join("nginx/nginx.conf.new");
+    files::replace(&file, configuration.as_bytes()).map_err(Error::of(&file))
+}
+
+fn folders(settings: &Settings, users: &Users) -> Result<(), Error> {
+    let state = &settings.state;
+    let entered = if users.is_root() { 0o710 } else { 0o700 };
+    // nginx's workers open their logs anew by themselves, with a mode that lets everybody read.
+    let nginx = folder(&state.join("nginx"), entered)?;
+    users.let_nginx_in(&nginx).map_err(Error::of(&nginx))?;
+    folder(&state.join("nginx/tmp"), 0o700)?;
+    folder(&state.join("server"), 0o755)?;
+    let own = folder(&settings.own(), 0o700)?;
+    users.give_to_server(&own).map_err(Error::of(&own))?;
+    let database_url: String = setting(None, "DATABASE_URL", "")?;
+    if database_url.is_empty() {
+        // Closed to others: each connection to the socket, also one that is refused, takes one of PostgreSQL's.
+        let postgres = folder(&state.join("postgres"), if users.is_root() { 0o750 } else { 0o700 })?;
+        users.give_to_postgres(&postgres).map_err(Error::of(&postgres))?;
+    }
+    if let Address::Unix(socket) = &settings.listen
+        && let Some(place) = socket.parent().filter(|place| !place.is_dir())
+    {
+        let place = folder(place, 0o750)?;
+        users.give_to_server_and_nginx(&place).map_err(Error::of(&place))?;
+    }
+    Ok(())
+}
+
+fn folder(path: &Path, mode: u32) -> Result<PathBuf, Error> {
+    let make = || {
+        DirBuilder::new().recursive(true).create(path)?;
+        fs::set_permissions(path, Permissions::from_mode(mode))
+    };
+    make().map_err(Error::of(path))?;
+    Ok(path.to_owned())
+}
+
+/// The secret that nginx shows to the server; a new one if there is none, or if others could read it.
+fn credential(path: &Path, users: &Users) -> Result<String, Error> {
+    let error = Error::of(path);
+    let exposed = match fs::symlink_metadata(path) {
+        Ok(found) if !found.is_file() => return Err(Error::NoFile(path.to_owned())),
+        Ok(found) if found.len() > 0 => match found.mode() & 0o777 {
+            mode if mode & 0o077 != 0 => Some(mode),
+            _ if users.owns_as_server(found.uid()) => return read(path),
+            _ => {
+                users.give_to_server(path).map_err(error)?;
+                return read(path);
+            }
+        },
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(Error::File(path.to_owned(), error));
+        }
+        _ => None,
+    };
+    let mut secret = [0; 32];
+    SystemRandom::new().fill(&mut secret).map_err(|_| error(io::Error::other("no randomness")))?;
+    let new = path.with_extension("new");
+    let make = || {
+        files::replace(&new, (hex::encode(secret) + "\n").as_bytes())?;
+        users.give_to_server(&new)?;
+        fs::rename(&new, path)
+    };
+    make().map_err(&error)?;
+    if let Some(mode) = exposed {
+        print(format_args!(
+            "  credential   others could read {} (mode {mode:04o}): it is replaced",
+            path.display()
+        ))?;
+    }
+    read(path)
+}
+
+fn read(path: &Path) -> Result<String, Error> {
+    let text = files::read_secret(path).map_err(Error::of(path))?;
+    Ok(String::from_utf8_lossy(&text).trim().to_owned())
+}
+
+/// The server's own copies of the key that signs announcements, beside which it remembers its epoch, and of the key
+/// of the pseudonyms. A key that is none does not take the place of a good copy.
+fn keys(settings: &Settings, users: &Users) -> Result<(), Error> {
+    let [signing, pseudonyms] = ["broadcast.key", "privacy.key"].map(|name| settings.certs.join(name));
+    keyfile::signing_key(&signing).map_err(server::Error::BroadcastKey)?;
+    if let Ok(Privacy::Pseudonym) = setting(None, "ROLLCALL_PRIVACY", "clear") {
+        keyfile::pseudonym_key(&pseudonyms).map_err(server::Error::PrivacyKey)?;
+    }
+    for key in [signing, pseudonyms] {
+        let copy = settings.own().join(key.file_name().unwrap_or_default());
+        let take = || {
+            let mut shell = users.as_server("sh");
+            shell.args(["-c", TAKE, "sh"]).arg(&copy).current_dir(&settings.state);
+            shell.stdin(Stdio::from(File::open(&key)?)).status()
+        };
+        if !take().map_err(Error::of(&copy))?.success() {
+            return Err(Error::File(copy, io::Error::other("the server's user cannot write it")));
+        }
+    }
+    Ok(())
+}
+
+fn configuration(
+    template: &Path,
+    settings: &Settings,
+    users: &Users,
+    credential: &str,
+) -> Result<String, Error> {
+    let mut text = fs::read_to_string(template).map_err(Error::of(template))?;
+    let port = &settings.https_port;
+    let ipv6 = match Path::new("/proc/net/if_inet6").exists() {
+        true => format!("listen [::]:{port} ssl backlog=4096;"),
+        false => String::new(),
+    };
+    for (name, value) in [
+        ("USER", if users.is_root() { "user www-data;" } else { "" }.to_owned()),
+        ("OPEN_FILES", open_files().to_string()),
+        ("STATE", settings.state.display().to_string()),
+        ("CERTS", settings.certs.display().to_string()),
+        ("HTTPS_PORT", port.clone()),
+        ("LISTEN_IPV6", ipv6),
+        ("LISTEN", settings.listen.to_string()),
+        ("RATE", settings.rate.to_string()),
+        ("BURST", (2 * settings.rate).to_string()),
+        ("CREDENTIAL", credential.to_owned()),
+    ] {
+        text = text.replace(&format!("@{name}@"), &value);
+    }
+    Ok(text)
+}
+
+/// The hard limit (proc(5)).
+fn open_files() -> u64 {
+    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    line.and_then(|line| line.split_ascii_whitespace().nth(1)?.parse().ok()).unwrap_or(1 << 20)
+}
