@@ -290,3 +290,13 @@ impl From<sqlx::Error> for Error {
         if pooler { Error::Pooler(error) } else { Error::Database(error) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    /// A file that was added to sql/ alone must be built into the programs (build.rs).
+    #[test]
+    fn every_migration_is_embedded() {
+        let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/sql")).unwrap().count();
+        assert_eq!(super::MIGRATIONS.iter().count(), files);
+    }
+}

@@ -27,6 +27,7 @@ mod lans;
 mod lifecycle;
 mod listener;
 mod logs_and_disk;
+mod own_parts;
 mod privacy;
 mod promises;
 mod refusals;
