@@ -101,7 +101,6 @@ pub struct Results {
     pub offered: f64,
     pub offered_django: f64,
     pub latency: Table,
-    pub distribution: BTreeMap<&'static str, Histogram<u64>>,
     pub django_at_own_rate: Vec<Sample>,
     pub heard: Table,
     pub handshakes: Table,
@@ -149,7 +148,7 @@ struct Cell<'a> {
 
 impl Bench<'_> {
     /// One run. The table is as it was before every other run.
-    fn measure(&self, cell: &Cell, results: &mut Results) -> io::Result<(Sample, Outcome)> {
+    fn measure(&self, cell: &Cell, results: &mut Results) -> io::Result<Sample> {
         let system = self.stack.system(cell.name)?;
         if WHOLE.contains(&cell.name) {
             self.stack.reset()?;
@@ -178,7 +177,7 @@ impl Bench<'_> {
             sample.latency.p999,
             sample.noise * 100.0
         );
-        Ok((sample, outcome))
+        Ok(sample)
     }
 }
 
@@ -220,7 +219,7 @@ fn throughput(bench: &Bench, scale: &Scale, results: &mut Results) -> io::Result
             for name in turns(&SYSTEMS, round) {
                 let cell =
                     Cell { what: "throughput", name, parameter: connections, connections, hear: false, run };
-                let (sample, _) = bench.measure(&cell, results)?;
+                let sample = bench.measure(&cell, results)?;
                 results.throughput.entry((name, connections)).or_default().push(sample);
             }
         }
@@ -244,14 +243,8 @@ fn latency(bench: &Bench, scale: &Scale, results: &mut Results) -> io::Result<()
             let run = open(results.offered, scale.latency);
             let parameter = results.offered as usize;
             let cell = Cell { what: "latency", name, parameter, connections: MANY, hear: false, run };
-            let (sample, outcome) = bench.measure(&cell, results)?;
+            let sample = bench.measure(&cell, results)?;
             results.latency.entry((name, 0)).or_default().push(sample);
-            match results.distribution.get_mut(name) {
-                Some(so_far) => so_far.add(&outcome.latency).map_err(io::Error::other)?,
-                None => {
-                    results.distribution.insert(name, outcome.latency);
-                }
-            }
         }
         // Offered half of what axum takes, Django falls behind without end; so also at a rate it can take.
         if !scale.quick {
@@ -259,7 +252,7 @@ fn latency(bench: &Bench, scale: &Scale, results: &mut Results) -> io::Result<()
             let parameter = results.offered_django as usize;
             let cell =
                 Cell { what: "latency", name: "django", parameter, connections: MANY, hear: false, run };
-            let (sample, _) = bench.measure(&cell, results)?;
+            let sample = bench.measure(&cell, results)?;
             results.django_at_own_rate.push(sample);
         }
     }
@@ -280,7 +273,7 @@ fn heard(bench: &Bench, scale: &Scale, results: &mut Results) -> io::Result<()> 
                 let parameter = rate as usize;
                 let run = open(rate, scale.latency / 2);
                 let cell = Cell { what: "heard", name, parameter, connections: MANY, hear: true, run };
-                let (sample, _) = bench.measure(&cell, results)?;
+                let sample = bench.measure(&cell, results)?;
                 results.heard.entry((name, parameter)).or_default().push(sample);
             }
         }
@@ -294,7 +287,7 @@ fn handshakes(bench: &Bench, scale: &Scale, results: &mut Results) -> io::Result
     for round in 0..scale.other_rounds {
         for name in turns(&["rollcall", "axum", "django", "nginx_204"], round) {
             let cell = Cell { what: "handshakes", name, parameter: 32, connections: 32, hear: false, run };
-            let (sample, _) = bench.measure(&cell, results)?;
+            let sample = bench.measure(&cell, results)?;
             results.handshakes.entry((name, 32)).or_default().push(sample);
         }
     }
@@ -314,7 +307,7 @@ fn table_sizes(stack: &Stack, authority: &Authority, scale: &Scale, results: &mu
             for name in turns(&WHOLE, round) {
                 let cell =
                     Cell { what: "table size", name, parameter: users, connections: MANY, hear: false, run };
-                let (sample, _) = bench.measure(&cell, results)?;
+                let sample = bench.measure(&cell, results)?;
                 results.table_size.entry((name, users)).or_default().push(sample);
             }
             if users != USERS {

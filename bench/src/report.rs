@@ -1,5 +1,4 @@
-//! What was found, three times: on the terminal, in target/bench/summary.json, and as docs/benchmarks.md
-//! with its plots.
+//! The results, three times: on the terminal, in target/bench/summary.json, and as docs/benchmarks.md with its plot.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -10,7 +9,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use crate::measure::{Results, SYSTEMS, Sample, Table, WHOLE, median, median_of};
-use crate::plot::{self, Axis, Bar, Line};
+use crate::plot::{self, Line};
 
 /// The aims: at 64 and at 256 connections, over axum, over Django, and of our server without a database.
 const AIMS: [(&str, f64); 3] = [("axum", 3.0), ("django", 20.0), ("server_204", 0.8)];
@@ -300,22 +299,6 @@ fn codec_table(codecs: &Codecs) -> String {
 
 // --- plots ----------------------------------------------------------------------------------------
 
-fn short(value: f64) -> String {
-    if value >= 1e6 {
-        format!("{:.0} M", value / 1e6)
-    } else if value >= 10_000.0 {
-        format!("{:.0} k", value / 1e3)
-    } else if value >= 1_000.0 {
-        format!("{:.1} k", value / 1e3)
-    } else {
-        format!("{value:.0}")
-    }
-}
-
-fn dashed(name: &str) -> bool {
-    !WHOLE.contains(&name)
-}
-
 fn throughput_plot(results: &Results) -> String {
     let connections = parameters(&results.throughput);
     let most = connections.last().copied().unwrap_or_default();
@@ -323,8 +306,8 @@ fn throughput_plot(results: &Results) -> String {
         .iter()
         .map(|&name| Line {
             name,
-            label: format!("{name}  {}/s", short(rate(&results.throughput, name, most))),
-            dashed: dashed(name),
+            label: format!("{name}  {:.0}/s", rate(&results.throughput, name, most)),
+            is_limit: !WHOLE.contains(&name),
             points: connections.iter().map(|n| (*n as f64, rate(&results.throughput, name, *n))).collect(),
         })
         .collect();
@@ -335,104 +318,7 @@ fn throughput_plot(results: &Results) -> String {
             factor("axum"),
             factor("django")
         ),
-        "Answered 204 after a durable commit, over mTLS through nginx. Dashed: limits, no database. Only ratios count.",
-        &Axis {
-            title: "open connections, each with a certificate of its own",
-            ticks: connections.iter().map(|n| (*n as f64, n.to_string())).collect(),
-        },
-        &Axis { title: "heartbeats per second (more is better)", ticks: plot::decades(2, 6, short) },
-        &lines,
-    )
-}
-
-fn latency_plot(results: &Results) -> String {
-    // Over 1 / (1 - quantile), so that each step to the right is ten times rarer.
-    let rarities: Vec<f64> = (3..=30).map(|n| 10_f64.powf(f64::from(n) / 10.0)).collect();
-    let lines: Vec<Line> = results
-        .distribution
-        .iter()
-        .map(|(&name, histogram)| {
-            let ms = |rarity: f64| histogram.value_at_quantile(1.0 - 1.0 / rarity) as f64 / 1e6;
-            let overloaded = latency(results, name, |sample| sample.unfinished as f64) > 0.0;
-            Line {
-                name,
-                label: if overloaded {
-                    format!("{name}  cannot keep up")
-                } else {
-                    format!("{name}  p99 {:.1} ms", ms(100.0))
-                },
-                dashed: dashed(name),
-                points: rarities.iter().map(|rarity| (*rarity, ms(*rarity))).collect(),
-            }
-        })
-        .collect();
-    plot::lines(
-        &format!("How long a heartbeat takes when {:.0} arrive per second", results.offered),
-        "From when it was due to its 204, at half of the axum peer's best rate. Dashed: limits, no database.",
-        &Axis {
-            title: "share of heartbeats that are faster",
-            ticks: [(2.0, "50 %"), (10.0, "90 %"), (100.0, "99 %"), (1000.0, "99.9 %")]
-                .map(|(rarity, name)| (rarity, name.to_owned()))
-                .to_vec(),
-        },
-        &Axis {
-            title: "milliseconds (less is better)",
-            ticks: plot::decades(-2, 5, |value| {
-                if value < 1000.0 {
-                    format!("{} ms", (value * 100.0).round() / 100.0)
-                } else {
-                    format!("{} s", (value / 1000.0).round())
-                }
-            }),
-        },
-        &lines,
-    )
-}
-
-fn cost_plot(results: &Results) -> String {
-    let most = parameters(&results.throughput).last().copied().unwrap_or_default();
-    let bars: Vec<Bar> = WHOLE
-        .iter()
-        .filter_map(|&name| {
-            let [server, nginx, postgres, wal] = cost(results.throughput.get(&(name, most))?);
-            let total = server + nginx + postgres;
-            Some(Bar {
-                name,
-                label: format!("{total:.0} µs, {wal:.0} bytes of WAL"),
-                parts: vec![server, nginx, postgres],
-            })
-        })
-        .collect();
-    plot::bars(
-        "What one heartbeat costs",
-        &format!(
-            "CPU time in microseconds with {most} connections under full load, and what PostgreSQL writes to its log. Less is better."
-        ),
-        &[("server", "#1558b0"), ("nginx", "#6b7a89"), ("PostgreSQL", "#9a5aa8")],
-        &bars,
-    )
-}
-
-fn table_size_plot(results: &Results) -> String {
-    let sizes = parameters(&results.table_size);
-    let largest = sizes.last().copied().unwrap_or_default();
-    let lines: Vec<Line> = WHOLE
-        .iter()
-        .map(|&name| Line {
-            name,
-            label: format!("{name}  {}/s", short(rate(&results.table_size, name, largest))),
-            dashed: false,
-            points: sizes.iter().map(|n| (*n as f64, rate(&results.table_size, name, *n))).collect(),
-        })
-        .collect();
-    plot::lines(
-        "Heartbeats per second against the number of people enrolled",
-        "256 connections of people spread evenly over the table.",
-        &Axis {
-            title: "rows in the table",
-            ticks: sizes.iter().map(|n| (*n as f64, short(*n as f64))).collect(),
-        },
-        &Axis { title: "heartbeats per second (more is better)", ticks: plot::decades(2, 6, short) },
+        "Heartbeats per second over open connections, both logarithmic. Dashed: limits, no database. Only ratios count.",
         &lines,
     )
 }
@@ -443,9 +329,6 @@ pub fn write_docs(results: &Results, codecs: &Codecs, docs: &Path) -> io::Result
     let plots = docs.join("bench");
     fs::create_dir_all(&plots)?;
     fs::write(plots.join("throughput.svg"), throughput_plot(results))?;
-    fs::write(plots.join("latency.svg"), latency_plot(results))?;
-    fs::write(plots.join("cost.svg"), cost_plot(results))?;
-    fs::write(plots.join("table-size.svg"), table_size_plot(results))?;
     let aims: String = aims(results)
         .into_iter()
         .map(|(aim, came, met)| format!("| {aim} | {came} | {} |\n", if met { "met" } else { "**missed**" }))
@@ -479,6 +362,6 @@ pub fn write_docs(results: &Results, codecs: &Codecs, docs: &Path) -> io::Result
     );
     let file = docs.join("benchmarks.md");
     fs::write(&file, text)?;
-    println!("wrote {} and its plots", file.display());
+    println!("wrote {} and its plot", file.display());
     Ok(())
 }
