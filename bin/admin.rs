@@ -1,4 +1,4 @@
-//! `rollcall-admin`: who is enrolled.
+//! `rollcall-admin`: enrols people and certificates.
 
 use std::process::ExitCode;
 

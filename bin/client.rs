@@ -1,4 +1,4 @@
-//! `rollcall-client`: proves who it is and says that it is here.
+//! `rollcall-client`: proves itself and says that it is here.
 
 use std::process::ExitCode;
 

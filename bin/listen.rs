@@ -1,4 +1,4 @@
-//! `rollcall-listen`: prints the stream of who is here.
+//! `rollcall-listen`: prints the stream of announcements.
 
 use std::process::ExitCode;
 

@@ -1,9 +1,9 @@
-//! Rollcall inside another program: who is here, by the word of a server that we know.
+//! Rollcall inside another program: it believes the server that we know.
 //!
 //!     cargo run --example heard -- certs/broadcast.pub [PORT]
 //!
-//! [`sockets::receiver`] shares the port with every other listener; [`Judge`] says what is new. The
-//! program decides what it does with that: this one keeps the last sighting of everybody.
+//! [`sockets::receiver`] shares the port with every other listener; [`Judge`] finds the new
+//! announcements. This program keeps the last sighting of everybody.
 
 use std::collections::BTreeMap;
 use std::error::Error;

@@ -124,7 +124,7 @@ fn batch(count: usize, first: u64, datagrams: &[Vec<u8>]) -> Value {
     })
 }
 
-/// What a listener with the key and nothing else must refuse.
+/// Datagrams that a listener with the key and nothing else must refuse.
 fn forged(seven: &[Vec<u8>]) -> Vec<Value> {
     let changed = |why: &str, verdict: &str, at: usize, bytes: &[u8]| {
         let mut datagram = seven[2].clone();

@@ -1,4 +1,4 @@
-//! Enrolment: who may be seen at all. The commands behind `rollcall-admin`.
+//! Enrolment: the people and certificates that count. The commands behind `rollcall-admin`.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -33,7 +33,7 @@ enum Command {
 #[argh(subcommand, name = "migrate")]
 struct Migrate {}
 
-/// who may be seen
+/// the people that are enrolled
 #[derive(FromArgs)]
 #[argh(subcommand, name = "user")]
 struct User {
@@ -51,7 +51,7 @@ enum UserCommand {
     Mend(Mend),
 }
 
-/// set to now what was seen or used in the future, when a clock was wrong; the doctor says if there is any
+/// set times in the future to now, after a clock was wrong; the doctor finds them
 #[derive(FromArgs)]
 #[argh(subcommand, name = "mend")]
 struct Mend {}
@@ -125,7 +125,7 @@ struct CertRevoke {
     name: Vec<String>,
 }
 
-/// note a certificate before its first use, from what openssl x509 prints of it; `just enrol` does this
+/// note a certificate before its first use, as openssl x509 prints it; `just enrol` does this
 #[derive(FromArgs)]
 #[argh(subcommand, name = "add")]
 struct CertAdd {

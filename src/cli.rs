@@ -34,7 +34,7 @@ pub trait Fatal: Error {
     fn exit(&self) -> Exit;
 }
 
-/// Parses the arguments; on `--help`, `--version` or a mistake this prints what is due and exits.
+/// Parses the arguments; on `--help`, `--version` or a mistake this prints a text and exits.
 pub fn arguments<T: FromArgs>(program: &str) -> T {
     let arguments: Vec<String> =
         std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
@@ -51,7 +51,7 @@ pub fn arguments<T: FromArgs>(program: &str) -> T {
     })
 }
 
-/// Prints what was asked for and exits. `println!` would panic where nobody reads.
+/// Prints the requested text and exits. `println!` would panic where nobody reads.
 fn asked(text: impl Display) -> ! {
     let written = writeln!(io::stdout(), "{text}");
     std::process::exit(if written.is_ok() { 0 } else { Exit::Failure as i32 });

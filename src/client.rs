@@ -1,4 +1,4 @@
-//! The client: proves who it is over mutual TLS and says that it is here, once or every so often.
+//! The client: proves itself over mutual TLS and says that it is here, once or every so often.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -148,7 +148,7 @@ impl ServerUrl {
         }
         let authority = uri.authority().ok_or_else(|| bad("it names no host"))?;
         if authority.as_str().contains('@') {
-            return Err(bad("it holds a user name; the certificate says who you are"));
+            return Err(bad("it holds a user name, and the certificate has the name already"));
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = match authority.port() {
@@ -220,7 +220,7 @@ impl Client {
         unreachable!("the last attempt returns")
     }
 
-    /// One heartbeat after another. No refusal ends it: who is refused today may be enrolled tomorrow.
+    /// One heartbeat after another. No refusal ends it: a person that is refused today may be enrolled tomorrow.
     async fn forever(&mut self, every: Duration, stop: &Receiver<()>) -> Result<(), Error> {
         let mut backoff = BACKOFF;
         loop {
@@ -342,7 +342,7 @@ impl Fatal for Error {
             Error::Setting(_) | Error::Credentials(_) | Error::Url { .. } => Exit::Config,
             Error::Connect(_) | Error::Timeout { .. } => Exit::Unavailable,
             Error::Exchange(exchange::Error::Closed | exchange::Error::Io(_)) => Exit::Unavailable,
-            // rustls reports what the peer said or proved as invalid data; the rest is the network.
+            // rustls reports a fault of the peer as invalid data; the rest is the network.
             Error::Handshake(error) if error.kind() != io::ErrorKind::InvalidData => Exit::Unavailable,
             Error::Handshake(_) | Error::Exchange(_) => Exit::Protocol,
             Error::Refused(answer) if answer.is_for_now() => Exit::TryLater,
@@ -376,7 +376,7 @@ mod tests {
             ("", "it is not a URL"),
             ("localhost", "it does not start with https://"),
             ("http://localhost", "it does not start with https://"),
-            ("https://a@localhost", "it holds a user name; the certificate says who you are"),
+            ("https://a@localhost", "it holds a user name, and the certificate has the name already"),
             ("https://localhost:99999", "its port is not a number up to 65535"),
         ] {
             let error = ServerUrl::parse(url).err().unwrap().to_string();

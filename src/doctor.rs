@@ -1,7 +1,7 @@
-//! `rollcall-server doctor`: what could keep announcements from being heard or clients from being let in.
+//! `rollcall-server doctor`: the faults that keep announcements from being heard or clients from being let in.
 //!
 //! Each check is a function that looks and changes nothing, and hands out findings: green, yellow or red, one
-//! line each, with what to do. The checks run beside each other, and one that hangs holds up no other.
+//! line each, with a remedy. The checks run beside each other, and one that hangs holds up no other.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ mod validity;
 /// it cannot give up by itself, such as a file on a disk that does not answer.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Where what was found begins in a line.
+/// The column in which the text of a line begins.
 const COLUMN: usize = 8;
 
 type Check = fn(&Settings) -> Vec<Finding>;
@@ -77,7 +77,7 @@ pub fn run(options: Options, only: &[String]) -> Result<Level, Error> {
     Ok(report.worst())
 }
 
-/// What the server would read, and more that is its stack's.
+/// The settings of the server, and the folder of its stack's certificates.
 struct Settings {
     server: server::Settings,
     certs: PathBuf,
@@ -154,7 +154,7 @@ impl Finding {
     }
 }
 
-/// What was said so far.
+/// The levels so far.
 struct Report {
     coloured: bool,
     said: Vec<Level>,

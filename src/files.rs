@@ -1,4 +1,4 @@
-//! Small files: keys, secrets, and what a program remembers.
+//! Small files: keys, secrets, and the memory of a program.
 
 use std::borrow::Cow;
 use std::fs::{self, File};
@@ -62,7 +62,7 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     beside.push(format!(".{}.new", std::process::id()));
     let beside = Path::new(&beside);
     let write = || {
-        // Left by a process that was killed, or put there by somebody who wants us to write elsewhere.
+        // A process that was killed left it, or somebody put it there to make us write elsewhere.
         let _ = fs::remove_file(beside);
         let mut file = File::create_new(beside)?;
         file.write_all(content)?;

@@ -1,4 +1,4 @@
-//! HTTP behind nginx: the connection loop, error bodies, and the headers that prove who asks.
+//! HTTP behind nginx: the connection loop, error bodies, and the headers that prove the caller.
 
 mod bounded;
 pub mod connection;

@@ -1,4 +1,4 @@
-//! Who is here, proven: a client certificate in, one row and one datagram out.
+//! Presence, proven: a client certificate in, one row and one datagram out.
 //!
 //! The data goes one way: **request → identity → commit → store, then broadcast → wire.** nginx verifies the
 //! certificate and hands the name on; each later step is a room of this library. Arrows between rooms point down

@@ -1,6 +1,6 @@
-//! The listener: receives, decides what to believe, prints, and survives anything on the wire.
+//! The listener: receives, judges, prints, and survives anything on the wire.
 //!
-//! [`Judge`] is what it concludes, without a socket; `examples/heard.rs` shows both in another program.
+//! [`Judge`] has its conclusions, without a socket; `examples/heard.rs` shows both in another program.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -29,7 +29,7 @@ use print::Provenance;
 const MENTION: Duration = Duration::from_secs(60);
 /// How long nothing comes before that is said.
 const SILENCE: Duration = Duration::from_secs(5);
-/// How often what is missing is looked at.
+/// How often missing announcements are looked for.
 const SETTLE: Duration = Duration::from_secs(1);
 /// How often the state file is written while there is news.
 const SAVE: Duration = Duration::from_secs(5);
@@ -61,17 +61,17 @@ pub struct Options {
     /// stop after this long, such as 30s; with --count, exit 1 if fewer came
     #[argh(option)]
     pub timeout: Option<Timespan>,
-    /// public key of a server, PEM; again for each further one. Then only what verifies is printed
+    /// public key of a server, PEM; again for each further one. Then only verified statuses are printed
     /// (ROLLCALL_KEYS: a folder with broadcast.pub, broadcast.next.pub or broadcast.old.pub)
     #[argh(option)]
     pub key: Vec<PathBuf>,
-    /// print what does not verify, too, and mark it
+    /// print unverified statuses, too, and mark them
     #[argh(switch)]
     pub accept_unsigned: bool,
-    /// file that remembers what was heard over a restart, so that no replay passes for news
+    /// file that remembers the announcements over a restart, so that no replay passes for news
     #[argh(option)]
     pub state: Option<PathBuf>,
-    /// refuse what was seen longer ago than this, such as 5m
+    /// refuse sightings that are older than this, such as 5m
     #[argh(option)]
     pub max_age: Option<Timespan>,
     /// file with the key of the pseudonyms (privacy.key), to show the emails of those in --people
@@ -80,12 +80,12 @@ pub struct Options {
     /// file with the emails to show in the place of their pseudonyms, one a line
     #[argh(option)]
     pub people: Option<PathBuf>,
-    /// tell every minute what was received, missed and dropped; the end tells it in any case
+    /// report every minute the datagrams received, missed and dropped; the end reports them in any case
     #[argh(switch)]
     pub stats: bool,
 }
 
-/// Prints what is announced until a signal, a closed pipe, the count or the timeout ends it.
+/// Prints announcements until a signal, a closed pipe, the count or the timeout ends it.
 pub fn run(options: &Options) -> Result<(), Error> {
     let port = setting(options.port, "ROLLCALL_PORT", "6667")?;
     let folder: PathBuf = setting(None, "ROLLCALL_KEYS", "")?;
@@ -109,13 +109,13 @@ pub fn run(options: &Options) -> Result<(), Error> {
     };
     let remember = |file| {
         let memory = state::load(file)?;
-        // A file that cannot be written is known now, and not after what it should have remembered.
+        // An unwritable file ends the program now, and not when it should remember something.
         state::save(file, &memory).map(|()| memory)
     };
     let memory = options.state.as_deref().map_or(Ok(Vec::new()), remember).map_err(Error::State)?;
     // Only now, for a file may be a pipe in which nothing comes: one signal has to end that.
     let interrupted = signals::flag().map_err(Error::Signals)?;
-    // Before the port is ours: who sees that it is, and then starts a server, has started it after us.
+    // Before the port is ours: a server that starts once the port is seen has started after us.
     let began_ns = now_ns();
     let socket = bind(options.bind, port)?;
     for group in &options.join {
@@ -138,7 +138,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     listener.tell_dropped();
     tell(&listener.judge.finish());
     let saved = match result {
-        // What was not printed must not be remembered as heard: better that some is printed again.
+        // An announcement that was not printed must not count as heard: better to print some again.
         Err(Error::Output(_)) => Ok(()),
         _ => listener.save(),
     };
@@ -159,12 +159,12 @@ struct Listener<'a> {
     /// Whose pseudonyms are resolved, where they are printed and nowhere before.
     people: People,
     out: io::StdoutLock<'static>,
-    /// What is yet to be written to `out`.
+    /// Output that waits for `out`.
     page: Vec<u8>,
     printed: u64,
     /// When each kind of stranger was last mentioned, by its word.
     mentioned: HashMap<&'static str, Instant>,
-    /// What the kernel had dropped when that was last told.
+    /// The kernel's count of drops at the last report.
     dropped: u64,
 }
 
@@ -191,7 +191,7 @@ impl Listener<'_> {
             }
             if now >= settle {
                 settle = now + SETTLE;
-                // In a flood there is always more to read, and what was printed must not wait for its end.
+                // In a flood there is always more to read, and output must not wait for its end.
                 self.flush()?;
                 self.tell_dropped();
                 tell(&self.judge.settle(now));
@@ -202,7 +202,7 @@ impl Listener<'_> {
             }
             if now >= save {
                 save = now + SAVE;
-                // What is remembered as heard has been printed.
+                // Everything that the file remembers has been printed.
                 self.flush()?;
                 self.save()?;
             }
@@ -257,7 +257,7 @@ impl Listener<'_> {
     }
 
     /// Says that something else is on the port, each kind at most once a minute: others may share it rightly,
-    /// and must not drown what matters.
+    /// and must not drown the important lines.
     fn mention(&mut self, source: SocketAddr, ignored: &Ignored) {
         let said;
         let what: &dyn fmt::Display = match ignored {
@@ -311,7 +311,7 @@ impl Listener<'_> {
         self.dropped = dropped;
     }
 
-    /// Where it listens, whom it believes, and what room it got for what comes at once.
+    /// The address, the keys that it believes, and the receive buffer that it was granted.
     fn beginning(&self) -> String {
         let place = self.place;
         let keys: Vec<String> = self.judge.keys().map(PublicKey::to_string).collect();
@@ -333,7 +333,7 @@ impl Listener<'_> {
         )
     }
 
-    /// For what comes faster than it is read.
+    /// For datagrams that come faster than it reads them.
     fn room(&self) -> String {
         let granted = sockets::receive_buffer(&self.socket).unwrap_or_default();
         format!("receive buffer {granted} of {} bytes asked for", sockets::RECEIVE_BUFFER)

@@ -102,7 +102,7 @@ pub fn run(options: Options) -> Result<(), Error> {
                 let listener = bound.map_err(|error| Error::Listen(listen.clone(), error))?;
                 if listener.local_addr().is_ok_and(|own| !own.ip().is_loopback()) {
                     log::warn!(
-                        "{address} is no loopback address: what nginx sends, the proxy credential too, can be read on the way"
+                        "{address} is no loopback address: others on the way can read nginx's requests, and the proxy credential in them"
                     );
                 }
                 listens();
@@ -156,7 +156,7 @@ async fn bind_unix(path: &Path) -> Result<UnixListener, Error> {
         fs::remove_file(path).map_err(error)?;
     }
     let listener = UnixListener::bind(path).await.map_err(error)?;
-    // Connecting needs the right to write; who gets that far was decided by the folder.
+    // Connecting needs the right to write; the folder decides about the rest.
     fs::set_permissions(path, fs::Permissions::from_mode(0o666)).map_err(error)?;
     Ok(listener)
 }

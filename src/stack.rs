@@ -1,4 +1,4 @@
-//! `rollcall-admin stack`: makes what a stack needs on its disk, and tells what its parts are. The scripts in `stack/`
+//! `rollcall-admin stack`: prepares the folder of a stack, and tells its parts from strangers. The scripts in `stack/`
 //! ask; they start and end the processes.
 
 use std::fmt;

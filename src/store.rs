@@ -51,7 +51,7 @@ impl Store {
 
     /// Brings the schema up to date; does nothing when it already is.
     ///
-    /// Looks first: the server's own role may read what was applied and change nothing.
+    /// Looks first: the server's own role may read the applied migrations and change nothing.
     pub async fn migrate(&self) -> Result<(), Error> {
         let applied = self
             .run(async |connection| {
@@ -80,7 +80,7 @@ impl Store {
         }
     }
 
-    /// Could a heartbeat be recorded now? Waits for what a heartbeat waits for: a commit that writes.
+    /// Could a heartbeat be recorded now? Waits for a commit that writes, as a heartbeat does.
     pub async fn ready(&self) -> Result<(), Error> {
         self.run(async |connection| {
             if let Some(why) = cannot_record(connection).await? {
@@ -93,12 +93,12 @@ impl Store {
         .await
     }
 
-    /// What an acknowledged commit survives.
+    /// The faults that an acknowledged commit survives.
     pub async fn guarantee(&self) -> Result<Guarantee, Error> {
         self.run(async |connection| self.connector.ask(connection).await).await
     }
 
-    /// What time is it there?
+    /// The time of the database.
     pub async fn clock(&self) -> Result<SystemTime, Error> {
         self.run(async |connection| {
             let now = sqlx::query_scalar::<_, i64>(concat!("select ", now_ns!()));
@@ -126,7 +126,7 @@ impl Store {
         .await
     }
 
-    /// Sets what lies in the future to now, the latest that it can have been. Returns whose emails, and which serial
+    /// Sets times in the future to now, the latest that they can have been. Returns the emails, and the serial
     /// numbers, that were.
     pub async fn mend_times(&self) -> Result<Vec<String>, Error> {
         self.run(async |connection| {
@@ -183,7 +183,7 @@ impl Store {
     }
 }
 
-/// Why whoever connects like this cannot do what a request needs, if so.
+/// The reason why such a connection cannot record, if there is one.
 async fn cannot_record(connection: &mut PgConnection) -> Result<Option<String>, Error> {
     let why = sqlx::query_scalar(
         "select case
@@ -213,7 +213,7 @@ pub enum Error {
     UnknownCertificate(Serial),
     #[error("the database did not answer within {}", humantime::format_duration(*.0))]
     Deadline(Duration),
-    #[error("a row of users holds what its constraints forbid")]
+    #[error("a row of users breaks its constraints")]
     BadRow,
     /// The text never holds the URL, which may hold the password.
     #[error("DATABASE_URL is malformed: {0}")]

@@ -85,7 +85,7 @@ fn in_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     (0..most).flat_map(|i| [these.get(i), those.get(i)]).flatten().copied().collect()
 }
 
-/// In the words of the system, without its number and without what the standard library puts before them.
+/// In the words of the system, without its number and without the standard library's words before them.
 fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.strip_prefix("failed to lookup address information: ").unwrap_or(&text);

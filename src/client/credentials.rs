@@ -76,7 +76,7 @@ impl Files {
         Ok(Contents { cert: read(&self.cert)?, key: read(&self.key)?, ca: read(&self.ca)? })
     }
 
-    /// Checks all that can be known before connecting: that each file holds what it should, that key
+    /// Checks all that can be known before connecting: that each file holds the right items, that key
     /// and certificate are a pair, and that the certificate is valid at `now`.
     pub fn load(&self, contents: &Contents, now: SystemTime) -> Result<Loaded, Error> {
         let Self { cert, key, ca } = self;
@@ -131,13 +131,13 @@ impl Loaded {
         if let (false, Some(left)) = (self.warned, self.ends_soon(now)) {
             let left = Timespan(Duration::from_secs(left.as_secs()));
             note(format_args!(
-                "rollcall-client: warning: the certificate ends in {left}; ask whoever runs rollcall for a new one"
+                "rollcall-client: warning: the certificate ends in {left}; ask the administrator of rollcall for a new one"
             ));
             self.warned = true;
         }
     }
 
-    /// What is left, once it is less than a tenth of the certificate's lifetime.
+    /// The remaining time, once it is less than a tenth of the certificate's lifetime.
     fn ends_soon(&self, now: SystemTime) -> Option<Duration> {
         let (not_before, not_after) = self.validity?;
         let left = not_after.duration_since(now).unwrap_or_default();
@@ -172,7 +172,7 @@ fn advice(item: &Item, role: Role, path: &Path) -> Option<Advice> {
     let conversion = convert::to_pem(item, role, path).map(Advice::Convert);
     conversion.or(match (item.kind, role) {
         (ItemKind::Request, Role::Cert) => {
-            Some(Advice::Words("whoever runs rollcall makes a certificate of it (certs/ca sign)"))
+            Some(Advice::Words("the administrator of rollcall makes a certificate of it (certs/ca sign)"))
         }
         (ItemKind::PublicKey, Role::Key) => {
             Some(Advice::Words("the private key that was made with it is in another file"))
@@ -186,7 +186,7 @@ fn advice(item: &Item, role: Role, path: &Path) -> Option<Advice> {
 
 const MESSAGE: &[u8] = b"rollcall: are these a pair?";
 
-/// Signs with the key, for a certificate to verify: whatever the algorithm, a pair passes. `None` if the
+/// Signs with the key, for a certificate to verify: a pair passes with any algorithm. `None` if the
 /// key cannot sign.
 fn sign(key: &PrivateKey) -> Option<(&'static SignatureAlgorithm, Vec<u8>)> {
     let offered: Vec<_> = ALGORITHMS.iter().map(|(scheme, _)| *scheme).collect();
@@ -205,7 +205,7 @@ static ALGORITHMS: [(rustls::SignatureScheme, &SignatureAlgorithm); 4] = [
 fn check_validity(certificate: &Certificate, now: SystemTime) -> Result<(), Fault> {
     let cert = EndEntityCert::try_from(certificate.0.as_slice()).map_err(|_| Fault::NotACertificate)?;
     let now = Time::try_from(now).map_err(|_| Fault::NotValidYet)?;
-    // No anchors: who signed it is for nginx to judge. The validity is looked at before that.
+    // No anchors: nginx judges the issuer. webpki checks the validity before that.
     match cert.verify_for_usage(&[], &[], &[], now, KeyUsage::client_auth(), &[]) {
         Err(webpki::Error::CertExpired) => Err(Fault::Expired),
         Err(webpki::Error::CertNotValidYet) => Err(Fault::NotValidYet),
@@ -314,7 +314,10 @@ impl fmt::Display for Error {
                 write!(f, "the certificate {path} and the key {} are not a pair", key.display())
             }
             Fault::Expired => {
-                write!(f, "the certificate {path} has expired; ask whoever runs rollcall for a new one")
+                write!(
+                    f,
+                    "the certificate {path} has expired; ask the administrator of rollcall for a new one"
+                )
             }
             Fault::NotValidYet => {
                 write!(f, "the certificate {path} is not valid yet; is this machine's clock right?")

@@ -25,7 +25,7 @@ pub struct Answer {
     pub reusable: bool,
 }
 
-/// Sends the PATCH and reads what comes back.
+/// Sends the PATCH and reads the answer.
 pub async fn patch<S: Read + Write + Unpin>(
     stream: &mut S,
     authority: &str,

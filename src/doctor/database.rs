@@ -1,4 +1,4 @@
-//! What the database says: whether the server may record there, its clock, and the certificates that end soon.
+//! The database: may the server record there, is its clock right, which certificates end soon?
 
 use std::time::{Duration, Instant, SystemTime};
 

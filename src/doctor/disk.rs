@@ -35,7 +35,7 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
 
 fn of(folder: &Path, disk: io::Result<Statvfs>) -> Finding {
     match disk {
-        // What root may use beyond that is of no use to PostgreSQL.
+        // The reserve of root is of no use to PostgreSQL.
         Ok(disk) => {
             let bytes = |blocks: u64| blocks.saturating_mul(disk.fragment_size());
             of_room(

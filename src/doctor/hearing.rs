@@ -14,7 +14,7 @@ use crate::lan::{group, sockets};
 /// Longest wait for a datagram of ours.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What became of one datagram.
+/// The fate of one datagram.
 #[derive(Debug)]
 pub enum Outcome {
     Heard,
@@ -48,9 +48,9 @@ fn try_one(target: &Target) -> Outcome {
     }
 }
 
-/// 0xff says that an email of 255 bytes follows, one more than any has, and fewer do follow: whatever its version, a
-/// listener takes this for foreign and can make no status of it. The text is for readers of tcpdump(8). Process, time
-/// and number tell it from every other.
+/// 0xff says that an email of 255 bytes follows, one more than any has, and fewer do follow: a listener of any version
+/// takes this for foreign and can make no status of it. The text is for readers of tcpdump(8). Process, time and number
+/// tell it from every other.
 fn datagram() -> Vec<u8> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let mut datagram = b"\xffrollcall-server doctor ".to_vec();
@@ -59,8 +59,8 @@ fn datagram() -> Vec<u8> {
     datagram
 }
 
-/// Hears what is sent to the target's address and nothing else. One on 0.0.0.0 would take its share of what is meant
-/// for a listener on this host alone: sockets that share a port share out its unicast (socket(7)).
+/// Hears datagrams to the target's address and nothing else. One on 0.0.0.0 would take its share of those for a
+/// listener on this host alone: sockets that share a port share out its unicast (socket(7)).
 fn receiver(target: &Target) -> io::Result<UdpSocket> {
     let receiver = sockets::receiver(target.to)?;
     if target.to.ip().is_multicast() {

@@ -57,7 +57,7 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
     findings
 }
 
-/// May what goes to the target leave by this interface? For an address without one the routing table chooses.
+/// May a datagram to the target leave by this interface? For an address without one the routing table chooses.
 fn carries(interface: &Interface, target: &Target) -> bool {
     match &target.interface {
         Some((name, _)) => *name == interface.name,

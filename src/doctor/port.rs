@@ -16,7 +16,7 @@ pub fn check(targets: &[Target]) -> Vec<Finding> {
     addresses.into_iter().map(of_port).collect()
 }
 
-/// The address that a listener binds to hear what is sent there.
+/// The address that a listener binds to hear this target.
 fn listeners(to: SocketAddr) -> SocketAddr {
     match to {
         SocketAddr::V4(to) => (Ipv4Addr::UNSPECIFIED, to.port()).into(),
@@ -30,7 +30,7 @@ fn of_port(address: SocketAddr) -> Finding {
     of_holders(address, holders, sockets::receiver(address).err())
 }
 
-/// `None` if nobody can tell who holds it.
+/// `holders` is `None` where /proc does not show them.
 fn of_holders(address: SocketAddr, holders: Option<Holders>, error: Option<io::Error>) -> Finding {
     let port = match address {
         SocketAddr::V4(_) => format!("UDP port {}", address.port()),
@@ -44,7 +44,7 @@ fn of_holders(address: SocketAddr, holders: Option<Holders>, error: Option<io::E
             }
             programs.join(", ")
         }
-        None => "whoever else holds it, which /proc does not tell here".to_owned(),
+        None => "unknown programs, which /proc does not show here".to_owned(),
     };
     match error {
         None if names.is_empty() => Finding::green(format!("{port}: nobody else holds it")),
@@ -76,7 +76,7 @@ mod tests {
         use io::ErrorKind::{AddrInUse, PermissionDenied};
         for (holders, error, line) in [
             (held(&[], 0), None, "green   UDP port 6667: nobody else holds it"),
-            (None, None, "green   UDP port 6667: shared with whoever else holds it, which"),
+            (None, None, "green   UDP port 6667: shared with unknown programs, which"),
             (
                 held(&["heard (pid 8)"], 1),
                 None,

@@ -1,4 +1,4 @@
-//! A stream that stops a peer who asks too much: bytes that the parser above it cannot bear (it reads to
+//! A stream that stops a peer that sends too much: bytes that the parser above it cannot bear (it reads to
 //! the next line feed, however far away that is, and panics at a header that is not ASCII), or silence.
 
 use std::io;

@@ -82,8 +82,8 @@ impl Stream for UnixStream {
 /// Answers every connection until `shutdown` resolves; then stops accepting, lets the requests
 /// that are being answered finish, and returns. Connections without one are left to end with the process.
 ///
-/// A connection is kept after its first answer only if `knows` who sent that request. Of the others, which any
-/// user of this host can open, only so many are there at once, and none for long.
+/// A connection is kept after its first answer only if `knows` accepts the sender of that request. Any user of this host
+/// can open others. Only so many of them are there at once, and none for long.
 pub async fn serve<L: Listener, T: Clone + Send + Sync + 'static>(
     listener: L,
     app: tide::Server<T>,
@@ -122,7 +122,7 @@ pub async fn serve<L: Listener, T: Clone + Send + Sync + 'static>(
     }
 }
 
-/// What the connections and the shutdown know of each other.
+/// The state that the connections and the shutdown share.
 #[derive(Default)]
 struct Progress {
     stopping: AtomicBool,
@@ -172,7 +172,7 @@ async fn converse<S: Stream, T: Clone + Send + Sync + 'static>(
                 if newcomer.is_some() && knows(app.state(), &request) {
                     newcomer = None;
                 }
-                // The body is never read. What is left of one would be taken for the next request.
+                // The body is never read. The rest of one would look like the next request.
                 let asked_to_close = request
                     .header("Connection")
                     .is_some_and(|value| value.as_str().eq_ignore_ascii_case("close"));

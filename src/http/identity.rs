@@ -1,6 +1,6 @@
 //! Header values in, a proven [`Sighting`] out, or a typed refusal. Pure: no clock, no log, no I/O.
 //!
-//! nginx verified the certificate and wrote what it found into headers. This module decides whether
+//! nginx verified the certificate and wrote its findings into headers. This module decides whether
 //! the request came from nginx at all, and reads those headers with no tolerance: each exactly
 //! once, and each in its one form.
 
@@ -51,7 +51,7 @@ pub enum CredentialError {
     NotPrintable,
 }
 
-/// Every value of every header by which nginx says who asks, in order.
+/// Every value of every header by which nginx names the caller, in order.
 #[derive(Default)]
 pub struct Forwarded<'a> {
     pub proxy_credential: Vec<&'a str>,
@@ -99,7 +99,7 @@ impl<'a> Forwarded<'a> {
         }
     }
 
-    /// Who was seen at `now_ns`, by the certificate. Call it only for a request that [`Trust::admit`] let in.
+    /// The sighting at `now_ns`, by the certificate. Call it only for a request that [`Trust::admit`] let in.
     ///
     /// nginx looks at a certificate's end in the handshake only;
     /// a connection that is kept or a session that is resumed outlives it.
@@ -197,7 +197,7 @@ pub enum Refusal {
     BadValue { header: &'static str, value: String },
     #[error("{header} from nginx is {0}", header = header_of(.0))]
     Certificate(sighting::Error),
-    #[error("the certificate has expired; get one from whoever runs rollcall")]
+    #[error("the certificate has expired; get one from the administrator of rollcall")]
     Expired,
 }
 

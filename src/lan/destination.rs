@@ -23,7 +23,7 @@ pub enum Destination {
     Address { ip: IpAddr, interface: Option<String>, port: u16, ttl: Option<u8> },
 }
 
-/// What one socket is opened for. Two that are equal are the same socket.
+/// The target of one socket. Equal targets share a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// Name and index.
@@ -220,7 +220,7 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.to)?;
         match &self.interface {
-            // Whoever may make an interface chooses its name: it reaches no terminal as it is.
+            // A container's user may choose an interface's name: it reaches no terminal as it is.
             Some((name, _)) if self.from.is_unspecified() => write!(f, " by {}", name.escape_debug()),
             Some((name, _)) => write!(f, " by {} ({})", name.escape_debug(), self.from),
             None => Ok(()),

@@ -9,7 +9,7 @@ use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
 /// Names of interfaces behind which there is no LAN but this host's own containers, virtual machines and
-/// tunnels. Who wants one of them names it in `ROLLCALL_BROADCAST`.
+/// tunnels. `ROLLCALL_BROADCAST` can name one of them.
 const OWN: [&str; 17] = [
     "veth", "docker", "br-", "podman", "cni", "cali", "flannel", "kube", "lxc", "lxd", "incusbr", "virbr",
     "vnet", "vmnet", "vboxnet", "tap", "wg",
@@ -55,13 +55,13 @@ pub fn list() -> io::Result<Vec<Interface>> {
             interfaces[at].address.get_or_insert(ipv4.ip());
         }
     }
-    // A label may be anything that its owner wrote: what no link has as its name is no interface.
+    // A label may be any text of its owner: a name without a link is no interface.
     interfaces.retain(|interface| interface.index != 0);
     Ok(interfaces)
 }
 
 impl Interface {
-    /// Why it cannot carry a broadcast, whoever asks for it. The loopback interface can, in its way.
+    /// Why it cannot carry a broadcast at all. The loopback interface can, in its way.
     pub fn unable(&self) -> Option<Unused> {
         if !self.flags.contains(InterfaceFlags::IFF_UP) {
             Some(Unused::Down)
@@ -118,7 +118,7 @@ impl Interface {
         Self { name: name.to_owned(), index, address: Some(address.into()), flags }
     }
 
-    /// A host with two networks, a card without a cable, and what leads to containers.
+    /// A host with two networks, a card without a cable, and two that lead to containers.
     pub fn host() -> Vec<Self> {
         let loopback = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING | InterfaceFlags::IFF_LOOPBACK;
         let mut unplugged = Self::card("eth2", 5, [203, 0, 113, 10]);

@@ -6,7 +6,7 @@ use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
-/// Who holds a port, as far as /proc tells.
+/// The holders of a port, as far as /proc tells.
 pub struct Holders {
     /// `NAME (pid N)` each.
     pub programs: Vec<String>,
@@ -22,7 +22,7 @@ pub fn holders_of(port: u16) -> Option<Holders> {
     Some(holders(&all().filter(|entry| entry.port == port).map(|entry| entry.inode).collect::<Vec<_>>()))
 }
 
-/// Who takes connections at `HOST:PORT`, on whichever address of the host, or at `unix:PATH`.
+/// The programs that take connections at `HOST:PORT`, on whichever address of the host, or at `unix:PATH`.
 pub fn listeners_on(address: &str) -> Holders {
     let column = |line: &str, at| line.split_ascii_whitespace().nth(at).map(str::to_owned);
     let lines = |table: &str| fs::read_to_string(table).unwrap_or_default();

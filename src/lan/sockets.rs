@@ -63,8 +63,8 @@ pub fn receiver(address: SocketAddr) -> io::Result<UdpSocket> {
 /// The directed broadcast of the loopback interface, also while that is down and no route has it.
 const THIS_HOST: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 255);
 
-/// Does everybody on a network hear what is sent there? Which addresses are directed broadcasts the routing table
-/// knows: connect(2) refuses them with EACCES, as SO_BROADCAST is not set (ip(7)).
+/// Does everybody on a network hear a datagram to this address? The routing table knows the directed broadcasts:
+/// connect(2) refuses them with EACCES, as SO_BROADCAST is not set (ip(7)).
 pub fn reaches_many(to: SocketAddr) -> bool {
     match to.ip() {
         ip if ip.is_multicast() => true,
@@ -77,7 +77,7 @@ pub fn reaches_many(to: SocketAddr) -> bool {
     }
 }
 
-/// Bytes that were granted of what was asked for: half of what the kernel tells, for it takes as much again for its
+/// The granted bytes: half of the kernel's number, for it takes as much again for its
 /// own bookkeeping.
 pub fn receive_buffer(socket: &UdpSocket) -> io::Result<usize> {
     SockRef::from(socket).recv_buffer_size().map(|bytes| bytes / 2)

@@ -17,7 +17,7 @@ pub enum Provenance<'a> {
     Doubted(Doubt),
 }
 
-/// `person` is who is behind the pseudonym, if we know. What nobody vouches for is marked.
+/// `person` is the owner of the pseudonym, if we know. An unverified status is marked.
 pub fn block(
     page: &mut Vec<u8>,
     source: SocketAddr,

@@ -1,4 +1,4 @@
-//! What `--state FILE` keeps over a restart: per key the epoch, and the window of sequence numbers.
+//! `--state FILE` keeps over a restart, per key, the epoch, and the window of sequence numbers.
 //!
 //! ```text
 //! rollcall-listen state 1
@@ -24,7 +24,7 @@ const DAMAGED: &str = "without it a replay can pass for news; remove it to start
 const MOST: u64 = 1 << 24;
 const TITLE: &str = "rollcall-listen state 1\n";
 
-/// What the file remembers; nothing, if there is no file yet.
+/// The content of the file; nothing, if there is no file yet.
 pub fn load(path: &Path) -> Result<Vec<Heard>, Error> {
     let error = Error::of(ROLE, path);
     match files::read(path, MOST) {

@@ -1,8 +1,8 @@
-//! What the broadcaster says next: numbers and signs what was committed, and repeats the newest.
+//! The sending half: numbers and signs each commit, and repeats the newest.
 //!
 //! No socket and no clock: statuses and times in, datagrams out. The broadcaster keeps an [`Announcer`] and
-//! a [`Repetition`] under one lock. After a commit it sends what [`Announcer::announce`] gives and hands the
-//! last datagram to [`Repetition::sent`]; a task sleeps until [`Repetition::next`] and sends what is
+//! a [`Repetition`] under one lock. After a commit it sends the result of [`Announcer::announce`] and hands the
+//! last datagram to [`Repetition::sent`]; a task sleeps until [`Repetition::next`] and sends the one that is
 //! [`Repetition::due`]. One lock, so that the order on the wire is the order of the numbers.
 
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ impl Announcer {
         Self { signer, key_id, epoch, sequence: 0 }
     }
 
-    /// The datagrams that announce what one commit held, in its order. They have to be sent, all of them
+    /// The datagrams that announce one commit, in its order. They have to be sent, all of them
     /// and in this order: a number that is not heard is reported as missing.
     pub fn announce(&mut self, committed: &[Status]) -> Vec<Vec<u8>> {
         let mut datagrams = Vec::with_capacity(committed.len());
@@ -80,7 +80,7 @@ impl Repetition {
         self.newest.as_ref().map(|newest| &newest.datagram[..])
     }
 
-    /// The datagram to send again now. However late this is asked, once makes up for what was not asked.
+    /// The datagram to send again now. However late the call is, one datagram makes up for all that were due.
     pub fn due(&mut self, now: Instant) -> Option<&[u8]> {
         let newest = self.newest.as_mut()?;
         let age = now.saturating_duration_since(newest.sent);

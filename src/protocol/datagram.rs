@@ -10,7 +10,7 @@ pub const MAX_DATAGRAM: usize = MAX_PREFIX + trailer::MAX_TRAILER;
 /// The contract, so that it fits one packet on every network.
 const _: () = assert!(MAX_DATAGRAM <= 1_200);
 
-/// What a datagram says, before anybody has checked whether it is true.
+/// The content of a datagram, before anybody has verified it.
 #[derive(Debug)]
 pub enum Datagram<'a> {
     /// Version 1: anybody on the network can have made it.

@@ -1,4 +1,4 @@
-//! What a listener concludes from a datagram. No socket and no clock: bytes and times in, verdicts out.
+//! A listener's conclusion from a datagram. No socket and no clock: bytes and times in, verdicts out.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -17,18 +17,18 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Datagrams that nobody vouches for and that were shown, so that a repetition is not shown again.
 const SHOWN: usize = 64;
 
-/// Whom to believe, and what else to show.
+/// The keys to believe, and the other statuses to show.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
     /// The keys of the servers, any of which is believed. Without one nothing can be verified.
     pub keys: Vec<PublicKey>,
-    /// Hand out what does not verify, too. Without a key that is all there is.
+    /// Hand out unverified statuses, too. Without a key there are no others.
     pub accept_unverified: bool,
-    /// Refuse what was seen longer ago than this, by our clock.
+    /// Refuse sightings that are older than this, by our clock.
     pub max_age: Option<Duration>,
 }
 
-/// What one datagram is.
+/// The verdict on one datagram.
 #[derive(Debug)]
 pub enum Verdict {
     /// Signed by a key that we believe, and not heard before.
@@ -38,7 +38,7 @@ pub enum Verdict {
     Ignored(Ignored),
 }
 
-/// Who was seen, and by which server's word.
+/// A verified status, and the key of the server that announced it.
 #[derive(Debug)]
 pub struct Announcement {
     pub key: PublicKey,
@@ -56,7 +56,7 @@ pub enum Doubt {
     UnknownKey(KeyId),
     /// Says that it is signed with a key of ours, and is not.
     Forged,
-    /// Says that it is signed, in a way that no server does; counted with what is forged.
+    /// Says that it is signed, in a way that no server does; counted as forged.
     Broken(trailer::Error),
 }
 
@@ -94,11 +94,11 @@ pub enum Ignored {
     Replayed,
     /// Verified and new to us, but older than the policy wants.
     TooOld,
-    /// So far beyond our clock that one of the two is wrong: as untimely as what is too old.
+    /// So far beyond our clock that one of the two is wrong: as untimely as one that is too old.
     Ahead(Duration),
     /// Verified and new, but not a kind that we know.
     OtherKind,
-    /// Not verified, and the policy wants only what is.
+    /// Not verified, and the policy wants verified ones only.
     Refused(Doubt),
     /// Shown already, byte for byte.
     Repeated,
@@ -107,7 +107,7 @@ pub enum Ignored {
 }
 
 impl Ignored {
-    /// In the words of [`Counters`]. A repetition, and what is unverified and too old, is counted as what it is
+    /// In the words of [`Counters`]. A repetition counts as itself, and so does an unverified one that is too old
     /// besides.
     pub fn word(&self) -> &'static str {
         match self {
@@ -123,7 +123,7 @@ impl Ignored {
     }
 }
 
-/// Datagrams, each counted in `received` and in one of the others; and what never came.
+/// Datagrams, each counted in `received` and in one of the others; and the missing ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     pub received: u64,
@@ -145,7 +145,7 @@ pub struct Counters {
     pub unchecked: u64,
     /// Version 2, by its key id signed with a key that we do not have.
     pub unknown_key: u64,
-    /// Version 2, and not what the server with that key signed.
+    /// Version 2, and the server with that key did not sign it.
     pub forged: u64,
     /// Not a datagram of rollcall.
     pub foreign: u64,
@@ -230,12 +230,12 @@ struct Track {
 struct Epoch {
     number: u64,
     window: Window,
-    /// The highest number that had come at a moment: what is missing below it a while later is late.
+    /// The highest number at a moment: a number below it that is missing a while later is late.
     noted: Option<(u64, Instant)>,
 }
 
 impl Judge {
-    /// `memory` is what [`Judge::memory`] gave before a restart, `began_ns` when listening began, in nanoseconds
+    /// `memory` is the result of [`Judge::memory`] before a restart, `began_ns` when listening began, in nanoseconds
     /// since the Unix epoch.
     pub fn new(policy: Policy, memory: Vec<Heard>, began_ns: u64) -> Self {
         let mut tracks: Vec<Track> = Vec::new();
@@ -269,12 +269,12 @@ impl Judge {
         }
     }
 
-    /// Whom it believes.
+    /// The keys that it believes.
     pub fn keys(&self) -> impl Iterator<Item = &PublicKey> {
         self.tracks.iter().map(|track| &track.key)
     }
 
-    /// Judges one datagram. What does not verify changes nothing but the counters. `now_ns` is the time, in
+    /// Judges one datagram. An unverified one changes nothing but the counters. `now_ns` is the time, in
     /// nanoseconds since the Unix epoch.
     pub fn judge(&mut self, datagram: &[u8], now_ns: u64) -> Verdict {
         self.counters.received += 1;
@@ -323,7 +323,7 @@ impl Judge {
         }
     }
 
-    /// What is verified: is it new?
+    /// A verified one: is it new?
     fn place(&mut self, at: usize, verified: Verified, now_ns: u64) -> Verdict {
         let untimely = self.untimely(verified.status(), now_ns);
         let track = &mut self.tracks[at];
@@ -333,7 +333,7 @@ impl Judge {
             if let Some(untimely) = untimely {
                 return self.ignore(untimely);
             }
-            // We missed what came before if we were there, and we were if the server started after us. To
+            // We missed the earlier numbers if we were there, and we were if the server started after us. To
             // have heard an older epoch proves nothing: that can be a recording. An epoch that is still to come
             // proves nothing either: the server's clock had been ahead, or is. The bound on the sequence keeps
             // clocks that differ from making it a huge number.
@@ -367,7 +367,7 @@ impl Judge {
         Verdict::New(Announcement { key: self.tracks[at].key, verified })
     }
 
-    /// What nobody vouches for. Without numbers to believe, only its bytes tell that it was shown: its sender
+    /// An unverified one. Without numbers to believe, only its bytes tell that it was shown: its sender
     /// repeats the newest, and says everything once on each network.
     fn doubt(&mut self, datagram: &[u8], status: Status, doubt: Doubt, now_ns: u64) -> Verdict {
         if !self.accept_unverified {
@@ -404,7 +404,7 @@ impl Judge {
         Verdict::Ignored(untimely)
     }
 
-    /// Reports what is missing and no longer awaited. To be called about every second.
+    /// Reports numbers that are missing and no longer awaited. Call it about every second.
     pub fn settle(&mut self, now: Instant) -> Vec<Gap> {
         self.gaps(|epoch| {
             let (number, since) = *epoch.noted.get_or_insert((epoch.window.highest(), now));
@@ -416,7 +416,7 @@ impl Judge {
         })
     }
 
-    /// Reports what is missing, late or not: nobody will be there when it comes.
+    /// Reports all missing numbers, late or not: nobody will be there when they come.
     pub fn finish(&mut self) -> Vec<Gap> {
         self.gaps(|epoch| epoch.window.settle(u64::MAX))
     }
@@ -458,7 +458,7 @@ impl Judge {
         self.changed = false;
     }
 
-    /// What has to outlive a restart, so that nothing is believed twice.
+    /// The state that has to outlive a restart, so that nothing is believed twice.
     pub fn memory(&self) -> Vec<Heard> {
         let heard = self.tracks.iter().filter_map(|track| {
             let Epoch { number, window, .. } = track.epoch.as_ref()?;
@@ -479,7 +479,7 @@ impl Track {
         Self { key, epoch: None, followed: false, missing_before: 0, unreported_before: 0 }
     }
 
-    /// A new epoch: what the last one still missed will not come any more.
+    /// A new epoch: the missing numbers of the last one will not come any more.
     fn begin(&mut self, epoch: Epoch) {
         if let Some(over) = self.epoch.replace(epoch) {
             self.missing_before = self.missing_before.saturating_add(over.window.missing());

@@ -44,7 +44,7 @@ pub fn decode(datagram: &[u8]) -> Result<(Status, &[u8]), Error> {
     Ok((Status { email, last_seen_ns, ip, port }, &datagram[reader.at..]))
 }
 
-/// A position in the datagram. Every length is compared with what is left before it is used.
+/// A position in the datagram. Every length is compared with the bytes that are left before it is used.
 struct Reader<'a> {
     datagram: &'a [u8],
     at: usize,

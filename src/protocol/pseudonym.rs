@@ -14,7 +14,7 @@ const LABEL: &[u8] = b"rollcall pseudonym\0";
 const SHOWN: usize = 16;
 pub const KEY_LEN: usize = 32;
 
-/// The secret behind the pseudonyms: the server's, and of those listeners that may know who is who.
+/// The secret behind the pseudonyms. The server has it, and so do the listeners that may resolve them.
 pub struct Key(hmac::Key);
 
 impl Key {
@@ -32,8 +32,8 @@ impl Key {
         Email::new(&text).expect("hex digits are a local part, and pseudonym.invalid is a domain")
     }
 
-    /// What may be announced of one commit. A commit holds its rows in the order of their emails, which
-    /// would tell who is who; sorted by pseudonym the order tells nothing.
+    /// The statuses of one commit, with pseudonyms. A commit holds its rows in the order of their emails, which
+    /// would give people away; sorted by pseudonym the order says nothing.
     pub fn hide(&self, committed: &[Status]) -> Vec<Status> {
         let hide = |status: &Status| Status { email: self.pseudonym(&status.email), ..*status };
         let mut hidden: Vec<Status> = committed.iter().map(hide).collect();
@@ -42,7 +42,7 @@ impl Key {
     }
 }
 
-/// Who is behind which pseudonym, of those that are on a list: there is no way back but to try.
+/// The people of a list by their pseudonyms. There is no way back but to try each.
 #[derive(Default)]
 pub struct People(HashMap<Email, Email>);
 

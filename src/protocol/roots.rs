@@ -6,11 +6,11 @@ use super::trailer::{BatchMessage, SignatureBytes};
 /// More than the batches that are under way at one time; few enough to look through.
 const ROOTS: usize = 64;
 
-/// What was verified, the latest used first. Only what a key of ours signed gets in, so that a forger
+/// The verified roots, the latest used first. Only a root that a key of ours signed gets in, so that a forger
 /// pushes nothing out.
 #[derive(Default)]
 pub struct Roots {
-    /// The signature is part of what is compared: one with a flipped bit was never verified.
+    /// The comparison covers the signature: one with a flipped bit was never verified.
     verified: Vec<(PublicKey, BatchMessage, SignatureBytes)>,
     #[cfg(test)]
     checks: u64,

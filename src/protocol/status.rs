@@ -1,4 +1,4 @@
-//! Who was seen, when and from where: the one record that travels through the whole program.
+//! A person or device, seen at a time from an address: the one record that travels through the whole program.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -119,10 +119,10 @@ impl Violation {
     }
 }
 
-/// One sighting: what a row of `users` holds and what a datagram carries.
+/// One sighting, as a row of `users` holds it and a datagram carries it.
 ///
 /// The store returns the `Status` that it committed and the broadcaster sends nothing else, but that a
-/// pseudonym may stand for the email; so what is announced was stored, and what was stored came with a
+/// pseudonym may stand for the email; so every announced status was stored, and every stored one came with a
 /// checked [`Email`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {

@@ -28,7 +28,7 @@ fn golden() -> Vec<(Vec<u8>, Status)> {
 #[test]
 fn golden_bytes_in_both_directions() {
     for (bytes, status) in golden() {
-        // What was in the buffer stays, and every byte after it is written.
+        // The buffer keeps its content, and every byte after it is written.
         let mut out = vec![0xa5; 3];
         encode(&status, &mut out);
         assert_eq!(out, [&[0xa5; 3], bytes.as_slice()].concat());
@@ -199,7 +199,7 @@ fn no_changed_bit_is_verified() {
                 changed[bit / 8] ^= 1 << (bit % 8);
                 let Ok(Datagram::Signed(claim)) = Datagram::decode(&changed) else { continue };
                 let verified = claim.verify(|asked, signature| (asked, signature) == (&message, &SIGNATURE));
-                // Case is normalised, so what says the same must still not be taken for the same.
+                // Case is normalised, so two spellings of one status must still count as two.
                 assert!(verified.is_err(), "bit {bit} of {} in a batch of {count}", datagram.len() * 8);
             }
         }

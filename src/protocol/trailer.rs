@@ -50,7 +50,7 @@ pub(super) const MAX_TRAILER: usize = HEAD + 9 * HASH_LEN + SIGNATURE;
 pub type KeyId = [u8; 4];
 pub type SignatureBytes = [u8; SIGNATURE];
 
-/// What the signature of a batch covers: `"rollcall/2 batch" ‖ 00 ‖ epoch ‖ count ‖ root`.
+/// The bytes that the signature of a batch covers: `"rollcall/2 batch" ‖ 00 ‖ epoch ‖ count ‖ root`.
 pub type BatchMessage = [u8; 17 + 8 + 2 + HASH_LEN];
 
 fn batch_message(epoch: u64, count: u16, root: &Hash) -> BatchMessage {
@@ -61,7 +61,7 @@ fn batch_message(epoch: u64, count: u16, root: &Hash) -> BatchMessage {
     message
 }
 
-/// What an announcement means.
+/// The meaning of an announcement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kind(pub u8);
 
@@ -70,7 +70,7 @@ impl Kind {
     pub const SEEN: Kind = Kind(0);
 }
 
-/// What the datagrams of one batch have in common, and what each of them announces.
+/// The common part of the datagrams of one batch, and the status of each.
 pub struct Batch<'a> {
     pub kind: Kind,
     pub key_id: KeyId,
@@ -156,7 +156,7 @@ impl<'a> Trailer<'a> {
     }
 }
 
-/// A version-2 datagram that nobody has verified. What it says is reached through [`Claim::verify`].
+/// A version-2 datagram that nobody has verified. Only [`Claim::verify`] gives its content.
 #[derive(Debug)]
 pub struct Claim<'a> {
     status: Status,
@@ -176,7 +176,7 @@ impl<'a> Claim<'a> {
     }
 
     /// Asks `believes` whether the signature is one over the batch that this datagram says it belongs to.
-    /// If not, what is left is a status that nobody vouches for.
+    /// If not, an unverified status is left.
     pub fn verify(
         self,
         believes: impl FnOnce(&BatchMessage, &SignatureBytes) -> bool,
@@ -197,7 +197,7 @@ impl<'a> Claim<'a> {
     }
 }
 
-/// What a datagram says whose signature was verified; [`Claim::verify`] alone makes it.
+/// The content of a datagram whose signature was verified; [`Claim::verify`] alone makes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
     status: Status,

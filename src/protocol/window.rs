@@ -1,13 +1,13 @@
 //! Which sequence numbers of one epoch have come: the last 4,096, and how many never did.
 
-/// Numbers that are remembered. What is further behind the highest cannot be told from a replay.
+/// The count of remembered numbers. A number further behind the highest looks like a replay.
 pub const WINDOW: u64 = 4096;
 const WORDS: usize = WINDOW as usize / 64;
 
 /// One bit per number, the bit of number `n` in place `n % 4096`.
 pub type Bits = [u64; WORDS];
 
-/// The numbers of one epoch. Whatever number comes, a step costs at most one walk over the window.
+/// The numbers of one epoch. For any number, a step costs at most one walk over the window.
 #[derive(Clone, Debug)]
 pub struct Window {
     /// Numbers from here on count as missing while they have not come. Below it we did not listen.
@@ -21,7 +21,7 @@ pub struct Window {
     unreported: u64,
 }
 
-/// What a sequence number is.
+/// The place of a sequence number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     New,
@@ -31,13 +31,13 @@ pub enum Place {
 }
 
 impl Window {
-    /// Expects `first` next; what is below it may come, and is not missed.
+    /// Expects `first` next; lower numbers may come, and are not missed.
     pub fn starting_at(first: u64) -> Self {
         let before = first.saturating_sub(1);
         Self { first, ..Self::resumed(before, [0; WORDS], before) }
     }
 
-    /// Goes on where another process stopped, which has reported what it missed up to number `settled`.
+    /// Goes on where another process stopped, which has reported its gaps up to number `settled`.
     pub fn resumed(highest: u64, seen: Bits, settled: u64) -> Self {
         let first = settled.saturating_add(1);
         let mut window = Self { first, highest, seen, missing: 0, settled, unreported: 0 };
@@ -100,7 +100,7 @@ impl Window {
         }
     }
 
-    /// Gives up on what has not come up to number `until`, and on what the window no longer holds. Returns
+    /// Gives up on missing numbers up to `until`, and on those that the window no longer holds. Returns
     /// how many that are; each number is in one answer only.
     pub fn settle(&mut self, until: u64) -> u64 {
         let until = until.min(self.highest).max(self.settled).max(self.out_of_reach());
@@ -214,7 +214,7 @@ mod tests {
         assert_eq!(resumed.missing(), 0);
         assert_eq!(resumed.insert(3005), Place::New);
         assert_eq!((resumed.missing(), resumed.settle(u64::MAX)), (3000, 3000));
-        // What is no longer in reach when it is saved is for nobody to report.
+        // Nobody reports a number that is out of reach when the window is saved.
         let mut window = Window::starting_at(1);
         for sequence in [2, 5000, 5002] {
             window.insert(sequence);

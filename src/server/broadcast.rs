@@ -1,4 +1,4 @@
-//! The broadcaster: sockets opened once, that shout what was committed on every network of the host.
+//! The broadcaster: sockets that are opened once announce each commit on every network of the host.
 //!
 //! With a key it numbers and signs its announcements, and repeats the newest (docs/wire.md, version 2).
 //! `ROLLCALL_BROADCAST` names the destinations; the broadcaster follows interfaces as they come, go and change their
@@ -23,7 +23,7 @@ use crate::protocol::pseudonym;
 use crate::protocol::status::Status;
 use crate::protocol::{MAX_PREFIX, encode};
 
-/// How often the interfaces are looked at: what changes is followed within twice this.
+/// How often the interfaces are looked at: the broadcaster follows a change within twice this.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long after the last commit a server that ends says the newest once more.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -48,7 +48,7 @@ struct Outbound {
     repetition: Repetition,
 }
 
-/// One socket, and what became of what was sent by it.
+/// One socket, and a count of the datagrams that it sent and failed to send.
 struct Endpoint {
     target: Target,
     socket: UdpSocket,
@@ -76,7 +76,7 @@ impl Broadcaster {
         Ok(broadcaster)
     }
 
-    /// Announces what one commit held.
+    /// Announces one commit.
     pub fn send(&self, committed: &[Status]) {
         let hidden = self.privacy.as_ref().map(|key| key.hide(committed));
         let committed = hidden.as_deref().unwrap_or(committed);
@@ -105,8 +105,8 @@ impl Broadcaster {
         }
     }
 
-    /// The last words: the newest once more, for who lost the end of a burst and will hear no repetition. And in
-    /// the log how much was sent by which socket, and how much could not be.
+    /// Sends the newest once more, for a listener that lost the end of a burst and will hear no repetition. Logs how many
+    /// datagrams each socket sent, and how many it could not send.
     pub async fn end(&self) {
         // A receive buffer that was full a moment ago has room again.
         task::sleep(PAUSE).await;
@@ -133,7 +133,7 @@ fn send_to_all(endpoints: &mut [Endpoint], datagram: &[u8]) {
 }
 
 impl Outbound {
-    /// Closes what is no longer meant and opens what is. What cannot be opened is tried again next time.
+    /// Closes the sockets of targets that are gone and opens those of new ones. It tries a failed one again next time.
     fn follow(&mut self, destinations: &[Destination], interfaces: &[Interface]) {
         let (targets, absent) = destination::targets(destinations, interfaces);
         let mut complaints: Vec<String> = absent.iter().map(Absent::to_string).collect();

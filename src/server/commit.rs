@@ -2,7 +2,7 @@
 //!
 //! A request that finds no commit under way is committed at once. Those that arrive meanwhile wait in a
 //! bounded queue and are the next batch: so the batches grow with the load by themselves, and no timer
-//! delays anybody. What was committed is announced before its requests are answered.
+//! delays anybody. A commit is announced before its requests are answered.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ const MAX_WAITING: usize = 8 * MAX_BATCH;
 /// Second requests of one person that may wait for their turn: nobody is in a batch twice.
 pub const MAX_REPEATS: usize = 32;
 
-/// Where requests hand in what they saw.
+/// Requests hand in their sightings here.
 pub struct Commits {
     queue: Sender<Waiting>,
 }
@@ -137,7 +137,7 @@ async fn commit_all(
             }
             Err(error) => {
                 outage.failed(&error);
-                // Whoever waits behind a commit that failed has waited long enough too.
+                // Requests behind a commit that failed have waited long enough too.
                 pending = Pending::default();
                 while waiting.try_recv().is_ok() {}
             }

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use log::LevelFilter;
 
-/// Of sqlx, what is below an error repeats what we say.
+/// Below an error, sqlx only repeats our own lines.
 pub const DEFAULT: &str = "info,sqlx=error";
 
 /// Levels, separated by commas: for everything, or `TARGET=LEVEL` for a part. env_logger by itself takes a level
@@ -28,7 +28,7 @@ impl FromStr for Filter {
             })?;
             for_everything |= target.is_empty();
         }
-        // env_logger takes what follows it for a regular expression, which this build does not read.
+        // env_logger takes the text behind a slash for a regular expression, which this build does not read.
         if text.contains('/') || !for_everything {
             return Err(format!("it needs a level for everything, as in {DEFAULT}"));
         }

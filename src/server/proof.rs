@@ -1,7 +1,7 @@
-//! How a server proves that it is the one that was meant, and tells with which settings it was started.
+//! How a server proves that it is this stack's, and names the settings that it was started with.
 //!
-//! A port that answers does not say whose it is. The asker sends a challenge. The proxy credential binds the answer to it:
-//! only nginx, the server and `stack/up` have the credential, and nobody shows it to the owner of the port.
+//! A port that answers does not say whose it is. The asker sends a challenge. The proxy credential binds the answer to
+//! it: only nginx, the server and `stack/up` have the credential, and nobody shows it to the owner of the port.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};

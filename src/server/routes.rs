@@ -83,13 +83,13 @@ impl From<Refused> for Problem {
         let forbidden = |detail| Problem::new(StatusCode::Forbidden, detail);
         match refused {
             Refused::NotEnrolled => {
-                forbidden("this email is not enrolled; ask whoever runs rollcall to add it")
+                forbidden("this email is not enrolled; ask the administrator of rollcall to add it")
             }
-            Refused::Disabled => {
-                forbidden("this email is enrolled and disabled; ask whoever runs rollcall to enable it")
-            }
+            Refused::Disabled => forbidden(
+                "this email is enrolled and disabled; ask the administrator of rollcall to enable it",
+            ),
             Refused::Revoked => {
-                forbidden("this certificate is revoked; ask whoever runs rollcall for a new one")
+                forbidden("this certificate is revoked; ask the administrator of rollcall for a new one")
             }
             Refused::Unavailable => unavailable(),
             Refused::TooMany => {

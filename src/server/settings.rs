@@ -41,7 +41,7 @@ impl FromStr for Address {
     }
 }
 
-/// Records who was seen and announces it. Runs behind nginx, which checks the certificates. The
+/// Records sightings and announces them. Runs behind nginx, which checks the certificates. The
 /// database is DATABASE_URL; the log's detail is ROLLCALL_LOG (error, warn, info, debug). Announcements
 /// carry emails or, with ROLLCALL_PRIVACY=pseudonym, what ROLLCALL_PRIVACY_KEY makes of them.
 #[derive(Default, FromArgs)]
@@ -61,7 +61,7 @@ pub struct Options {
     /// how long the database may take (ROLLCALL_DEADLINE, default 2s)
     #[argh(option)]
     deadline: Option<Timespan>,
-    /// read the settings, say what is wrong with them, and start nothing
+    /// read the settings, report the first mistake in them, and start nothing
     #[argh(switch)]
     pub(super) check: bool,
     #[argh(subcommand)]
@@ -75,8 +75,8 @@ pub enum Command {
     Doctor(Doctor),
 }
 
-/// say what keeps announcements from being heard or clients from being let in: a line each, green, yellow or
-/// red, with what to do. Exits with 1 if one is red. Starts nothing; the flags above hold, before the word doctor
+/// find the faults that keep announcements from being heard or clients from being let in: a line each, green,
+/// yellow or red, with a remedy. Exits with 1 if one is red. Starts nothing; the flags above hold, before the word doctor
 #[derive(FromArgs)]
 #[argh(subcommand, name = "doctor")]
 pub struct Doctor {
@@ -85,7 +85,7 @@ pub struct Doctor {
     pub checks: Vec<String>,
 }
 
-/// What the server is told, before any file is opened. `rollcall-server doctor` reads the same.
+/// The settings as they are written, before any file is opened. `rollcall-server doctor` reads the same.
 pub(crate) struct Settings {
     pub listen: Address,
     /// As it is written.
@@ -138,7 +138,7 @@ impl Settings {
         if self.privacy_key.is_some() { "pseudonym" } else { "clear" }
     }
 
-    /// Whom to believe the name of a caller from.
+    /// The sender whose word for a caller's name counts.
     pub fn trust(&self) -> Result<Trust, Error> {
         match &self.listen {
             Address::Unix(path) => check_folder(path).map(|()| Trust::SocketFolder),
@@ -153,7 +153,7 @@ pub(super) fn load_signing(key: &Path) -> Result<(Signer, LastEpoch), Error> {
     Ok((signer, LastEpoch::beside(key).map_err(Error::Epoch)?))
 }
 
-/// The file must be the server's alone: whoever can read the secret can name anybody.
+/// The file must be the server's alone: a reader of the secret can name anybody.
 fn read_credential(path: &Path) -> Result<Credential, Error> {
     let text = files::read_secret(path).map_err(|error| Error::CredentialFile(path.to_owned(), error))?;
     Credential::new(&String::from_utf8_lossy(&text))
@@ -182,7 +182,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// What `ROLLCALL_PRIVACY` may be.
+/// The values of `ROLLCALL_PRIVACY`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Privacy {
     /// Announcements carry the email, as version 1 does.

@@ -25,16 +25,16 @@ const BETWEEN: Duration = Duration::from_millis(100);
 /// Bytes of an answer.
 const MOST: u64 = 1 << 14;
 
-/// What is at the address.
+/// The program at the address.
 enum Found {
     Nobody,
-    /// Somebody who does not have our credential, or is silent.
+    /// One without our credential, or a silent one.
     Stranger,
-    /// Who has it, in its own words.
+    /// One with it, in its own words.
     Ours(String),
 }
 
-/// Prints what is there, for `stack/env` to read: a line each, `NAME=VALUE`.
+/// Prints the finding, for `stack/env` to read: a line each, `NAME=VALUE`.
 ///
 /// `is` is `nobody`; `stranger`, which has another credential or none; `older`, ours as it was started with other
 /// settings; or `current`. `pids` and `holder` tell which processes have the port, `announces` how and whereto, and
@@ -126,7 +126,7 @@ fn lacking(address: &Address) -> Option<String> {
     }
 }
 
-/// What comes back, until the other end closes or patience is over.
+/// The answer, until the other end closes or patience is over.
 fn get(address: &Address, path: &str, header: &str) -> io::Result<String> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: rollcall\r\n{header}Connection: close\r\n\r\n");
     match address {

@@ -1,4 +1,4 @@
-//! The state folder, and whatever speaks against a start: looked at before anything is changed.
+//! The state folder, and the obstacles to a start: it looks for them before it changes anything.
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Read};
@@ -88,7 +88,7 @@ fn keep_key(settings: &Settings) -> Result<(), Error> {
     }
 }
 
-/// The folder is the server's, and what it puts there must neither lead elsewhere nor hold anybody up.
+/// The folder is the server's, and a file of it must neither lead elsewhere nor hold anybody up.
 fn read_no_link(path: &Path) -> io::Result<Vec<u8>> {
     let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
     let mut content = Vec::new();

@@ -18,7 +18,7 @@ use crate::files;
 use crate::keyfile;
 use crate::server::{self, Address, Privacy};
 
-/// The folder is the server's user's, who may have put anything there: so it is that user who writes.
+/// The folder is the server's, which may have put anything there: so the server's user writes.
 const TAKE: &str = r#"rm -rf -- "$1.new" && cat >"$1.new" && mv -fT -- "$1.new" "$1""#;
 
 pub fn prepare(template: &Path) -> Result<(), Error> {

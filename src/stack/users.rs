@@ -1,5 +1,5 @@
-//! Who runs what. PostgreSQL refuses to run as root, and the server has no need to: as root each gets a user of its
-//! own. Of another user everything is that user's.
+//! The users of the parts. PostgreSQL refuses to run as root, and the server has no need to: as root each gets a user of
+//! its own. Of another user everything is that user's.
 
 use std::io;
 use std::os::unix::fs::chown;

@@ -11,7 +11,7 @@ use sqlx::{Connection, Row};
 
 use super::Error;
 
-/// * A commit is on the disk before it is acknowledged, whatever is set for the role.
+/// * A commit is on the disk before it is acknowledged, with any setting of the role.
 /// * Two servers that write the same row wait for each other, and neither fails.
 /// * The statements of a heartbeat are planned once per connection and always by the index, whatever the
 ///   statistics say: a plan that scans the table once the batch grows would be the end of the server.
@@ -27,7 +27,7 @@ pub const SETTINGS: [(&str, &str); 8] = [
     ("lock_timeout", "200ms"),
 ];
 
-/// What a URL may say after the question mark. sqlx passes over anything else, which somebody wrote for a reason.
+/// The parameters of a URL. sqlx passes over any other, and somebody wrote it for a reason.
 const PARAMETERS: [&str; 18] = [
     "sslmode",
     "ssl-mode",
@@ -53,13 +53,13 @@ const PARAMETERS: [&str; 18] = [
 #[derive(Clone)]
 pub struct Connector {
     options: PgConnectOptions,
-    /// Are the settings in force, and what does an acknowledged commit survive?
+    /// Are the settings in force, and which faults does an acknowledged commit survive?
     question: Arc<str>,
     /// The last connection's guarantee, as the log has it.
     logged: Arc<Mutex<Option<Guarantee>>>,
 }
 
-/// What an acknowledged commit survives.
+/// The faults that an acknowledged commit survives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guarantee {
     version: String,
@@ -106,7 +106,7 @@ impl Connector {
         Ok(connection)
     }
 
-    /// For what may take its time: a migration of a large table.
+    /// For a statement that may take its time: a migration of a large table.
     pub fn patient(&self) -> PgConnectOptions {
         self.options.clone().options([("statement_timeout", "0"), ("lock_timeout", "0")])
     }
@@ -154,7 +154,7 @@ impl fmt::Display for Guarantee {
 
 const FORM: &str = "its form is postgres://USER@HOST/DATABASE";
 
-/// Finds what sqlx would pass over. The answer holds nothing of the URL, which may hold the password.
+/// Finds the parameters that sqlx would pass over. The answer holds nothing of the URL, which may hold the password.
 fn check(url: &str) -> Result<(), &'static str> {
     let rest = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://")).ok_or(FORM)?;
     let (place, query) = rest.split_once('?').unwrap_or((rest, ""));

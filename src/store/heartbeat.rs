@@ -7,7 +7,7 @@ use super::sighting::Sighting;
 use super::{Error, Store};
 use crate::protocol::status::{AHEAD, Status};
 
-/// What became of a batch.
+/// The fate of a batch.
 #[derive(Debug)]
 pub struct Recorded {
     /// The rows as they stand after the commit.
@@ -20,7 +20,7 @@ pub struct Recorded {
 
 const AHEAD_OF_DATABASE: &str = "it is more than 10 minutes ahead of the database's, which counts";
 const BEHIND_THE_ROW: &str =
-    "somebody's row is more than 10 minutes newer than what came now, and stands; was a request late?";
+    "somebody's row is more than 10 minutes newer than this sighting, and stands; was a request late?";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -133,7 +133,7 @@ const RECORD_UNLOCKED: &str = record!(
     ""
 );
 
-/// Why nothing was written: asked only for those to whom it happened.
+/// The reason why nothing was written, for those alone to whom it happened.
 const WHY_NOT: &str = "
 select users.email is not null, users.disabled_at is not null, certificates.revoked_at is not null
   from unnest($1::text[], $2::text[]) with ordinality as seen (email, serial, n)
@@ -170,7 +170,7 @@ impl Recorder {
             let kept = connection.is_some();
             let mut rows = write(open(connection, store).await?, sightings).await;
             if kept && rows.as_ref().is_err_and(Error::is_lost) {
-                // It ended while nobody beat: no reason to refuse the first who does. What was written
+                // It ended while nobody beat: no reason to refuse the next one. What was written
                 // already is written again, and is the same.
                 *connection = None;
                 rows = write(open(connection, store).await?, sightings).await;

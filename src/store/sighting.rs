@@ -50,7 +50,7 @@ impl Certificate {
     }
 }
 
-/// Somebody seen, and the certificate that proved it: what a request asks to be recorded.
+/// A status, and the certificate that proved it, as a request hands it in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sighting {
     pub status: Status,

@@ -17,7 +17,9 @@ fn an_unverified_certificate_never_reaches_the_server() {
 
     refused(&stack, None, 400, "no client certificate was sent; this server answers nobody without one");
     let unverified = |why| {
-        format!("the client certificate does not verify (FAILED:{why}); get one from whoever runs rollcall")
+        format!(
+            "the client certificate does not verify (FAILED:{why}); get one from the administrator of rollcall"
+        )
     };
     // The same name, signed by somebody else.
     let stranger = foreign.certificate("valid_user@qt-test.com", &[]);
@@ -65,8 +67,8 @@ fn names_that_belong_to_nobody() {
         ("/CN=jos\u{e9}@example.com", 400, "the certificate's CN is not an email address: \"jos\u{e9}@example.com\": non-ASCII character at byte 3".to_owned()),
         ("/CN=valid_user@qt-test.com ", 400, "X-Subject-CN is not an escaped RFC 4514 value: \"valid_user@qt-test.com\\\\\"".to_owned()),
         ("/CN=valid_user@qt-test.com,O=x", 400, "the certificate's CN is not an email address: \"valid_user@qt-test.com,O=x\": unexpected character ',' in the domain at byte 22".to_owned()),
-        ("/CN=nobody@example.com", 403, "this email is not enrolled; ask whoever runs rollcall to add it".to_owned()),
-        (&format!("/CN={sixty_four}"), 403, "this email is not enrolled; ask whoever runs rollcall to add it".to_owned()),
+        ("/CN=nobody@example.com", 403, "this email is not enrolled; ask the administrator of rollcall to add it".to_owned()),
+        (&format!("/CN={sixty_four}"), 403, "this email is not enrolled; ask the administrator of rollcall to add it".to_owned()),
     ] {
         let pair = stack.certificate_of(&stack.certs, subject);
         let answer = stack.curl(Some(&pair), &[]);
@@ -105,7 +107,7 @@ fn a_disabled_person_is_refused_from_the_next_request_on() {
     let pair = stack.member("a@example.com");
     assert_eq!(stack.curl(Some(&pair), &[]).status, 204);
     assert!(stack.admin(&["user", "disable", "a@example.com"]).status.success());
-    let detail = "this email is enrolled and disabled; ask whoever runs rollcall to enable it";
+    let detail = "this email is enrolled and disabled; ask the administrator of rollcall to enable it";
     refused(&stack, Some(&pair), 403, detail);
     expect(&mut stack.client(&pair), 77, &format!("refused by rollcall-server (403 Forbidden): {detail}"));
     assert!(stack.admin(&["user", "enable", "a@example.com"]).status.success());

@@ -326,8 +326,7 @@ fn files_that_no_command_mends_are_named() {
     let stack = Stack::up();
     let [cert, key] = ["client.crt", "client.key"].map(|name| stack.certs.join(name));
     let damaged = "FILE is damaged: its -----BEGIN CERTIFICATE----- has no -----END CERTIFICATE-----\n";
-    let no_cert =
-        "there is no certificate in FILE: it holds a certificate request; whoever runs rollcall makes";
+    let no_cert = "there is no certificate in FILE: it holds a certificate request; the administrator of rollcall makes";
     let no_key =
         "there is no private key in FILE: it holds a public key; the private key that was made with it";
     for (options, says, script) in [

@@ -4,7 +4,7 @@ use crate::stack::{Answer, Pair, Stack, date, expect, free_port, text, wait_unti
 use std::fs;
 use std::path::Path;
 
-const REVOKED: &str = "this certificate is revoked; ask whoever runs rollcall for a new one";
+const REVOKED: &str = "this certificate is revoked; ask the administrator of rollcall for a new one";
 
 fn script(stack: &Stack, name: &str, arguments: &[&str], exit: i32, said: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("stack").join(name);

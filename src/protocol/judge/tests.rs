@@ -24,7 +24,7 @@ fn statuses(from: u64, count: u64) -> Vec<Status> {
     (from..from + count).map(status).collect()
 }
 
-/// What a server with this key says in an epoch, in batches of `size`.
+/// The datagrams of a server with this key in an epoch, in batches of `size`.
 fn said(key: usize, epoch: u64, count: u64, size: u64) -> Vec<Vec<u8>> {
     let mut announcer = Announcer::new(signer(key), epoch);
     let from = |i| statuses(i, size.min(count - i));
@@ -128,7 +128,7 @@ fn a_lossy_network_loses_nothing_else() {
         intact.dedup();
         assert!(new == intact, "seed {seed}: {} new, {} arrived intact", new.len(), intact.len());
         let counters = judge.counters();
-        // Whoever was not heard by the end cannot be missed: the last that arrived is the end.
+        // A number beyond the last that arrived cannot be missed: the last that arrived is the end.
         let last = said.iter().rposition(|datagram| intact.binary_search(&&datagram[..]).is_ok()).unwrap();
         assert_eq!(counters.missing, (last + 1 - intact.len()) as u64, "seed {seed}");
         let reported: u64 = judge.finish().iter().map(|gap| gap.missing).sum();
@@ -318,7 +318,7 @@ fn regression_a_recording_opened_a_gap_for_a_listener_that_just_began() {
     hears(&mut judge, &before, "new");
     hears(&mut judge, &said[49..], "new");
     assert_eq!((judge.counters().missing, judge.finish()), (0, vec![]));
-    // What is too old does not even say where the epoch is, neither an older one nor this.
+    // One that is too old does not even say where the epoch is, neither an older one nor this.
     let policy = Policy { max_age: Some(Duration::from_secs(60)), ..policy };
     let mut judge = Judge::new(policy, Vec::new(), 501);
     for recorded in before.iter().chain(&said[..2]) {
@@ -347,11 +347,11 @@ fn further_ahead_than_clocks_differ_is_as_untimely_as_too_old() {
         );
     }
     assert_eq!(judge.counters().ahead, 2, "it begins no epoch");
-    // Nine minutes are what clocks may differ; and without an age to keep, nobody looks at them.
+    // Clocks may differ by nine minutes; and without an age to keep, nobody looks at them.
     assert!(matches!(judge.judge(&said[0], time - 9 * MINUTE), Verdict::New(_)));
     let mut judge = Judge::new(Policy { max_age: None, ..policy.clone() }, Vec::new(), 0);
     assert!(matches!(judge.judge(&said[0], time - 11 * MINUTE), Verdict::New(_)));
-    // The same for what nobody vouches for.
+    // The same for unverified ones.
     let mut judge = Judge::new(Policy { keys: Vec::new(), ..policy }, Vec::new(), 0);
     assert!(matches!(judge.judge(&said[0], time - 11 * MINUTE), Verdict::Ignored(Ignored::Ahead(_))));
     assert_eq!((judge.counters().ahead, judge.counters().unchecked), (0, 1));
