@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_full_disk_refused_may_be_written_later() {
+    fn a_write_that_a_full_disk_refused_may_work_later() {
         // errno(3), on Linux.
         let [enoent, eio, eacces, enotdir, eisdir, enospc, erofs, edquot] = [2, 5, 13, 20, 21, 28, 30, 122];
         let error = |problem| FileError::of("the test", Path::new("x"))(problem).may_pass();

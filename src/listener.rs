@@ -391,7 +391,7 @@ pub enum Error {
     Key(#[from] keyfile::Error),
     #[error("--privacy-key and --people resolve pseudonyms together; one is missing")]
     HalfOfPrivacy,
-    #[error("--state remembers what was verified, and without a --key nothing is")]
+    #[error("--state remembers verified announcements, and without a --key there are none")]
     NothingToRemember,
     #[error(transparent)]
     State(FileError<OwnFile>),

@@ -1,5 +1,5 @@
-//! docs/wire-vectors.json is the contract with every other implementation: what it says is asserted of
-//! this one and of the Python decoder. If one of these fails, the code is wrong and not the file.
+//! docs/wire-vectors.json is the contract with every other implementation. These tests assert it of this one
+//! and of the Python decoder. If one of these fails, the code is wrong and not the file.
 
 use std::io::Write;
 use std::path::Path;

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn names_what_was_tried() {
+    fn an_error_names_the_addresses_that_were_tried() {
         let refused = || io::Error::from_raw_os_error(111);
         assert_eq!(reason(&refused()), "Connection refused");
         let tried = |ips: &[&str]| ips.iter().map(|ip| (ip.parse().unwrap(), reason(&refused()))).collect();

@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_not_one_escaped_email() {
+    fn every_value_but_one_escaped_email_is_refused() {
         refused(&forwarded(""), "there is no X-Subject-CN");
         refused(&forwarded("a@b,O=x"), r#"X-Subject-CN is not an escaped RFC 4514 value: "a@b,O=x""#);
         refused(&forwarded("a@b+CN=c@d"), r#"X-Subject-CN is not an escaped RFC 4514 value: "a@b+CN=c@d""#);

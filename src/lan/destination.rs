@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_named_is_used_if_it_can_be() {
+    fn a_named_interface_is_used_if_it_can_be() {
         let (targets, absent) =
             said("docker0:7000,eth2,eth9,lo,239.1.2.3%eth1/2,ff02::1%eth1", &Interface::host());
         assert_eq!(

@@ -126,7 +126,7 @@ Client Port  : 62453
     }
 
     #[test]
-    fn what_is_doubted_is_marked_inside_the_block() {
+    fn a_doubted_status_is_marked_inside_the_block() {
         let block = shown(|page, source| {
             let doubt = Doubt::UnknownKey([2, 0x98, 0xa8, 0xe8]);
             block(page, source, &status(), None, &Provenance::Doubted(doubt))

@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_saved_is_loaded() {
+    fn a_saved_state_is_loaded() {
         let path = std::env::temp_dir().join(format!("rollcall-memory-{}", std::process::id()));
         assert_eq!(load(&path).unwrap(), []);
         for heard in [heard(), Vec::new()] {

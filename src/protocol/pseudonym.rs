@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_hidden_is_decoded_by_version_1_and_in_no_order_of_emails() {
+    fn version_1_decodes_pseudonyms_in_no_order_of_emails() {
         let status = |text: &str, port| Status {
             email: email(text),
             last_seen_ns: u64::from(port),

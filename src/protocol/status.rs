@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn names_what_is_wrong_and_where() {
+    fn an_error_names_the_fault_and_its_place() {
         refused("", r#"not an email address: "": it is empty"#);
         refused("not_an_email", r#"not an email address: "not_an_email": there is no '@'"#);
         refused("@x", r#"not an email address: "@x": nothing between dots in the local part at byte 0"#);

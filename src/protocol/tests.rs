@@ -51,7 +51,7 @@ fn every_prefix_is_truncated() {
 }
 
 #[test]
-fn what_follows_the_prefix_is_handed_back() {
+fn the_bytes_after_the_prefix_are_handed_back() {
     for (bytes, status) in golden() {
         let longer = [bytes.as_slice(), b"x"].concat();
         assert_eq!(decode(&longer), Ok((status, &b"x"[..])));
@@ -59,7 +59,7 @@ fn what_follows_the_prefix_is_handed_back() {
 }
 
 #[test]
-fn every_byte_set_to_every_value_decodes_to_what_encodes_the_same_or_is_refused() {
+fn every_byte_set_to_every_value_decodes_to_an_equal_encoding_or_is_refused() {
     for (bytes, _) in golden() {
         for at in 0..bytes.len() {
             for value in 0..=255 {

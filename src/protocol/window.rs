@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_before_us_is_new_but_not_missed() {
+    fn numbers_before_us_are_new_but_not_missed() {
         let mut window = Window::starting_at(100);
         assert_eq!(window.insert(100), Place::New);
         assert_eq!(window.insert(98), Place::New);
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resumed_window_knows_what_came_and_misses_only_what_follows() {
+    fn a_resumed_window_knows_the_past_and_misses_only_later_numbers() {
         let mut window = Window::starting_at(1);
         for sequence in [1, 2, 4] {
             window.insert(sequence);

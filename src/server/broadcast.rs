@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_longer_meant_is_closed() {
+    fn targets_that_are_gone_are_closed() {
         let mut outbound = Outbound::default();
         let interfaces = interfaces::list().unwrap();
         let both = destination::parse("lo,127.0.0.1:9,nothing0").unwrap();

@@ -82,9 +82,11 @@ pub fn server(wait_for: Option<u32>) -> Result<(), Error> {
     }
 }
 
-/// One that waits to be reaped has no command line.
+/// One that waits to be reaped does not (proc(5), `state`). Its command line would not tell: that is empty for a moment
+/// of each execve(2), too.
 fn lives(pid: u32) -> bool {
-    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with(['Z', 'X']))
 }
 
 fn meet(address: &Address, ours: Option<&Proof>) -> Found {

@@ -91,7 +91,7 @@ mod tests {
     const SHA1: &str = "0123456789abcdef0123456789abcdef01234567";
 
     #[test]
-    fn reads_what_nginx_and_openssl_write() {
+    fn both_forms_of_nginx_and_openssl_are_read() {
         for (text, seconds) in [
             ("Nov 23 19:50:56 2027 GMT", 1_826_999_456),
             ("Jan  1 00:00:00 1970 GMT", 0),
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn names_what_it_cannot_read() {
+    fn an_error_names_the_unreadable_value() {
         let end = "Nov 23 19:50:56 2027 GMT";
         for (serial, fingerprint, not_after, message) in [
             ("", SHA1, end, r#"not a serial number in hex: """#),

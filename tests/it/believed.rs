@@ -1,4 +1,4 @@
-//! `rollcall-listen` with keys, as a program: what it prints, counts and remembers. On loopback.
+//! `rollcall-listen` with keys, as a program: its output, its counts and its memory. On loopback.
 
 use std::fs;
 use std::net::UdpSocket;

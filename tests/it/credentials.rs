@@ -91,7 +91,7 @@ fn run_printed(stack: &Stack, said: &str, made: &Path) {
     assert!(output.status.success() && made.exists(), "{line}: {}", text(&output));
 }
 
-/// The client refuses the file, says what it is, and takes it once the printed command has run.
+/// The client refuses the file, names its format, and takes it once the printed command has run.
 #[track_caller]
 fn is_converted(stack: &Stack, options: &[&str], file: &Path, says: &str) {
     let said = Given::with(stack, options, file).refusal();
@@ -333,7 +333,7 @@ fn files_that_no_command_mends_are_named() {
         (&["--cert"][..], no_cert, "openssl req -new -key client.key -subj /CN=x -out $1"),
         (
             &["--cert"],
-            "it holds a certificate request; whoever",
+            "it holds a certificate request; the administrator",
             "openssl req -new -key client.key -subj /CN=x -outform DER -out $1",
         ),
         (&["--key"], no_key, "openssl pkey -in client.key -pubout -out $1"),

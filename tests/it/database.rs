@@ -80,7 +80,7 @@ fn connections_that_ended_while_nobody_asked() {
     let client = stack.pair("client");
     expect(&mut stack.client(&client), 0, "Success!");
     stack.end_sessions();
-    // The client tries once: whoever comes first pays for nothing.
+    // The client tries once: the first request after the outage pays for nothing.
     expect(&mut stack.client(&client), 0, "Success!");
     assert!(!stack.log("server/log").contains("the database fails"), "{}", stack.log("server/log"));
 }

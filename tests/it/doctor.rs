@@ -1,4 +1,4 @@
-//! `rollcall-server doctor`, as `just doctor` runs it: what it finds on a stack that is well, and on broken ones.
+//! `rollcall-server doctor`, as `just doctor` runs it: its findings on a stack that is well, and on broken ones.
 
 use crate::namespace::Namespace;
 use crate::stack::{Builder, Running, Stack, expect, free_port, text, wait_until};
@@ -9,7 +9,7 @@ use std::path::Path;
 
 const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
 
-/// What it says, line by line, and its exit code.
+/// Its output, line by line, and its exit code.
 fn doctor(stack: &Stack, settings: &[(&str, &str)]) -> (Vec<String>, i32) {
     let mut command = stack.command(Path::new(REPOSITORY).join("stack/run"));
     let output = command.args(["rollcall-server", "doctor"]).envs(settings.iter().copied()).output().unwrap();
@@ -95,7 +95,7 @@ fn the_state_of_the_database_is_judged() {
         stack.database
     ));
 
-    // A clock that is wrong, as far as whoever connects anew can see.
+    // A clock that is wrong, as far as a new connection can see.
     stack.sql("create schema wrong; grant usage on schema wrong to rollcall_server");
     alter("set search_path = wrong, public, pg_catalog");
     for (ahead, line, code) in [

@@ -1,4 +1,4 @@
-//! What the documents promise: each line that a reader may type is run here, and each name in them exists.
+//! The documents' promises: each line that a reader may type runs here, and each name in them exists.
 //!
 //! A line is run as it stands, in a clone of this repository with the folders that the documents name. A new line in a
 //! document fails `names::every_line_is_run` until a test of this folder runs it.
@@ -33,7 +33,7 @@ const PROGRAMS_OF_RECIPES: [(&str, &[&str]); 5] = [
 const SHELL: &str =
     "just() { command just --no-deps \"$@\"; }; export PATH=$PWD/target/release:$PATH:/usr/sbin\n";
 
-/// Makes a clone in this folder: what the documents' lines need of it, and the programs.
+/// Makes a clone in this folder: the files that the documents' lines need, and the programs.
 fn clone_into(folder: &Path) {
     fs::create_dir_all(folder.join("certs")).unwrap();
     let script = r#"cp -R "$0"/{justfile,stack,nginx,deploy} "$1" && cp "$0"/certs/{ca,openssl.cnf} "$1/certs" && mkdir "$1/target""#;

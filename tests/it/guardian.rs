@@ -1,4 +1,4 @@
-//! A process that outlives the tests: it names those that were skipped, and stops what the tests left behind, also
+//! A process that outlives the tests: it names those that were skipped, and stops processes that the tests left behind, also
 //! when they were killed.
 
 use std::io::Write;

@@ -77,7 +77,7 @@ fn the_newest_is_said_again_byte_for_byte() {
     let mut buffer = [0; 2048];
     let mut hear = || {
         let mut len = 0;
-        // The socket's own timeout is shorter than what the test is ready to wait.
+        // The socket's own timeout is shorter than the patience of the test.
         wait_until("something is said", || {
             len = socket.recv(&mut buffer).unwrap_or(0);
             len > 0

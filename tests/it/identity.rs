@@ -137,7 +137,7 @@ fn every_hostile_subject_is_refused_or_is_the_one_that_was_signed() {
     );
 }
 
-/// A value that is made of what means something in a subject.
+/// A value of the characters that mean something in a subject.
 fn random_value(next: &mut impl FnMut(usize) -> usize) -> String {
     const PIECES: [&str; 16] = [
         VICTIM,

@@ -1,4 +1,4 @@
-//! The key pairs of two servers, `one` and `two`, made by openssl; and what such servers say.
+//! The key pairs of two servers, `one` and `two`, made by openssl; and the datagrams of such servers.
 
 use std::fmt::Display;
 use std::fs;

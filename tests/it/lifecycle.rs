@@ -181,7 +181,7 @@ fn renewing_overlaps_and_a_running_client_picks_it_up() {
     });
     expect(&mut stack.client(&old), 0, "Success!");
 
-    // Key and certificate one after the other: in between it keeps what it has.
+    // Key and certificate one after the other: in between it keeps the old pair.
     fs::copy(&old.key, &pair.key).unwrap();
     wait_until("it says that they do not fit", || {
         client.err().contains("are not a pair; goes on with the one it has")
@@ -248,7 +248,7 @@ fn one_device_is_revoked_by_the_name_of_its_files() {
     script(&stack, "revoke", &["phone"], 0, "revoked");
     expect(&mut stack.client(&stack.pair("phone")), 77, "refused");
     expect(&mut stack.client(&stack.pair("alice@example.com")), 0, "Success!");
-    // A stolen device has what it had before it was renewed, too.
+    // A stolen device has its certificate from before the renewal, too.
     script(&stack, "enrol", &["alice@example.com", "--name", "laptop"], 0, "made laptop.crt");
     for end in ["crt", "key"] {
         let file = |name: &str| stack.certs.join(format!("{name}.{end}"));
@@ -307,7 +307,7 @@ fn a_crl_that_is_broken_missing_or_over_stops_nobody() {
     script(&stack, "status", &[], 1, "DAYS; then nginx refuses everybody: just crl");
     script(&stack, "crl", &["--if-due"], 0, "valid for");
     script(&stack, "status", &[], 0, "CRL");
-    // Somebody else's cannot be repaired by us: it is refused, and nginx goes on with what it has.
+    // Somebody else's cannot be repaired by us: it is refused, and nginx goes on with its last good one.
     fs::create_dir(stack.certs.join("crl.d")).unwrap();
     fs::write(stack.certs.join("crl.d/other.pem"), "garbage").unwrap();
     script(&stack, "crl", &[], 1, "other.pem is not a CRL; its last good copy stays in use");
@@ -346,7 +346,7 @@ END
     wait_until("nginx has both CRLs", || stack.curl(Some(&pair), &[]).status == 204);
     expect(&mut stack.client(&pair), 0, "Success!");
     assert_eq!(stack.curl(Some(&stack.pair("client")), &[]).status, 204);
-    // The server revokes what our own CA did not issue.
+    // The server revokes a certificate that our own CA did not issue.
     script(&stack, "revoke", &["a@example.com"], 0, "revoked");
     assert_eq!(stack.curl(Some(&pair), &[]).detail(), REVOKED);
 }

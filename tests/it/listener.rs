@@ -1,4 +1,4 @@
-//! The listener: what it prints, what it survives, how it ends.
+//! The listener: its output, the datagrams that it survives, its end.
 
 use crate::program::hurry;
 use crate::stack::{Builder, Running, Stack, expect, wait_until};
@@ -176,7 +176,11 @@ fn time_and_count_end_it() {
     listen(&["--count", "0"], 0, "printed 0");
     listen(&["--count", "0", "--timeout", "500000000000years"], 0, "printed 0");
     listen(&["--count", "many"], 2, "many");
-    listen(&["--state", "state"], 2, "--state remembers what was verified, and without a --key nothing is");
+    listen(
+        &["--state", "state"],
+        2,
+        "--state remembers verified announcements, and without a --key there are none",
+    );
     listen(&["--port", "66667"], 2, "66667");
     listen(&["--bind", "192.0.2.1"], 1, "cannot bind 192.0.2.1:");
 }

@@ -1,8 +1,8 @@
 //! The programs from outside: real nginx, real PostgreSQL, real certificates, real sockets, and hosts and networks that
 //! are network namespaces.
 //!
-//! A test has its own folder, free ports and its own database; `stack/up`, the script behind `just up`, starts what it
-//! needs. It is driven with the real client, with curl and with raw sockets.
+//! A test has its own folder, free ports and its own database; `stack/up`, the script behind `just up`, starts its
+//! parts. It is driven with the real client, with curl and with raw sockets.
 
 mod guardian;
 mod keys;

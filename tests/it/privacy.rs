@@ -1,4 +1,4 @@
-//! Pseudonyms in the place of emails: what leaves the host, and who can tell whose they are.
+//! Pseudonyms in the place of emails: the bytes that leave the host, and the listeners that can resolve them.
 
 use crate::listener::listening;
 use crate::server::start;

@@ -183,7 +183,7 @@ fn a_request_that_lay_in_a_stopped_server_is_one_of_then() {
     assert!(seen <= asked, "{} ms later", (seen - asked) / 1_000_000);
 }
 
-/// The role's own settings do not weaken what the server promises, and the log says what a commit survives.
+/// The role's own settings do not weaken the server's promises, and the log names the faults that a commit survives.
 #[test]
 fn a_commit_is_durable_whatever_is_set_for_the_role() {
     let stack = Stack::with_its_own_cluster();

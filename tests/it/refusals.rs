@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use crate::program::{children, signal};
 use crate::stack::{Answer, Builder, PATIENCE, Pair, Running, Stack, expect, text, wait_until};
 
-/// Bytes over TLS, with a certificate or without, and what nginx answers until it closes.
+/// Bytes over TLS, with a certificate or without, and the answers of nginx until it closes.
 #[track_caller]
 fn over_tls(stack: &Stack, pair: Option<&Pair>, request: &[u8]) -> String {
     let mut running = stack.over_tls(pair, &["-quiet", "-ign_eof"], request);

@@ -148,7 +148,7 @@ impl Builder {
         self.with_certificates().with_database().up_with_its_own_cluster()
     }
 
-    /// As for whoever has just cloned the repository: for a test whose subject is the cluster, or the first start.
+    /// As in a fresh clone of the repository: for a test whose subject is the cluster, or the first start.
     #[track_caller]
     pub fn up_with_its_own_cluster(self) -> Stack {
         expect(&mut self.0.tool("stack/up"), 0, "");
@@ -194,7 +194,7 @@ impl Stack {
         self.command(binaries().join(name))
     }
 
-    /// Any program, with this stack's settings and not those of whoever runs the tests. None may hang.
+    /// Any program, with this stack's settings and not those of the test run. None may hang.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut words: Vec<PathBuf> = match &self.namespace {
             Some(name) => ["ip", "netns", "exec", name].iter().map(PathBuf::from).collect(),
@@ -400,7 +400,7 @@ impl Stack {
     pub fn to_server(&self, request: &[u8]) -> String {
         let mut stream = std::net::TcpStream::connect(&self.listen).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        // It may answer and close before all was written: the answer is what counts.
+        // It may answer and close before all was written: only the answer counts.
         let _ = stream.write_all(request);
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);

@@ -33,7 +33,7 @@ fn both_can_be_run_twice_and_status_tells() {
     assert_eq!(stack.row("valid_user@qt-test.com"), row);
 }
 
-/// The folder of the server's keys is the server's, and what it puts there must not lead root anywhere.
+/// The folder of the server's keys is the server's, and a link in it must not lead root anywhere.
 #[test]
 fn a_link_in_the_servers_folder_is_not_followed() {
     let stack = Stack::up();

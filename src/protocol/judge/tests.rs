@@ -274,7 +274,7 @@ fn the_repeated_newest_shows_that_the_tail_was_lost() {
 }
 
 #[test]
-fn a_listener_that_came_late_does_not_miss_what_was_before() {
+fn a_listener_that_came_late_does_not_miss_earlier_numbers() {
     let said = said(0, 500, 60, 1);
     let policy = || Policy { keys: vec![public(0)], ..Policy::default() };
     for (began_ns, missing) in [(501, 0), (500, 49), (0, 49)] {
@@ -489,7 +489,7 @@ fn another_kind_is_counted_and_leaves_no_gap() {
 }
 
 #[test]
-fn without_a_key_everything_is_shown_as_what_it_is() {
+fn without_a_key_everything_is_shown_with_its_doubt() {
     let said = said(0, 5, 2, 2);
     let mut unsigned = Vec::new();
     prefix::encode(&statuses(0, 1)[0], &mut unsigned);
@@ -507,7 +507,7 @@ fn without_a_key_everything_is_shown_as_what_it_is() {
 }
 
 #[test]
-fn what_is_accepted_unverified_keeps_its_mark() {
+fn an_accepted_unverified_status_keeps_its_mark() {
     let (ours, other) = (said(0, 5, 2, 2), said(1, 5, 2, 2));
     let mut forged = ours[1].clone();
     forged[1] ^= 1;
@@ -526,7 +526,7 @@ fn what_is_accepted_unverified_keeps_its_mark() {
 }
 
 #[test]
-fn what_is_remembered_as_shown_is_bounded() {
+fn the_memory_of_shown_statuses_is_bounded() {
     let mut judge = believing(&[]);
     hears(&mut judge, &said(0, 5, 10_000, 500), "shown: unchecked");
     assert_eq!(judge.shown.len(), SHOWN);

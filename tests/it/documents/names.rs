@@ -45,7 +45,7 @@ const NOT_RUN: [(&str, &str); 18] = [
         "night.rs moves a stack to another database in this way",
     ),
 ];
-/// These need systemd as the first process; deployment.rs does by hand what they do.
+/// These need systemd as the first process; deployment.rs does the same by hand.
 const OF_SYSTEMD: [&str; 2] = ["systemctl ", "journalctl "];
 
 /// The sources of this folder, in which each line is typed.

@@ -7,7 +7,7 @@ use super::Clone;
 use super::page::{self, Page, block};
 use crate::stack::{PATIENCE, Running, text, wait_until};
 
-/// What `certs/ca` reads, for a certificate that has ended.
+/// The settings of `certs/ca` for a certificate that has ended.
 const ENDED: &str = "export NOT_BEFORE=20200101000000Z NOT_AFTER=20200201000000Z";
 /// A list of our CA that has ended, to a file in `certs`.
 const ENDED_LIST: &str = "cd certs; export SAN= ROLLCALL_CERTS=$PWD; openssl ca -gencrl -config openssl.cnf \

@@ -1,4 +1,4 @@
-//! The documents as text: the lines to type in them, and how examples compare with what is printed.
+//! The documents as text: the lines to type in them, and how examples compare with output.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,7 +8,7 @@ use super::ROOT;
 /// Those whose lines are run.
 pub const PAGES: [&str; 4] = ["README.md", "docs/reference.md", "docs/operations.md", "deploy/README.md"];
 
-/// What a line begins with that somebody may type.
+/// The first words of lines that somebody may type.
 const PROGRAMS: [&str; 19] = [
     "apt-get",
     "cargo",
@@ -46,7 +46,7 @@ impl Page {
         Self { name, text: fs::read_to_string(format!("{ROOT}/{name}")).unwrap() }
     }
 
-    /// What is fenced, without the indentation of a list.
+    /// The fenced blocks, without the indentation of a list.
     pub fn blocks(&self) -> Vec<Block> {
         let mut blocks = Vec::new();
         let mut open: Option<(usize, Block)> = None;
@@ -68,7 +68,7 @@ impl Page {
         blocks
     }
 
-    /// Without what is fenced.
+    /// Without the fenced blocks.
     pub fn prose(&self) -> String {
         let mut fenced = false;
         let outside = self.text.lines().filter(|line| {
@@ -79,7 +79,7 @@ impl Page {
         outside.collect::<Vec<_>>().join("\n")
     }
 
-    /// What stands in backticks, on one line each.
+    /// The spans in backticks, on one line each.
     pub fn spans(&self) -> Vec<String> {
         let prose = self.prose();
         let spans = prose.split('`').skip(1).step_by(2);
@@ -143,7 +143,7 @@ pub fn documented(line: &str) {
     );
 }
 
-/// Is it, and does what is typed in its place begin with the same words, up to one that stands for something?
+/// Is it, and does the typed line begin with the same words, up to one that stands for something?
 #[track_caller]
 pub fn documented_as(line: &str, typed: &str) {
     documented(line);
@@ -177,7 +177,7 @@ pub fn says(text: &str, parts: &str) -> bool {
     })
 }
 
-/// An example compares with what is printed by this: numbers and ids are those of the day.
+/// An example compares with output by this shape: numbers and ids are those of the day.
 pub fn shape(text: &str) -> String {
     let is_id = |word: &str| word.len() >= 32 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
     let mut shape = String::new();

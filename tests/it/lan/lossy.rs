@@ -1,4 +1,4 @@
-//! A network that loses, repeats, reorders and garbles: what arrives is printed once, the rest is counted.
+//! A network that loses, repeats, reorders and garbles: an arrival is printed once, the rest is counted.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::lan::relay::{Random, Relay};
 use crate::lan::{Voice, count, gaps, has_read, listen};
 use crate::namespace::Lan;
 
-/// A server on one LAN and a listener on another, which has nothing but what the relay lets through.
+/// A server on one LAN and a listener on another, which gets only datagrams that the relay lets through.
 fn relayed(seed: u64) {
     // Shown when the test fails.
     eprintln!("seed {seed}");

@@ -21,7 +21,7 @@ impl Random {
     }
 }
 
-/// Of what it hears on the near LAN, what it says on the far one is all that gets there.
+/// The far LAN gets those datagrams of the near one that it passes on, and no others.
 pub struct Relay<'a> {
     ear: UdpSocket,
     mouth: Voice,
@@ -30,7 +30,7 @@ pub struct Relay<'a> {
     random: Random,
     /// Datagrams that it has heard.
     heard: u64,
-    /// Copies that are yet to be said, by what will have been heard by then, and by when they were made.
+    /// Copies that wait, by the count of datagrams that release them, and by their age.
     held: BTreeMap<(u64, u64), Vec<u8>>,
     /// Copies that were made, and those among them that bits were flipped in.
     pub copies: u64,
@@ -48,7 +48,7 @@ impl<'a> Relay<'a> {
         Self { ear, mouth, far, random: Random(seed), heard: 0, held, copies: 0, flipped: 0, intact, said: 0 }
     }
 
-    /// Hears one datagram, and decides what becomes of it.
+    /// Hears one datagram, and decides its fate.
     pub fn carry(&mut self) {
         let mut buffer = [0; 2048];
         let len = self.ear.recv(&mut buffer).unwrap();
@@ -77,7 +77,7 @@ impl<'a> Relay<'a> {
         self.held.insert((turn, self.copies), datagram);
     }
 
-    /// Says what is held back until it has heard so many.
+    /// Sends the copies that wait for this count.
     pub fn say_until(&mut self, turn: u64) {
         while let Some(entry) = self.held.first_entry().filter(|entry| entry.key().0 <= turn) {
             self.mouth.say(&[entry.remove()]);
