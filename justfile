@@ -8,7 +8,7 @@ export PATH := env("PATH") + ":/usr/sbin"
 default:
     @just --list --unsorted
 
-# install what is missing: nginx, PostgreSQL, curl, openssl, iproute2
+# install the missing packages: nginx, PostgreSQL, curl, openssl, iproute2
 [group('run')]
 setup:
     stack/setup
@@ -23,17 +23,17 @@ build:
 up: build
     stack/up
 
-# stop them; what was recorded stays
+# stop them; the records stay
 [group('run')]
 down:
     stack/down
 
-# what runs, and does it answer
+# does each part run and answer?
 [group('run')]
 status:
     stack/status
 
-# what keeps announcements from being heard or clients from being let in, and what to do
+# find the faults that keep announcements from being heard or clients from being let in
 [group('run')]
 [no-exit-message]
 doctor *checks: build
@@ -49,7 +49,7 @@ logs *args:
 demo: build
     stack/demo
 
-# prove who you are: just client [--every 30s] [--cert FILE --key FILE]
+# be seen: just client [--every 30s] [--cert FILE --key FILE]
 [group('use')]
 [no-exit-message]
 client *args: build
@@ -61,7 +61,7 @@ client *args: build
 listen *args: build
     @exec stack/run rollcall-listen "$@"
 
-# who is enrolled: just user add|list|disable|enable EMAIL…
+# the people that are enrolled: just user add|list|disable|enable EMAIL…
 [group('use')]
 user *args: build
     @exec stack/run rollcall-admin user "$@"
@@ -168,6 +168,6 @@ docs-check:
 bench *args:
     bench/run "$@"
 
-# what .ci/run runs
+# the recipe of .ci/run
 [group('check')]
 ci: lint test

@@ -1,4 +1,4 @@
--- What rollcall-server may do, and nothing else: it cannot enrol, revoke, delete, or change the schema.
+-- The rights of rollcall-server, and no others: it cannot enrol, revoke, delete, or change the schema.
 -- Run as the owner of the tables, after `rollcall-admin migrate`. Running it again changes nothing.
 
 grant select on _sqlx_migrations to rollcall_server;
