@@ -15,6 +15,7 @@ mod believed;
 mod broadcast;
 mod certificates;
 mod client;
+mod contract;
 mod credentials;
 mod database;
 mod doctor;

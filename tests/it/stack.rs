@@ -216,7 +216,10 @@ impl Stack {
                 command.env_remove(&variable);
             }
         }
+        // An ordinary user's PATH may lack the folder of nginx, pgbouncer and ip (Debian).
+        let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin";
         command
+            .env("PATH", path)
             .env("ROLLCALL_STATE", &self.state)
             .env("ROLLCALL_CERTS", &self.certs)
             .env("ROLLCALL_BIN", binaries())

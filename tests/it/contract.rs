@@ -1,0 +1,110 @@
+//! The HTTP contract, row by row, in process: the router with a real database behind it, and no port.
+
+use std::time::Duration;
+
+use async_std::task::block_on;
+use rollcall::http::identity::{Credential, Trust};
+use rollcall::server::broadcast::Broadcaster;
+use rollcall::server::commit;
+use rollcall::server::routes::{State, app};
+use rollcall::store::{Recorder, Store};
+use tide::http::{Method, Request, Response, Url};
+
+use crate::stack::Stack;
+
+const SECRET: &str = "c0ffee00c0ffee00c0ffee00c0ffee00";
+const FINGERPRINT: &str = "0123456789abcdef0123456789abcdef01234567";
+const NOT_AFTER: &str = "Nov 23 19:50:56 2037 GMT";
+const DEADLINE: Duration = Duration::from_secs(2);
+
+/// The answer to a request with the headers of nginx, but for those that are replaced; an empty one is left out.
+fn answer(url: &str, method: Method, path: &str, replaced: &[(&str, &str)]) -> Response {
+    let store = Store::open(url, DEADLINE).unwrap();
+    let broadcaster = Broadcaster::open(Vec::new(), None, None).unwrap();
+    block_on(async {
+        let trust = Trust::Credential(Credential::new(SECRET).unwrap());
+        let commits = commit::start(Recorder::new(store.clone()), broadcaster, DEADLINE);
+        let app = app(State { trust, proof: None, commits, store });
+        let mut request = Request::new(method, Url::parse(&format!("http://clerk{path}")).unwrap());
+        for (name, value) in [
+            ("X-Proxy-Credential", SECRET),
+            ("X-Subject-CN", "valid_user@qt-test.com"),
+            ("X-Real-IP", "192.0.2.10"),
+            ("X-Real-Port", "41234"),
+            ("X-Client-Serial", "0AFF"),
+            ("X-Client-Fingerprint", FINGERPRINT),
+            ("X-Client-Not-After", NOT_AFTER),
+        ] {
+            let value =
+                replaced.iter().find(|(replaced, _)| *replaced == name).map_or(value, |(_, value)| value);
+            if !value.is_empty() {
+                request.insert_header(name, value);
+            }
+        }
+        app.respond(request).await.unwrap()
+    })
+}
+
+#[test]
+fn each_row_of_the_contract() {
+    let stack = Stack::database();
+    let url = stack.server_database_url();
+    for arguments in [
+        &["user", "add", "disabled@example.com"][..],
+        &["user", "disable", "disabled@example.com"],
+        &["cert", "add", "valid_user@qt-test.com", "0BAD", FINGERPRINT, NOT_AFTER],
+        &["cert", "revoke", "0BAD"],
+    ] {
+        assert!(stack.admin(arguments).status.success(), "{arguments:?}");
+    }
+    let client = "/api/client";
+    let away = "postgres://rollcall_server@127.0.0.1:1/rollcall";
+    for (url, method, path, replaced, status, detail) in [
+        (url.as_str(), Method::Patch, client, &[][..], 204, ""),
+        (
+            &url,
+            Method::Patch,
+            client,
+            &[("X-Subject-CN", "not_an_email")],
+            400,
+            "the certificate's CN is not an email",
+        ),
+        (
+            &url,
+            Method::Patch,
+            client,
+            &[("X-Client-Not-After", "Nov 23 19:50:56 2017 GMT")],
+            400,
+            "has expired",
+        ),
+        (&url, Method::Patch, client, &[("X-Proxy-Credential", "")], 401, "did not come through nginx"),
+        (&url, Method::Patch, client, &[("X-Proxy-Credential", "c0ffee")], 401, "did not come through nginx"),
+        (&url, Method::Patch, client, &[("X-Subject-CN", "")], 401, "there is no X-Subject-CN"),
+        (&url, Method::Patch, client, &[("X-Subject-CN", "nobody@example.com")], 403, "is not enrolled"),
+        (&url, Method::Patch, client, &[("X-Subject-CN", "disabled@example.com")], 403, "disabled"),
+        (&url, Method::Patch, client, &[("X-Client-Serial", "0BAD")], 403, "is revoked"),
+        (&url, Method::Patch, "/api/elsewhere", &[], 404, "the path is /api/client"),
+        (&url, Method::Get, "/proof", &[], 404, "the path is /api/client"),
+        (&url, Method::Get, client, &[], 405, "only PATCH"),
+        (away, Method::Patch, client, &[], 503, "the database is unreachable or too slow"),
+        (&url, Method::Get, "/livez", &[("X-Proxy-Credential", "")], 204, ""),
+        (&url, Method::Get, "/readyz", &[("X-Proxy-Credential", "")], 204, ""),
+        (away, Method::Get, "/readyz", &[("X-Proxy-Credential", "")], 503, "the database is unreachable"),
+    ] {
+        let row = format!("{method} {path} {replaced:?}");
+        let mut answer = answer(url, method, path, replaced);
+        assert_eq!(answer.status() as u16, status, "{row}");
+        let body = block_on(answer.body_string()).unwrap();
+        if status == 204 {
+            assert_eq!(body, "", "{row}");
+            continue;
+        }
+        let problem: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert!(problem["detail"].as_str().unwrap().contains(detail), "{row}: {body}");
+        assert_eq!(problem["status"], status, "{row}");
+        assert_eq!(answer.content_type().unwrap().essence(), "application/problem+json", "{row}");
+        let header = |name: &str| answer.header(name).map(|values| values.as_str().to_owned());
+        assert_eq!(header("Allow").as_deref(), (status == 405).then_some("PATCH"), "{row}");
+        assert_eq!(header("Retry-After").is_some(), status == 503, "{row}");
+    }
+}
