@@ -16,13 +16,14 @@
 //! | a route, a status code | [`server::routes`] |
 //! | the grouping of commits, the answer while the database is away | [`server::commit`] |
 //! | an announcement's way to the network | [`server::broadcast`] |
-//! | a file that is written: full disks, half-written files | [`files`] |
+//! | a full disk: PostgreSQL's answer | [`store`] (class 53), [`server::commit`]; own files: [`files`]; tests/it/logs_and_disk.rs |
+//! | a half-written file, a secret's mode | [`files`] |
 //! | a key's or a certificate's format | [`keyfile`] |
 //! | a line that the listener prints, its JSON | [`listener`] |
 //! | a TLS message, a retry | [`client`] |
 //! | the folder of a stack, nginx's file, the proof of a server | [`stack`] (and `stack/`) |
 //! | enrolment, revocation | [`admin`] |
-//! | a check of the doctor | [`doctor`] |
+//! | a check of the doctor | [`doctor`] (its name also in the help of [`server::Doctor`], and in stack/status) |
 //!
 //! The programs in `bin/` hand their arguments to one function each: [`server::run`], [`client::run`],
 //! [`listener::run`], [`admin::run`], [`doctor::run`]. The features `server`, `client` and `listen` choose the rooms.

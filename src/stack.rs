@@ -81,7 +81,7 @@ struct Settings {
     state: PathBuf,
     certs: PathBuf,
     listen: server::Address,
-    https_port: String,
+    https_port: u16,
     /// Requests a second.
     rate: u32,
 }
@@ -89,10 +89,15 @@ struct Settings {
 impl Settings {
     fn read() -> Result<Self, Error> {
         whole("ROLLCALL_LOG_SIZE", "64", "MiB", 999_999)?;
+        let listen: server::Address = setting(None, "ROLLCALL_LISTEN", "127.0.0.1:8000")?;
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._@%+=:-[]".contains(&byte);
+        if !listen.to_string().bytes().all(is_plain) {
+            return Err(Error::Misread(listen));
+        }
         Ok(Self {
             state: setting(None, "ROLLCALL_STATE", ".run")?,
             certs: setting(None, "ROLLCALL_CERTS", "certs")?,
-            listen: setting(None, "ROLLCALL_LISTEN", "127.0.0.1:8000")?,
+            listen,
             https_port: setting(None, "ROLLCALL_HTTPS_PORT", "443")?,
             rate: whole("ROLLCALL_RATE", "20", "requests a second", 9_999_999)?,
         })
@@ -109,7 +114,7 @@ fn whole(variable: &'static str, default: &str, unit: &'static str, most: u32) -
     let is_plain = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
     match text.parse() {
         Ok(number) if is_plain && number <= most => Ok(number),
-        _ => Err(Error::NotWhole { variable, text, unit }),
+        _ => Err(Error::NotWhole { variable, text, unit, most }),
     }
 }
 
@@ -122,8 +127,10 @@ fn print(line: impl fmt::Display) -> Result<(), Error> {
 pub enum Error {
     #[error(transparent)]
     Setting(#[from] SettingError),
-    #[error("{variable} is {text:?}: it must be a whole number of {unit}")]
-    NotWhole { variable: &'static str, text: String, unit: &'static str },
+    #[error("{variable} is {text:?}: it must be a whole number of {unit}, {most} at the most")]
+    NotWhole { variable: &'static str, text: String, unit: &'static str, most: u32 },
+    #[error("ROLLCALL_LISTEN is {0}: nginx would misread it; letters, digits and /._@%+=:-[] are fine")]
+    Misread(server::Address),
     #[error(transparent)]
     Server(#[from] server::Error),
     /// PostgreSQL's socket lies in the folder.
@@ -170,7 +177,7 @@ impl Error {
 impl Fatal for Error {
     fn exit(&self) -> Exit {
         match self {
-            Error::Setting(_) | Error::NotWhole { .. } => Exit::Config,
+            Error::Setting(_) | Error::NotWhole { .. } | Error::Misread(_) => Exit::Config,
             Error::Server(error) => error.exit(),
             _ => Exit::Failure,
         }

@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -128,8 +129,16 @@ fn lacking(address: &Address) -> Option<String> {
     }
 }
 
-/// The answer, until the other end closes or patience is over.
+/// The answer, until the other end closes or patience is over. connect(2) to a Unix socket with a full backlog has no
+/// timeout, so a thread waits for it.
 fn get(address: &Address, path: &str, header: &str) -> io::Result<String> {
+    let (address, path, header) = (address.clone(), path.to_owned(), header.to_owned());
+    let (done, answer) = mpsc::channel();
+    thread::spawn(move || done.send(fetch(&address, &path, &header)));
+    answer.recv_timeout(2 * PATIENCE).unwrap_or(Err(io::ErrorKind::TimedOut.into()))
+}
+
+fn fetch(address: &Address, path: &str, header: &str) -> io::Result<String> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: rollcall\r\n{header}Connection: close\r\n\r\n");
     match address {
         Address::Unix(socket) => {

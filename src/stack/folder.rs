@@ -1,8 +1,8 @@
 //! The state folder, and the obstacles to a start: it looks for them before it changes anything.
 
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
@@ -20,30 +20,48 @@ const OPEN_TO_ALL: &str = "/var/lib/rollcall";
 
 pub fn make(or_link: bool) -> Result<(), Error> {
     let settings = Settings::read()?;
-    let users = Users::find()?;
     let state = &settings.state;
     if run_by_services(state) {
         return Err(Error::Services(state.clone()));
     }
-    // systemd's PostgreSQL and server have folders of their own; nginx's file is in this one.
-    let is_new = !state.exists();
-    if is_new {
-        DirBuilder::new().recursive(true).mode(0o755).create(state).map_err(Error::of(state))?;
-        fs::set_permissions(state, Permissions::from_mode(0o755)).map_err(Error::of(state))?;
-    }
-    let state = match users.can_enter(state) {
-        true => state.clone(),
-        false if is_new && or_link => elsewhere(state)?,
-        false => return Err(Error::CannotEnter(state.clone())),
-    };
-    if state.as_os_str().len() > LONGEST {
-        return Err(Error::TooLong(state));
-    }
     keep_key(&settings)?;
-    print(state.display())
+    let is_new = !state.exists();
+    let usable = usable(state, is_new && or_link);
+    if is_new && usable.is_err() {
+        let _ = fs::remove_dir(state);
+    }
+    print(usable?.display())
 }
 
-/// `stack/up` makes a folder for the server beside nginx's; under systemd the server has one elsewhere.
+/// The folder, or the one that a link in its place leads to.
+fn usable(state: &Path, or_link: bool) -> Result<PathBuf, Error> {
+    let users = Users::find()?;
+    make_open(state).map_err(Error::of(state))?;
+    let folder = match users.can_enter(state) {
+        true => state.to_owned(),
+        false if or_link => elsewhere(state)?,
+        false => return Err(Error::CannotEnter(state.to_owned())),
+    };
+    if !users.can_enter(&folder) {
+        return Err(Error::CannotEnter(folder));
+    }
+    if folder.as_os_str().len() > LONGEST {
+        return Err(Error::TooLong(folder));
+    }
+    Ok(folder)
+}
+
+/// Makes a folder and its missing parents, which others may enter with any umask of the caller.
+pub fn make_open(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() || folder.as_os_str().is_empty() {
+        return Ok(());
+    }
+    folder.parent().map_or(Ok(()), make_open)?;
+    fs::create_dir(folder)?;
+    fs::set_permissions(folder, Permissions::from_mode(0o755))
+}
+
+/// systemd's PostgreSQL and server have folders elsewhere: only nginx's file is in this one.
 fn run_by_services(state: &Path) -> bool {
     state.join("nginx/nginx.conf").exists() && !state.join("server").exists()
 }
@@ -52,9 +70,7 @@ fn run_by_services(state: &Path) -> bool {
 fn elsewhere(state: &Path) -> Result<PathBuf, Error> {
     let folder = Path::new(OPEN_TO_ALL).join(format!("stack.{}", std::process::id()));
     let make = || {
-        fs::create_dir_all(OPEN_TO_ALL)?;
-        DirBuilder::new().mode(0o755).create(&folder)?;
-        fs::set_permissions(&folder, Permissions::from_mode(0o755))?;
+        make_open(&folder)?;
         fs::remove_dir(state)?;
         symlink(&folder, state)
     };

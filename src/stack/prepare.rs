@@ -11,6 +11,7 @@ use std::process::Stdio;
 use nix::sys::stat::{Mode, umask};
 use ring::rand::{SecureRandom, SystemRandom};
 
+use super::folder::make_open;
 use super::users::Users;
 use super::{Error, Settings, print};
 use crate::cli::setting;
@@ -53,6 +54,7 @@ fn folders(settings: &Settings, users: &Users) -> Result<(), Error> {
     if let Address::Unix(socket) = &settings.listen
         && let Some(place) = socket.parent().filter(|place| !place.is_dir())
     {
+        place.parent().map_or(Ok(()), make_open).map_err(Error::of(place))?;
         let place = folder(place, 0o750)?;
         users.give_to_server_and_nginx(&place).map_err(Error::of(&place))?;
     }
@@ -117,7 +119,9 @@ fn keys(settings: &Settings, users: &Users) -> Result<(), Error> {
     if let Ok(Privacy::Pseudonym) = setting(None, "ROLLCALL_PRIVACY", "clear") {
         keyfile::pseudonym_key(&pseudonyms).map_err(server::Error::PrivacyKey)?;
     }
-    for key in [signing, pseudonyms] {
+    // One that is damaged waits for the day when it is needed.
+    let pseudonyms = keyfile::pseudonym_key(&pseudonyms).is_ok().then_some(pseudonyms);
+    for key in [Some(signing), pseudonyms].into_iter().flatten() {
         let copy = settings.own().join(key.file_name().unwrap_or_default());
         let take = || {
             let mut shell = users.as_server("sh");
@@ -138,7 +142,7 @@ fn configuration(
     credential: &str,
 ) -> Result<String, Error> {
     let mut text = fs::read_to_string(template).map_err(Error::of(template))?;
-    let port = &settings.https_port;
+    let port = settings.https_port;
     let ipv6 = match Path::new("/proc/net/if_inet6").exists() {
         true => format!("listen [::]:{port} ssl backlog=4096;"),
         false => String::new(),
@@ -148,7 +152,7 @@ fn configuration(
         ("OPEN_FILES", open_files().to_string()),
         ("STATE", settings.state.display().to_string()),
         ("CERTS", settings.certs.display().to_string()),
-        ("HTTPS_PORT", port.clone()),
+        ("HTTPS_PORT", port.to_string()),
         ("LISTEN_IPV6", ipv6),
         ("LISTEN", settings.listen.to_string()),
         ("RATE", settings.rate.to_string()),

@@ -226,3 +226,37 @@ fn the_callers_shell_changes_nothing() {
     expect(&mut with(STATUS), 0, "nginx        runs");
     expect(&mut with(DOWN), 0, "nginx        stopped");
 }
+
+#[test]
+fn the_folder_is_one_that_all_users_of_the_parts_can_enter_or_none_is_made() {
+    let Some(()) = needs_root("for other users") else { return };
+    let stack = Builder::new().stopped();
+    let folder = |path: &Path, option: &str| {
+        let mut command = stack.command("bash");
+        command
+            .args(["-c", "umask 077; \"$0\" stack folder $1"])
+            .arg(crate::stack::binaries().join("rollcall-admin"));
+        command.arg(option).env("ROLLCALL_STATE", path).output().unwrap()
+    };
+    let can_enter = |path: &Path| {
+        let mut command = stack.command("setpriv");
+        command
+            .args(["--reuid", "postgres", "--regid", "postgres", "--clear-groups", "test", "-x"])
+            .arg(path);
+        command.status().unwrap().success()
+    };
+    let deep = stack.state.join("a/new/one");
+    assert!(folder(&deep, "").status.success() && can_enter(&deep));
+
+    let closed = stack.state.join("closed");
+    fs::create_dir(&closed).unwrap();
+    fs::set_permissions(&closed, PermissionsExt::from_mode(0o700)).unwrap();
+    let refused = folder(&closed.join(".run"), "");
+    assert!(text(&refused).contains("cannot enter"), "{}", text(&refused));
+    assert!(!closed.join(".run").exists(), "nothing is left of a try that failed");
+    let linked = folder(&closed.join(".run"), "--or-link");
+    let target = fs::read_link(closed.join(".run")).unwrap();
+    let entered = can_enter(&target);
+    fs::remove_dir(&target).unwrap();
+    assert!(linked.status.success() && entered, "{}", text(&linked));
+}
