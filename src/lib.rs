@@ -18,7 +18,8 @@
 //! | an announcement's way to the network | [`server::broadcast`] |
 //! | a full disk: PostgreSQL's answer | [`store`] (class 53), [`server::commit`]; own files: [`files`]; tests/it/logs_and_disk.rs |
 //! | a half-written file, a secret's mode | [`files`] |
-//! | a key's or a certificate's format | [`keyfile`] |
+//! | the format of a file with a key or certificate | [`keyfile`] |
+//! | a field of a certificate, request or CRL; which keys are taken | [`x509`] |
 //! | a line that the listener prints, its JSON | [`listener`] |
 //! | a TLS message, a retry | [`client`] |
 //! | the folder of a stack, nginx's file, the proof of a server | [`stack`] (and `stack/`) |
@@ -33,6 +34,8 @@ pub mod cli;
 pub mod files;
 #[cfg(any(feature = "client", feature = "protocol"))]
 pub mod keyfile;
+#[cfg(any(feature = "client", feature = "server"))]
+pub mod x509;
 
 #[cfg(feature = "protocol")]
 pub mod lan;

@@ -1,0 +1,103 @@
+//! Certificates, requests and lists of revoked certificates (RFC 5280, RFC 2986): bytes in, facts out; new keys and
+//! requests.
+//!
+//! Facts only: no file, no clock, no log. The caller judges them, and asks whose signature it is.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use x509_cert::der;
+
+use crate::keyfile::{self, Damaged, ItemKind};
+
+mod certificate;
+mod crl;
+mod extensions;
+mod key;
+mod name;
+mod new;
+mod parts;
+mod request;
+mod signed;
+
+pub use certificate::Certificate;
+pub use crl::{Crl, Revoked};
+pub use key::usable;
+pub use new::NewKey;
+pub use request::Request;
+
+/// Every certificate of a file's bytes, PEM or DER, in its order. There may be none.
+pub fn certificates(bytes: &[u8]) -> Result<Vec<Certificate>, Error> {
+    each(bytes, ItemKind::Certificate, Certificate::read)
+}
+
+/// Every CRL of a file's bytes, PEM or DER, in its order. There may be none.
+pub fn crls(bytes: &[u8]) -> Result<Vec<Crl>, Error> {
+    each(bytes, ItemKind::Crl, Crl::read)
+}
+
+fn each<T>(bytes: &[u8], kind: ItemKind, read: fn(&[u8]) -> Result<T, Error>) -> Result<Vec<T>, Error> {
+    let items = keyfile::items(bytes)?;
+    items.iter().filter(|item| item.kind == kind).map(|item| read(&item.bytes)).collect()
+}
+
+/// PEM (RFC 7468) of this DER, with 64 columns.
+pub fn pem(label: &str, der: &[u8]) -> String {
+    let mut text = format!("-----BEGIN {label}-----\n");
+    // 48 bytes are 64 digits of base64.
+    for line in der.chunks(48) {
+        STANDARD.encode_string(line, &mut text);
+        text.push('\n');
+    }
+    text + &format!("-----END {label}-----\n")
+}
+
+/// Something that cannot be read, or is not as it must be.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("it is damaged: {0}; get it anew from its author")]
+    Text(#[from] Damaged),
+    #[error("it is damaged: {0}; get it anew from its author")]
+    Der(der::Error),
+    #[error("it is damaged: the extension {0} stands in it twice; get it anew from its author")]
+    Twice(String),
+    #[error(
+        "it is damaged: it names one algorithm inside its signature, and another outside; get it anew from its author"
+    )]
+    TwoAlgorithms,
+    #[error("its key is {0}; rollcall takes {taken}: make such a key", taken = key::TAKEN)]
+    Key(String),
+    #[error(
+        "its signature is of the algorithm {0}; its author must sign it with SHA-256, SHA-384 or SHA-512, and with RSA, ECDSA (P-256, P-384) or Ed25519"
+    )]
+    Algorithm(String),
+    #[error(
+        "its signature does not verify; it was changed, or another key signed it: get it anew from its author"
+    )]
+    Signature,
+    #[error("its issuer is {issuer}, and not {authority}; take the certificate of that issuer")]
+    Issuer { issuer: String, authority: String },
+    #[error("{0} is no authority: its certificate lacks CA:TRUE, or the key usage that this needs")]
+    Authority(String),
+    #[error(
+        "its extension {0} is critical, and unknown here; its author must issue a complete CRL without it"
+    )]
+    Critical(String),
+    #[error("it lists certificates of other issuers (an indirect CRL); each issuer's own CRL is needed")]
+    Indirect,
+    #[error("it holds {instead}, and a certificate request is needed")]
+    NoRequest { instead: String },
+    #[error("it holds {0} certificate requests; one file must hold exactly one")]
+    ManyRequests(usize),
+    #[error("it is not a P-256 key in PKCS #8 with its public half; rollcall can make another")]
+    NotOurKey,
+    #[error("{0:?} cannot stand in a request: a name must not be empty, and an email must be ASCII")]
+    Name(String),
+    #[error("the system gives no random numbers")]
+    Random,
+}
+
+impl From<der::Error> for Error {
+    fn from(error: der::Error) -> Self {
+        Error::Der(error)
+    }
+}

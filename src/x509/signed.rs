@@ -1,0 +1,63 @@
+//! The form that certificates, requests and CRLs share: contents, an algorithm, and a signature of the contents.
+
+use ring::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
+use x509_cert::der::asn1::BitStringRef;
+use x509_cert::der::oid::db::{rfc5912, rfc8410};
+use x509_cert::der::{Decode, Reader, SliceReader};
+use x509_cert::spki::{AlgorithmIdentifierRef, SubjectPublicKeyInfoRef};
+
+use super::Error;
+use super::key::{self, Kind};
+use super::parts::{self, SEQUENCE};
+
+pub struct Signed<'a> {
+    /// DER of the contents.
+    pub contents: &'a [u8],
+    /// DER of the algorithm.
+    algorithm: &'a [u8],
+    signature: &'a [u8],
+}
+
+impl<'a> Signed<'a> {
+    pub fn read(der: &'a [u8]) -> Result<Self, Error> {
+        let mut reader = parts::only(der, SEQUENCE)?;
+        let (contents, algorithm) = (reader.tlv_bytes()?, reader.tlv_bytes()?);
+        let signature = BitStringRef::decode(&mut reader)?;
+        let signature = signature.as_bytes().ok_or(super::parts::incomplete())?;
+        Ok(reader.finish(Self { contents, algorithm, signature })?)
+    }
+
+    /// Reads the algorithm that certificates and CRLs name a second time, in their contents.
+    pub fn same_algorithm(&self, contents: &mut SliceReader<'a>) -> Result<(), Error> {
+        if contents.tlv_bytes()? == self.algorithm { Ok(()) } else { Err(Error::TwoAlgorithms) }
+    }
+
+    /// Did the owner of this key sign it?
+    pub fn verify(&self, public_key: &[u8]) -> Result<(), Error> {
+        let key = SubjectPublicKeyInfoRef::from_der(public_key)?;
+        let kind = key::kind(&key)?;
+        let algorithm = AlgorithmIdentifierRef::from_der(self.algorithm)?;
+        let algorithm = verification(&algorithm, &kind)
+            .ok_or_else(|| Error::Algorithm(parts::oid(algorithm.oid.as_bytes())))?;
+        let key = UnparsedPublicKey::new(algorithm, key.subject_public_key.raw_bytes());
+        key.verify(self.contents, self.signature).map_err(|_| Error::Signature)
+    }
+}
+
+/// With an RSA key of less than 2048 bits, none of these verifies.
+fn verification(
+    algorithm: &AlgorithmIdentifierRef<'_>,
+    key: &Kind,
+) -> Option<&'static dyn VerificationAlgorithm> {
+    Some(match (key, algorithm.oid) {
+        (Kind::Rsa { .. }, rfc5912::SHA_256_WITH_RSA_ENCRYPTION) => &signature::RSA_PKCS1_2048_8192_SHA256,
+        (Kind::Rsa { .. }, rfc5912::SHA_384_WITH_RSA_ENCRYPTION) => &signature::RSA_PKCS1_2048_8192_SHA384,
+        (Kind::Rsa { .. }, rfc5912::SHA_512_WITH_RSA_ENCRYPTION) => &signature::RSA_PKCS1_2048_8192_SHA512,
+        (Kind::P256, rfc5912::ECDSA_WITH_SHA_256) => &signature::ECDSA_P256_SHA256_ASN1,
+        (Kind::P256, rfc5912::ECDSA_WITH_SHA_384) => &signature::ECDSA_P256_SHA384_ASN1,
+        (Kind::P384, rfc5912::ECDSA_WITH_SHA_256) => &signature::ECDSA_P384_SHA256_ASN1,
+        (Kind::P384, rfc5912::ECDSA_WITH_SHA_384) => &signature::ECDSA_P384_SHA384_ASN1,
+        (Kind::Ed25519, rfc8410::ID_ED_25519) => &signature::ED25519,
+        _ => return None,
+    })
+}
