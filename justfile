@@ -124,20 +124,20 @@ layers:
     set -euo pipefail
     # room | rooms that it imports | crates that no other room names
     table='
-    cli      |                                               | argh signal_hook
-    files    |                                               |
-    protocol |                                               | byteorder ring
-    lan      |                                               | socket2 nix
-    keyfile  | files protocol                                |
-    x509     | keyfile                                       | x509_cert ring
-    store    | protocol                                      | sqlx
-    http     | protocol store                                | async_h1 subtle tide
-    client   | cli files keyfile x509                        | async_tls rustls webpki httparse x509_cert
-    listener | cli files keyfile protocol lan                |
-    server   | cli files keyfile protocol lan store http     | tide env_logger ring
-    stack    | cli files keyfile lan server                  | nix ring
-    admin    | cli protocol store stack                      |
-    doctor   | cli files keyfile x509 protocol lan store server | nix x509_cert
+    cli      |                                                 | argh signal_hook
+    files    |                                                 |
+    protocol |                                                 | byteorder ring
+    lan      |                                                 | socket2 nix
+    keyfile  | files protocol                                  |
+    x509     | keyfile                                         | x509_cert ring
+    store    | protocol                                        | sqlx
+    http     | protocol store                                  | async_h1 subtle tide
+    client   | cli files keyfile x509                          | async_tls rustls webpki httparse
+    listener | cli files keyfile protocol lan                  |
+    server   | cli files keyfile protocol lan store http       | tide env_logger ring
+    stack    | cli files keyfile lan server                    | nix ring
+    admin    | cli protocol store stack                        |
+    doctor   | cli files keyfile x509 protocol lan store server | nix
     '
     rooms=" $(sed -n 's/ *|.*//p' <<<"$table" | xargs) "
     crates=$(cut -d'|' -f3 <<<"$table" | xargs)

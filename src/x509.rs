@@ -54,15 +54,13 @@ pub fn pem(label: &str, der: &[u8]) -> String {
 /// Something that cannot be read, or is not as it must be.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("it is damaged: {0}; get it anew from its author")]
+    #[error("it is damaged: {0}")]
     Text(#[from] Damaged),
-    #[error("it is damaged: {0}; get it anew from its author")]
+    #[error("it is damaged: {0}")]
     Der(der::Error),
-    #[error("it is damaged: the extension {0} stands in it twice; get it anew from its author")]
+    #[error("it is damaged: the extension {0} stands in it twice")]
     Twice(String),
-    #[error(
-        "it is damaged: it names one algorithm inside its signature, and another outside; get it anew from its author"
-    )]
+    #[error("it is damaged: it names one algorithm inside its signature, and another outside")]
     TwoAlgorithms,
     #[error("its key is {0}; rollcall takes {taken}: make such a key", taken = key::TAKEN)]
     Key(String),
@@ -70,9 +68,9 @@ pub enum Error {
         "its signature is of the algorithm {0}; its author must sign it with SHA-256, SHA-384 or SHA-512, and with RSA, ECDSA (P-256, P-384) or Ed25519"
     )]
     Algorithm(String),
-    #[error(
-        "its signature does not verify; it was changed, or another key signed it: get it anew from its author"
-    )]
+    #[error("the key of its issuer is {0}; the issuer must have {verified}", verified = key::VERIFIED)]
+    IssuerKey(String),
+    #[error("its signature does not verify; it was changed, or another key signed it")]
     Signature,
     #[error("its issuer is {issuer}, and not {authority}; take the certificate of that issuer")]
     Issuer { issuer: String, authority: String },
@@ -88,7 +86,10 @@ pub enum Error {
     NoRequest { instead: String },
     #[error("it holds {0} certificate requests; one file must hold exactly one")]
     ManyRequests(usize),
-    #[error("it is not a P-256 key in PKCS #8 with its public half; rollcall can make another")]
+    #[error(
+        "it is not a P-256 key in PKCS #8 with its public half; \
+             openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 makes one"
+    )]
     NotOurKey,
     #[error("{0:?} cannot stand in a request: a name must not be empty, and an email must be ASCII")]
     Name(String),

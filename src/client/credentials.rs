@@ -10,12 +10,12 @@ use async_tls::TlsConnector;
 use rustls::sign::any_supported_type;
 use rustls::{Certificate, ClientConfig, PrivateKey, RootCertStore};
 use webpki::{EndEntityCert, KeyUsage, SignatureAlgorithm, Time};
-use x509_cert::der::Decode;
 
 use super::convert::{self, Conversion};
 use crate::cli::{Timespan, note};
 use crate::files;
 use crate::keyfile::{self, Damaged, Item, ItemKind};
+use crate::x509;
 
 /// Bytes of a file: the CAs of all the world are a quarter of a million.
 const MOST: u64 = 1 << 22;
@@ -147,9 +147,9 @@ impl Loaded {
 }
 
 fn validity(certificate: &Certificate) -> Option<(SystemTime, SystemTime)> {
-    let validity = x509_cert::Certificate::from_der(&certificate.0).ok()?.tbs_certificate.validity;
-    let time = |time: x509_cert::time::Time| SystemTime::UNIX_EPOCH + time.to_unix_duration();
-    Some((time(validity.not_before), time(validity.not_after)))
+    let certificate = x509::Certificate::read(&certificate.0).ok()?;
+    let time = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    Some((time(certificate.not_before), time(certificate.not_after)))
 }
 
 /// At least one item of the kind that is wanted, in the order of the file.

@@ -23,6 +23,9 @@ pub enum Kind {
 
 pub const TAKEN: &str = "RSA with 2048, 3072 or 4096 bits, ECDSA on the curve P-256 or P-384, and Ed25519";
 
+/// Of those whose signatures are verified.
+pub const VERIFIED: &str = "RSA with 2048 to 8192 bits, ECDSA on the curve P-256 or P-384, or Ed25519";
+
 /// Do nginx and `rollcall-client` both take this key (DER of SubjectPublicKeyInfo)?
 ///
 /// nginx, with OpenSSL 3.0, takes RSA of 2048 bits and more, and the curves that its configuration lists. The client,
