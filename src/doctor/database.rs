@@ -34,7 +34,7 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
         findings.push(of_recording(store.ready().await)?);
         findings.push(of_clocks(&clocks(store).await?));
         findings.extend(of_the_future(store.in_the_future().await?));
-        findings.push(of_certificates(&store.certificates(None).await?, SystemTime::now()));
+        findings.push(of_certificates(&store.certificates().await?, SystemTime::now()));
         store.close().await;
         Ok(())
     };
@@ -126,7 +126,9 @@ fn of_clocks(&Clocks { theirs, ours, within }: &Clocks) -> Finding {
 /// One that has ended already was replaced, or nobody misses it.
 fn of_certificates(known: &[CertificateRow], now: SystemTime) -> Finding {
     let soon = seconds(now)..seconds(now + SOON);
-    let ending = known.iter().filter(|known| !known.revoked && soon.contains(&known.certificate.not_after));
+    let ending = known
+        .iter()
+        .filter(|known| known.revoked_at.is_none() && soon.contains(&known.certificate.not_after));
     match ending.count() {
         0 => Finding::green("the database knows no certificate that ends within 30 days"),
         count => Finding::yellow(

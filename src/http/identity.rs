@@ -4,12 +4,48 @@
 //! the request came from nginx at all, and reads those headers with no tolerance: each exactly
 //! once, and each in its one form.
 
+use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use subtle::ConstantTimeEq;
 
 use crate::protocol::status::{Email, EmailError, Status};
 use crate::store::sighting::{self, Certificate, Sighting};
+
+/// The values of `ROLLCALL_IDENTITY`: whose a certificate is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// The one CN in its subject is the email.
+    Cn,
+    /// The one rfc822Name in its subjectAltName is.
+    San,
+    /// The database has the email beside the certificate.
+    Registered,
+}
+
+impl FromStr for Identity {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "cn" => Ok(Identity::Cn),
+            "san" => Ok(Identity::San),
+            "registered" => Ok(Identity::Registered),
+            _ => Err("it is cn, san or registered"),
+        }
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Identity::Cn => "cn",
+            Identity::San => "san",
+            Identity::Registered => "registered",
+        })
+    }
+}
 
 /// How the server knows that a request came through nginx and not from a neighbour on the host.
 pub enum Trust {

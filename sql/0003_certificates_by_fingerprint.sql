@@ -1,0 +1,43 @@
+-- Two CAs may give one serial number to two certificates (RFC 5280, section 4.1.2.2): a certificate is known by its
+-- fingerprint together with its serial number.
+
+alter table certificates
+    add column serial_number text collate "C" check (serial_number ~ '^[0-9A-F]{1,64}$'),
+    -- The name of the CA, as RFC 4514 writes it. Null: noted at its first use, and not made or imported here.
+    add column issuer        text,
+    -- The name of the device that has it, which is also the name of its files. Null: as above.
+    add column device        text collate "C",
+    alter column serial drop not null,
+    drop constraint certificates_pkey,
+    -- A server of the version before finds its rows by this.
+    add constraint certificates_serial_key unique (serial);
+update certificates set serial_number = serial;
+alter table certificates
+    alter column serial_number set not null,
+    add primary key (fingerprint, serial_number);
+create index certificates_device on certificates (device);
+create index certificates_serial_number on certificates (serial_number);
+
+-- `serial` is for the version before alone: the first certificate of a number has it, the others have none there.
+create function fill_serial() returns trigger language plpgsql as $$
+begin
+    if new.serial_number is null then
+        new.serial_number := new.serial;
+    elsif not exists (
+        select from certificates where serial = new.serial_number and fingerprint <> new.fingerprint
+    ) then
+        new.serial := new.serial_number;
+    end if;
+    return new;
+end
+$$;
+create trigger fill_serial before insert on certificates for each row execute function fill_serial();
+
+-- Revocations of certificates that no row describes: only a CRL still knows them, as after a restore of an older
+-- dump. They refuse every certificate of the number that has no row, which errs on the safe side.
+create table revoked_serials (
+    serial_number text collate "C" not null check (serial_number ~ '^[0-9A-F]{1,64}$'),
+    issuer        text        not null,
+    revoked_at    timestamptz not null default now(),
+    primary key (serial_number, issuer)
+);

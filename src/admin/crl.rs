@@ -1,0 +1,323 @@
+//! `rollcall-admin crl`: the list of the revoked, derived from the rows, and the file that nginx reads.
+//!
+//! A list is signed, read back and compared with the rows before it replaces the old one. It loses no entry that this
+//! host has published: the rows of a restored dump may have forgotten some.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::SystemTime;
+
+use ring::digest;
+
+use super::desk::{Desk, Lists};
+use super::signer::LARGEST_CRL;
+use super::{Crl, Error, report};
+use crate::cli::{note, seconds};
+use crate::files;
+use crate::store::sighting::Serial;
+use crate::store::{Revocation, Store};
+use crate::x509;
+
+/// Days. A host that was off over a long holiday still finds it valid.
+const LIFETIME: u64 = 30;
+const DAY: u64 = 24 * 60 * 60;
+/// One that ends within this is made anew.
+const DUE: u64 = 20 * DAY;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    Now,
+    /// Unless the one that is published says the same and lives for long enough.
+    IfDue,
+}
+
+/// Entries of the published list that the rows do not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forgotten {
+    Revoke,
+    /// The rows are right.
+    Drop,
+}
+
+pub async fn crl(store: &Store, options: &Crl) -> Result<(), Error> {
+    let desk = Desk::open()?;
+    super::import::import(store, &desk).await?;
+    let when = if options.if_due { When::IfDue } else { When::Now };
+    let forgotten = if options.drop_forgotten { Forgotten::Drop } else { Forgotten::Revoke };
+    refresh(store, &desk, when, forgotten).await?;
+    let Some(end) = end(&desk) else { return Ok(()) };
+    report(&"CRL", &format!("valid for {} days", end.saturating_sub(seconds(SystemTime::now())) / DAY))
+}
+
+/// Brings the list to the rows, and nginx to the list.
+pub async fn refresh(store: &Store, desk: &Desk, when: When, forgotten: Forgotten) -> Result<(), Error> {
+    let own = desk.folder.path("crl.pem");
+    let issuers = desk.own();
+    if !issuers.is_empty() {
+        let old = published(desk);
+        if forgotten == Forgotten::Revoke {
+            remember(store, &old).await?;
+        }
+        let now = seconds(SystemTime::now());
+        // One that ended needs no entry (RFC 5280, section 3.3). A day is for clocks.
+        let revocations = store.revocations(now.saturating_sub(DAY)).await?;
+        let present = read(&own).unwrap_or_default();
+        let mut text = String::new();
+        for issuer in &issuers {
+            let name = &issuer.certificate.subject_text;
+            let mut entries: Vec<(String, u64)> = revocations
+                .iter()
+                .filter(|revocation| revocation.issuer.as_ref().is_none_or(|issuer| issuer == name))
+                .map(|revocation| (revocation.serial.as_str().to_owned(), revocation.at))
+                .collect();
+            entries.dedup_by(|one, other| one.0 == other.0);
+            let found = present.iter().find(|crl| crl.is_signed_by(&issuer.certificate).is_ok());
+            let (last, is_due) = match found {
+                None => (0, true),
+                Some(crl) => {
+                    let serials: BTreeSet<&str> =
+                        crl.revoked.iter().map(|entry| entry.serial.as_str()).collect();
+                    let is_same = serials == entries.iter().map(|(serial, _)| serial.as_str()).collect();
+                    let lives = crl.this_update <= now && crl.next_update.is_some_and(|end| end > now + DUE);
+                    let number = crl.number.as_deref().and_then(|hex| u64::from_str_radix(hex, 16).ok());
+                    (number.unwrap_or(0), !is_same || !lives)
+                }
+            };
+            text += &match found {
+                Some(crl) if when == When::IfDue && !is_due => x509::pem("X509 CRL", &crl.der),
+                // A number never comes twice, however often a second has one.
+                _ => desk.signer()?.crl(issuer, &entries, LIFETIME, (now * 1000).max(last + 1))?,
+            };
+        }
+        desk.folder.publish(&own, text.as_bytes())?;
+    }
+    publish(desk)
+}
+
+/// Revokes what an older dump has forgotten.
+async fn remember(store: &Store, published: &[Revocation]) -> Result<(), Error> {
+    let rows = store.revocations(0).await?;
+    let is_known = |entry: &Revocation| {
+        let range = rows.partition_point(|row| row.serial < entry.serial)..;
+        rows[range]
+            .iter()
+            .take_while(|row| row.serial == entry.serial)
+            .any(|row| row.issuer.is_none() || row.issuer == entry.issuer)
+    };
+    let forgotten: Vec<Revocation> = published.iter().filter(|entry| !is_known(entry)).cloned().collect();
+    if forgotten.is_empty() {
+        return Ok(());
+    }
+    let (rows, without_row) = store.revoke_again(&forgotten).await?;
+    note(format_args!(
+        "rollcall-admin: the published CRL holds {} revocations that the database has forgotten (a restored dump?); \
+         they are revoked again. crl --drop-forgotten lifts them instead",
+        forgotten.len()
+    ));
+    for row in rows {
+        let device = row.device.map(|device| format!(", {device}")).unwrap_or_default();
+        report(&format_args!("{} ({}{device})", row.certificate.serial, row.email), "revoked again")?;
+    }
+    if without_row > 0 {
+        report(&without_row, "revoked again by their serial numbers, for no row describes them")?;
+    }
+    Ok(())
+}
+
+/// The entries of our own lists that this host has published: the one beside the certificates, and nginx's.
+pub fn published(desk: &Desk) -> Vec<Revocation> {
+    let mut entries = BTreeSet::new();
+    for file in [desk.folder.path("crl.pem"), desk.settings.state.join("nginx/crl.pem")] {
+        for crl in read(&file).unwrap_or_default() {
+            let issuer = desk.own().into_iter().find(|issuer| crl.is_signed_by(&issuer.certificate).is_ok());
+            let Some(issuer) = issuer else { continue };
+            entries.extend(crl.revoked.iter().filter_map(|entry| {
+                let serial = Serial::new(&entry.serial).ok()?;
+                Some(Revocation {
+                    serial,
+                    issuer: Some(issuer.certificate.subject_text.clone()),
+                    at: entry.at,
+                })
+            }));
+        }
+    }
+    let mut entries: Vec<_> = entries.into_iter().collect();
+    entries.dedup_by(|one, other| (&one.serial, &one.issuer) == (&other.serial, &other.issuer));
+    entries
+}
+
+/// Hands nginx its file: our own lists, and the last good one of each other CA.
+fn publish(desk: &Desk) -> Result<(), Error> {
+    let nginx = desk.settings.state.join("nginx");
+    if desk.settings.crl == Lists::Off || !nginx.is_dir() {
+        return Ok(());
+    }
+    let kept = nginx.join("crl");
+    fs::create_dir_all(&kept).map_err(Error::file(&kept))?;
+    let (others, problems) = others(desk, &kept)?;
+    let own = if desk.is_own() { read_text(&desk.folder.path("crl.pem"))? } else { String::new() };
+    let text = own + &others;
+    if text.is_empty() {
+        return Err(problems.into_iter().next().unwrap_or(Error::NoCrl));
+    }
+    let file = nginx.join("crl.pem");
+    let old = fs::read(&file).ok();
+    if old.as_deref() != Some(text.as_bytes()) {
+        desk.folder.publish(&file, text.as_bytes())?;
+    }
+    if let Err(error) = desk.settings.reload_nginx() {
+        // nginx goes on with the old one; a file that it does not take must not wait for its next start.
+        if let Some(old) = old {
+            desk.folder.publish(&file, &old)?;
+        }
+        return Err(error);
+    }
+    problems.into_iter().next().map_or(Ok(()), Err)
+}
+
+/// The lists of other CAs, and the faults of those whose last good copy stands in.
+fn others(desk: &Desk, kept: &Path) -> Result<(String, Vec<Error>), Error> {
+    let (mut text, mut problems, mut names) = (String::new(), Vec::new(), BTreeSet::new());
+    for source in sources(desk)? {
+        let copy = kept.join(source.name());
+        names.insert(copy.clone());
+        match source.read(desk) {
+            Ok(good) => desk.folder.publish(&copy, good.as_bytes())?,
+            Err(error) => {
+                note(format_args!("rollcall-admin: {error}; its last good copy stays in use"));
+                problems.push(error);
+            }
+        }
+        text += &read_text(&copy)?;
+    }
+    // A list that was taken out is out of use.
+    for entry in fs::read_dir(kept).map_err(Error::file(kept))?.flatten() {
+        if !names.contains(&entry.path()) {
+            desk.folder.remove(&entry.path())?;
+        }
+    }
+    Ok((text, problems))
+}
+
+enum Source {
+    File(PathBuf),
+    Url(String),
+}
+
+fn sources(desk: &Desk) -> Result<Vec<Source>, Error> {
+    match &desk.settings.crl {
+        Lists::Off => Ok(Vec::new()),
+        Lists::Urls(urls) => Ok(urls.iter().cloned().map(Source::Url).collect()),
+        Lists::Files => {
+            let folder = desk.folder.path("crl.d");
+            let mut files = match fs::read_dir(&folder) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+                entries => entries
+                    .and_then(|entries| {
+                        entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()
+                    })
+                    .map_err(Error::file(&folder))?,
+            };
+            files.retain(|file| {
+                file.extension().is_some_and(|extension| extension == "pem" || extension == "crl")
+            });
+            files.sort();
+            Ok(files.into_iter().map(Source::File).collect())
+        }
+    }
+}
+
+impl Source {
+    fn name(&self) -> String {
+        match self {
+            Source::File(path) => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            Source::Url(url) => {
+                let digest = digest::digest(&digest::SHA256, url.as_bytes());
+                format!("url-{}.pem", hex::encode(&digest.as_ref()[..8]))
+            }
+        }
+    }
+
+    /// PEM of every list in it, of which each holds today.
+    fn read(&self, desk: &Desk) -> Result<String, Error> {
+        let (name, bytes) = match self {
+            Source::File(path) => {
+                let bytes = files::read(path, LARGEST_CRL);
+                (path.display().to_string(), bytes.map_err(|error| error.to_string()))
+            }
+            Source::Url(url) => (url.clone(), fetch(url)),
+        };
+        let wrong = |why: String| Error::List(name.clone(), why);
+        let crls =
+            x509::crls(&bytes.map_err(wrong)?).map_err(|error| wrong(format!("it is not a CRL: {error}")))?;
+        if crls.is_empty() {
+            return Err(wrong("it is not a CRL".to_owned()));
+        }
+        let now = seconds(SystemTime::now());
+        for crl in &crls {
+            if crl.this_update > now {
+                return Err(wrong("it does not hold yet; is a clock wrong?".to_owned()));
+            }
+            if crl.next_update.is_some_and(|end| end <= now) {
+                return Err(wrong("it has ended: nginx refuses every certificate of its CA".to_owned()));
+            }
+            let authority = desk.trusted.iter().find(|authority| authority.subject == crl.issuer);
+            match (self, authority) {
+                // The CA between ours and a device need not be in ca.crt.
+                (Source::File(_), None) => {}
+                (Source::Url(_), None) => {
+                    return Err(wrong(format!("it is of {}, which is not in ca.crt", crl.issuer_text)));
+                }
+                (_, Some(authority)) => {
+                    crl.is_signed_by(authority).map_err(|error| wrong(error.to_string()))?
+                }
+            }
+        }
+        Ok(crls.iter().map(|crl| x509::pem("X509 CRL", &crl.der)).collect())
+    }
+}
+
+fn fetch(url: &str) -> Result<Vec<u8>, String> {
+    let most = LARGEST_CRL.to_string();
+    let output = Command::new("curl")
+        .args([
+            "-q",
+            "-fsSL",
+            "--proto",
+            "=http,https",
+            "--max-time",
+            "60",
+            "--max-filesize",
+            &most,
+            "--",
+            url,
+        ])
+        .output()
+        .map_err(|error| format!("curl: {error}"))?;
+    match output.status.success() {
+        true => Ok(output.stdout),
+        false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+    }
+}
+
+/// When the first of the lists that nginx reads ends.
+fn end(desk: &Desk) -> Option<u64> {
+    let crls =
+        read(&desk.settings.state.join("nginx/crl.pem")).or_else(|| read(&desk.folder.path("crl.pem")))?;
+    crls.iter().filter_map(|crl| crl.next_update).min()
+}
+
+/// Nothing, if there is no file or it is broken.
+fn read(file: &Path) -> Option<Vec<x509::Crl>> {
+    x509::crls(&files::read(file, LARGEST_CRL).ok()?).ok()
+}
+
+fn read_text(file: &Path) -> Result<String, Error> {
+    match files::read(file, LARGEST_CRL) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        read => Ok(String::from_utf8_lossy(&read.map_err(Error::file(file))?).into_owned()),
+    }
+}

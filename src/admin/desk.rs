@@ -1,0 +1,193 @@
+//! The place where certificates are made: the settings, the folder, the CAs.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::str::FromStr;
+
+use super::Error;
+use super::folder::Folder;
+use super::signer::{Issuer, Signer};
+use crate::cli::{note, setting};
+use crate::files;
+use crate::http::identity::Identity;
+use crate::keyfile::{self, ItemKind};
+use crate::store::Store;
+use crate::x509::{Certificate, NewKey};
+
+pub struct Settings {
+    pub certs: PathBuf,
+    pub state: PathBuf,
+    pub authority: Authority,
+    pub crl: Lists,
+    pub identity: Identity,
+    /// The command that lets nginx read its files.
+    reload: Option<String>,
+}
+
+/// The values of `ROLLCALL_CA`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Authority {
+    /// Ours: its key is `ca.key`.
+    Own,
+    /// Somebody else's: `ca.crt`, `server.crt` and `server.key` are given.
+    External,
+}
+
+/// The values of `ROLLCALL_CRL`: the CRLs of other CAs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lists {
+    /// nginx reads no CRL.
+    Off,
+    /// Those in `crl.d`.
+    Files,
+    Urls(Vec<String>),
+}
+
+/// All of it, while nobody else is at work there.
+pub struct Desk {
+    pub settings: Settings,
+    pub folder: Folder,
+    /// The CAs that nginx believes, in the order of ca.crt: our own is the first.
+    pub trusted: Vec<Certificate>,
+}
+
+impl Settings {
+    pub fn read() -> Result<Self, Error> {
+        let authority = setting(None, "ROLLCALL_CA", "own")?;
+        let default = if authority == Authority::Own { "files" } else { "off" };
+        let crl = setting(None, "ROLLCALL_CRL", default)?;
+        if (authority, &crl) == (Authority::Own, &Lists::Off) {
+            return Err(Error::OwnWithoutCrl);
+        }
+        let reload: String = setting(None, "ROLLCALL_RELOAD", "")?;
+        Ok(Self {
+            certs: setting(None, "ROLLCALL_CERTS", "certs")?,
+            state: setting(None, "ROLLCALL_STATE", ".run")?,
+            authority,
+            crl,
+            identity: setting(None, "ROLLCALL_IDENTITY", "cn")?,
+            reload: Some(reload).filter(|command| !command.is_empty()),
+        })
+    }
+
+    /// Lets nginx read its files, if it runs, and waits until it has.
+    pub fn reload_nginx(&self) -> Result<(), Error> {
+        let Some(command) = &self.reload else {
+            if self.state.join("nginx").exists() {
+                note("rollcall-admin: nginx was not told: ROLLCALL_RELOAD names no command; `just` sets it");
+            }
+            return Ok(());
+        };
+        match Command::new("sh").args(["-c", command]).status() {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(Error::Reload(status.to_string())),
+            Err(error) => Err(Error::Reload(error.to_string())),
+        }
+    }
+}
+
+impl Desk {
+    pub fn open() -> Result<Self, Error> {
+        let settings = Settings::read()?;
+        let folder = Folder::open(&settings.certs)?;
+        for name in ["ca", "server"] {
+            finish_pair(&folder, name)?;
+        }
+        let trusted = folder.read("ca")?;
+        Ok(Self { settings, folder, trusted })
+    }
+
+    pub fn signer(&self) -> Result<Signer<'_>, Error> {
+        Signer::new(&self.folder, &self.settings.certs)
+    }
+
+    pub fn is_own(&self) -> bool {
+        self.settings.authority == Authority::Own
+    }
+
+    /// The CA that signs: ours, or the command of `ROLLCALL_SIGN`, which needs no key here.
+    pub fn issuer(&self) -> Result<Option<Issuer>, Error> {
+        if self.signer()?.is_elsewhere() {
+            return Ok(None);
+        }
+        match (self.settings.authority, self.own().into_iter().next()) {
+            (Authority::Own, Some(issuer)) => Ok(Some(issuer)),
+            (Authority::Own, None) => Err(Error::NoAuthority(self.folder.certificate("ca"))),
+            (Authority::External, _) => Err(Error::NoSigner),
+        }
+    }
+
+    /// The CAs whose keys are ours. A second one is on its way out.
+    pub fn own(&self) -> Vec<Issuer> {
+        if !self.is_own() {
+            return Vec::new();
+        }
+        let current = self
+            .trusted
+            .first()
+            .map(|certificate| Issuer { certificate: certificate.clone(), key: self.folder.key("ca") });
+        current.into_iter().chain(self.old()).collect()
+    }
+
+    /// The CA that another is about to replace.
+    pub fn old(&self) -> Option<Issuer> {
+        let certificate = self.folder.read("ca.old").ok()?.into_iter().next()?;
+        let is_current = self.trusted.first().is_some_and(|first| first.public_key == certificate.public_key);
+        (!is_current).then(|| Issuer { certificate, key: self.folder.key("ca.old") })
+    }
+
+    /// Completes what a command has begun with a device that was stopped before its end.
+    pub async fn settle(&self, store: &Store, name: &str) -> Result<(), Error> {
+        let Some((staged, certificates)) = self.folder.staged(name)? else { return Ok(()) };
+        match store.certificates_with(&certificates[0].fingerprint).await?.is_empty() {
+            // Nobody else can have it, and nobody noted it.
+            true => self.folder.discard(&staged),
+            false => self.folder.place(&staged),
+        }
+    }
+}
+
+/// Completes a pair that no row describes, of which the key may be in its place already.
+fn finish_pair(folder: &Folder, name: &str) -> Result<(), Error> {
+    let Some((staged, certificates)) = folder.staged(name)? else { return Ok(()) };
+    let key = files::read(&folder.key(name), files::SMALL).ok();
+    let items = key.and_then(|bytes| keyfile::items(&bytes).ok()).unwrap_or_default();
+    let key = items.iter().find(|item| item.kind == ItemKind::PrivateKey);
+    let public = key.and_then(|item| NewKey::read(&item.bytes).ok()).map(|key| key.public_key());
+    match public.is_some_and(|public| public == certificates[0].public_key) {
+        true => folder.place(&staged),
+        false => folder.discard(&staged),
+    }
+}
+
+impl FromStr for Authority {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "own" => Ok(Authority::Own),
+            "external" => Ok(Authority::External),
+            _ => Err("it is either own or external"),
+        }
+    }
+}
+
+impl FromStr for Lists {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "off" => Ok(Lists::Off),
+            "files" => Ok(Lists::Files),
+            _ => {
+                let urls: Vec<String> =
+                    text.split([' ', ',']).filter(|url| !url.is_empty()).map(str::to_owned).collect();
+                let is_url = |url: &String| url.starts_with("http://") || url.starts_with("https://");
+                match urls.is_empty() || !urls.iter().all(is_url) {
+                    true => Err("it is off, files, or URLs that begin with http:// or https://"),
+                    false => Ok(Lists::Urls(urls)),
+                }
+            }
+        }
+    }
+}
