@@ -12,11 +12,12 @@ use std::time::SystemTime;
 
 use ring::digest;
 
-use super::desk::{Desk, Lists};
+use super::desk::Desk;
 use super::signer::LARGEST_CRL;
 use super::{Crl, Error, report};
 use crate::cli::{note, seconds};
 use crate::files;
+use crate::stack::trust::Lists;
 use crate::store::sighting::Serial;
 use crate::store::{Revocation, Store};
 use crate::x509;

@@ -24,10 +24,10 @@ fn an_unverified_certificate_never_reaches_the_server() {
     // The same name, signed by somebody else.
     let stranger = foreign.certificate("valid_user@qt-test.com", &[]);
     refused(&stack, Some(&stranger), 400, &unverified("unable to verify the first certificate"));
-    let dates = [("NOT_BEFORE", "20200101000000Z"), ("NOT_AFTER", "20200201000000Z")];
+    let dates = [("ROLLCALL_SIGN_FROM", "20200101000000Z"), ("ROLLCALL_SIGN_UNTIL", "20200201000000Z")];
     let expired = stack.certificate("valid_user@qt-test.com", &dates);
     refused(&stack, Some(&expired), 400, &unverified("certificate has expired"));
-    let dates = [("NOT_BEFORE", "20990101000000Z"), ("NOT_AFTER", "20990201000000Z")];
+    let dates = [("ROLLCALL_SIGN_FROM", "20990101000000Z"), ("ROLLCALL_SIGN_UNTIL", "20990201000000Z")];
     let early = stack.certificate("valid_user@qt-test.com", &dates);
     refused(&stack, Some(&early), 400, &unverified("certificate is not yet valid"));
     // A certificate for servers proves no client.

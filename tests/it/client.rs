@@ -11,9 +11,9 @@ use std::path::Path;
 fn files_that_prove_nothing_are_named() {
     let stack = Builder::new().with_certificates().stopped();
     let certs = &stack.certs;
-    let dates = [("NOT_BEFORE", "20200101000000Z"), ("NOT_AFTER", "20200201000000Z")];
+    let dates = [("ROLLCALL_SIGN_FROM", "20200101000000Z"), ("ROLLCALL_SIGN_UNTIL", "20200201000000Z")];
     let expired = stack.certificate("a@example.com", &dates);
-    let dates = [("NOT_BEFORE", "20990101000000Z"), ("NOT_AFTER", "20990201000000Z")];
+    let dates = [("ROLLCALL_SIGN_FROM", "20990101000000Z"), ("ROLLCALL_SIGN_UNTIL", "20990201000000Z")];
     let early = stack.certificate("a@example.com", &dates);
     fs::write(certs.join("empty"), " \n").unwrap();
     fs::write(certs.join("text"), "hello").unwrap();
@@ -205,7 +205,7 @@ fn a_dead_address_beside_a_live_one_costs_little() {
 #[test]
 fn a_client_that_is_started_before_the_clock_is_set_waits() {
     let stack = Stack::up();
-    let pair = stack.certificate("valid_user@qt-test.com", &[("NOT_BEFORE", &date(3))]);
+    let pair = stack.certificate("valid_user@qt-test.com", &[("ROLLCALL_SIGN_FROM", &date(3))]);
     let start = || {
         let client = stack.beating(&pair, "200ms");
         wait_until("it says so", || {

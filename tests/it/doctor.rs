@@ -141,7 +141,7 @@ fn ended_broken_or_missing_certificates_are_red() {
     assert_eq!(exit, 1);
 
     authority(&stack, &["init"], &[]);
-    let ended = [("NOT_BEFORE", "20200101000000Z"), ("NOT_AFTER", "20200201000000Z")];
+    let ended = [("ROLLCALL_SIGN_FROM", "20200101000000Z"), ("ROLLCALL_SIGN_UNTIL", "20200201000000Z")];
     authority(&stack, &["renew-server"], &ended);
     authority(&stack, &["renew", "client"], &ended);
     fs::create_dir(stack.state.join("nginx")).unwrap();

@@ -262,7 +262,7 @@ fn no_location_of_nginx_lets_a_client_name_itself() {
 #[test]
 fn a_certificate_ends_on_a_kept_connection_too() {
     let stack = Stack::up();
-    let pair = stack.certificate("valid_user@qt-test.com", &[("NOT_AFTER", &date(4))]);
+    let pair = stack.certificate("valid_user@qt-test.com", &[("ROLLCALL_SIGN_UNTIL", &date(4))]);
     let client = stack.beating(&pair, "200ms");
     wait_until("it beats", || client.out().contains("Success!"));
     wait_until("it is refused", || {

@@ -200,10 +200,16 @@ fn the_client_warns_before_its_certificate_ends() {
     let stack = Stack::up();
     const HOUR: i64 = 60 * 60;
     let (from, until) = (date(-11 * HOUR), date(HOUR));
-    let pair = stack.certificate("valid_user@qt-test.com", &[("NOT_BEFORE", &from), ("NOT_AFTER", &until)]);
+    let pair = stack.certificate(
+        "valid_user@qt-test.com",
+        &[("ROLLCALL_SIGN_FROM", &from), ("ROLLCALL_SIGN_UNTIL", &until)],
+    );
     expect(&mut stack.client(&pair), 0, "warning: the certificate ends in 59m");
     let from = date(-8 * HOUR);
-    let pair = stack.certificate("valid_user@qt-test.com", &[("NOT_BEFORE", &from), ("NOT_AFTER", &until)]);
+    let pair = stack.certificate(
+        "valid_user@qt-test.com",
+        &[("ROLLCALL_SIGN_FROM", &from), ("ROLLCALL_SIGN_UNTIL", &until)],
+    );
     let output = stack.client(&pair).output().unwrap();
     assert_eq!(text(&output), "Success! (204 No Content)\n");
 }
