@@ -182,7 +182,7 @@ fn a_dead_address_beside_a_live_one_costs_little() {
         "127.0.0.1 localhost\n2001:db8::dead half\n192.0.2.1 half\n2001:db8::dead dead\n192.0.2.66 dead\n";
     fs::write(folder.join("hosts"), names).unwrap();
     let stack = Builder::new().in_namespace(&namespace.name).up();
-    expect(stack.tool("stack/renew").args(["--server", "half", "dead"]), 0, "");
+    expect(&mut stack.administer(&["renew", "--server", "half", "dead"]), 0, "");
     let client = stack.pair("client");
     let url = |name: &str, port: u16| format!("https://{name}:{port}");
     let call = |url: &str, timeout: &str, exit, said: &str| {
@@ -249,7 +249,7 @@ fn a_terminal_that_closes_ends_it_but_nohup_keeps_it() {
 fn an_alert_is_told_in_words_and_is_no_outage() {
     let stack = Builder::new().with_certificates().stopped();
     let foreign = Builder::new().stopped();
-    expect(foreign.tool("certs/ca").arg("init"), 0, "");
+    expect(&mut foreign.administer(&["ca", "init"]), 0, "");
     let own = foreign.certs.join("ca.crt").display().to_string();
     let stranger = ["-Verify", "1", "-verify_return_error", "-CAfile", &own];
     let not_accepted =

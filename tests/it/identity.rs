@@ -119,8 +119,7 @@ fn every_hostile_subject_is_refused_or_is_the_one_that_was_signed() {
     let stack = Stack::up();
     members(&stack);
     let foreign = Builder::new().stopped();
-    let mut command = foreign.tool("certs/ca");
-    assert!(command.arg("init").output().unwrap().status.success());
+    assert!(foreign.admin(&["ca", "init"]).status.success());
     let ear = stack.ear();
     for (i, (subject, out)) in SUBJECTS.iter().enumerate() {
         check(&stack, &ear, &stack.certs, subject, out);

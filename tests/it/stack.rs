@@ -273,11 +273,13 @@ impl Stack {
 
     /// A program that talks to the stack's database: `rollcall-admin user …`.
     pub fn admin(&self, arguments: &[&str]) -> Output {
-        self.program("rollcall-admin")
-            .env("DATABASE_URL", self.database_url())
-            .args(arguments)
-            .output()
-            .unwrap()
+        self.administer(arguments).output().unwrap()
+    }
+
+    pub fn administer(&self, arguments: &[&str]) -> Command {
+        let mut command = self.program("rollcall-admin");
+        command.env("DATABASE_URL", self.database_url()).args(arguments);
+        command
     }
 
     /// The answer to one SQL statement, columns separated by `|`.
