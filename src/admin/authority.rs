@@ -170,15 +170,23 @@ async fn finish(store: &Store, desk: &mut Desk, old: &Issuer, yes: bool) -> Resu
 /// The certificates of a CA that nginx lets in; and those of them that are in use.
 async fn living(store: &Store, issuer: &Issuer) -> Result<(Vec<CertificateRow>, Vec<CertificateRow>), Error> {
     let now = seconds(SystemTime::now());
-    let mut living = store.certificates().await?;
+    let all = store.certificates().await?;
+    let mut living = all.clone();
     living.retain(|row| {
         row.issuer.as_ref() == Some(&issuer.certificate.subject_text)
             && row.revoked_at.is_none()
             && row.certificate.not_after > now
     });
-    let is_recent =
-        |row: &&CertificateRow| row.last_used_ns.is_some_and(|ns| ns / 1_000_000_000 + RECENT > now);
-    let recent = living.iter().filter(is_recent).cloned().collect();
+    // A device that has used a certificate of another CA since does not need this one.
+    let has_another = |old: &CertificateRow| {
+        let later = |row: &CertificateRow| row.device == old.device && row.last_used_ns >= old.last_used_ns;
+        let of_another = |row: &CertificateRow| row.issuer.is_some() && row.issuer != old.issuer;
+        old.device.is_some() && all.iter().any(|row| of_another(row) && later(row))
+    };
+    let mut recent = living.clone();
+    recent.retain(|row| {
+        row.last_used_ns.is_some_and(|ns| ns / 1_000_000_000 + RECENT > now) && !has_another(row)
+    });
     Ok((living, recent))
 }
 
@@ -186,6 +194,10 @@ async fn living(store: &Store, issuer: &Issuer) -> Result<(Vec<CertificateRow>, 
 pub fn protect() -> Result<(), Error> {
     let desk = ours()?;
     let (issuer, staged) = (current(&desk)?, desk.folder.path("ca.key.staged"));
+    let failed = |why: &str| Error::Protect(issuer.key.clone(), why.to_owned());
+    if is_encrypted(&files::read(&issuer.key, files::SMALL).map_err(Error::file(&issuer.key))?) {
+        return Err(failed("it is encrypted already; openssl pkey -aes256 changes its passphrase"));
+    }
     let passphrase = std::env::var("ROLLCALL_CA_PASSIN").ok().filter(|text| !text.is_empty());
     let openssl = |arguments: &[&str]| {
         let mut command = Command::new("openssl");
@@ -200,15 +212,12 @@ pub fn protect() -> Result<(), Error> {
         encrypt.args(["-passout", passphrase]);
         decrypt.args(["-passin", passphrase]);
     }
-    let failed = |why: &str| Error::Protect(issuer.key.clone(), why.to_owned());
     let done = encrypt.status().map_err(|error| failed(&error.to_string()))?;
     let bytes = files::read(&staged, files::SMALL).unwrap_or_default();
-    let is_encrypted = keyfile::items(&bytes)
-        .is_ok_and(|items| items.iter().any(|item| item.kind == ItemKind::EncryptedKey));
     // Read back, before the only copy of the key goes.
     let public = decrypt.output().map_err(|error| failed(&error.to_string()))?.stdout;
     desk.folder.remove(&staged)?;
-    if !done.success() || !is_encrypted || public != issuer.certificate.public_key {
+    if !done.success() || !is_encrypted(&bytes) || public != issuer.certificate.public_key {
         return Err(failed("the encrypted copy cannot be read back; the key is as it was"));
     }
     desk.folder.hide(&issuer.key, &bytes)?;
@@ -216,6 +225,10 @@ pub fn protect() -> Result<(), Error> {
         &"ca.key",
         "encrypted; ROLLCALL_CA_PASSIN tells the timer and these commands where its passphrase is",
     )
+}
+
+fn is_encrypted(key: &[u8]) -> bool {
+    keyfile::items(key).is_ok_and(|items| items.iter().any(|item| item.kind == ItemKind::EncryptedKey))
 }
 
 fn ours() -> Result<Desk, Error> {
