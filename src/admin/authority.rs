@@ -117,7 +117,8 @@ pub async fn replace(store: &Store, options: &Replace) -> Result<(), Error> {
     match (desk.old(), options.finish) {
         (None, false) => begin(store, &mut desk).await,
         (Some(old), true) => finish(store, &mut desk, &old, options.yes).await,
-        (Some(old), false) => Err(Error::Replacing(old.certificate.subject_text)),
+        // The last run may have ended early.
+        (Some(old), false) => begun(store, &desk, &old).await,
         (None, true) => Err(Error::NotReplacing),
     }
 }
@@ -130,8 +131,13 @@ async fn begin(store: &Store, desk: &mut Desk) -> Result<(), Error> {
     desk.folder.publish(&desk.folder.certificate("ca.old"), pem.as_bytes())?;
     let new = new_authority(desk, &desk.trusted)?;
     desk.trusted.insert(0, new);
-    crl::refresh(store, desk, crl::When::Now, crl::Forgotten::Revoke).await?;
-    let (living, _) = living(store, &old).await?;
+    begun(store, desk, &old).await
+}
+
+/// nginx believes both.
+async fn begun(store: &Store, desk: &Desk, old: &Issuer) -> Result<(), Error> {
+    crl::refresh(store, desk, crl::When::IfDue, crl::Forgotten::Revoke).await?;
+    let (living, _) = living(store, old).await?;
     report(
         &old.certificate.subject_text,
         &format!(
@@ -153,14 +159,16 @@ async fn finish(store: &Store, desk: &mut Desk, old: &Issuer, yes: bool) -> Resu
     let server = desk.folder.read("server")?;
     if server.first().is_some_and(|server| server.is_signed_by(&old.certificate).is_ok()) {
         issue::make_server(desk, issue::server_names(desk)?)?;
+        desk.settings.reload_nginx()?;
     }
     issue::make_nobody(desk, "bad_client", "not_an_email")?;
     desk.trusted.retain(|authority| authority.public_key != old.certificate.public_key);
     write(desk)?;
+    crl::refresh(store, desk, crl::When::Now, crl::Forgotten::Revoke).await?;
+    // The last step, so that each run before it begins anew.
     for file in [&old.key, &desk.folder.certificate("ca.old")] {
         desk.folder.remove(file)?;
     }
-    crl::refresh(store, desk, crl::When::Now, crl::Forgotten::Revoke).await?;
     report(
         &old.certificate.subject_text,
         &format!("is not trusted any more, with {} certificates", living.len()),
