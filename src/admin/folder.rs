@@ -45,7 +45,10 @@ impl Folder {
         let end = Instant::now() + PATIENCE;
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(Self { path: path.to_owned(), _lock: file }),
+                Ok(()) => {
+                    sweep(path).map_err(Error::file(path))?;
+                    return Ok(Self { path: path.to_owned(), _lock: file });
+                }
                 Err(TryLockError::Error(error)) => return Err(Error::file(&lock)(error)),
                 Err(TryLockError::WouldBlock) if Instant::now() > end => {
                     return Err(Error::Busy(path.to_owned()));
@@ -158,6 +161,21 @@ impl Folder {
     fn staged_certificate(&self, name: &str) -> PathBuf {
         self.path(&format!("{name}.crt.staged"))
     }
+}
+
+/// Removes the parts of files that a command has left that was killed: FILE.PID.new. Each may hold a key.
+fn sweep(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if let [.., "crt" | "key" | "pem" | "p12" | "staged", pid, "new"] =
+            name.to_string_lossy().split('.').collect::<Vec<_>>()[..]
+            && pid.parse::<u32>().is_ok()
+        {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Every certificate of the file; nothing, if there is none.

@@ -56,14 +56,11 @@ pub async fn import(store: &Store, desk: &Desk) -> Result<(), Error> {
         revocations.push(Revocation { serial, issuer: issuer.clone(), at });
     }
     let total = certificates.len();
-    let new = store.import(&certificates, &revocations).await?;
+    store.import(&certificates, &revocations).await?;
     store.revoke_again(&crl::published(desk)).await?;
     let done = desk.folder.path("issued.imported");
     fs::rename(&folder, &done).map_err(Error::file(&done))?;
-    report(
-        &folder.display(),
-        &format!("imported: {total} certificates, {new} of them new; it is now {}", done.display()),
-    )
+    report(&folder.display(), &format!("imported: {total} certificates; it is now {}", done.display()))
 }
 
 fn holder(certificate: &Certificate) -> Option<Email> {

@@ -85,17 +85,16 @@ impl Store {
     }
 
     /// Takes over the list of an earlier version in one transaction: certificates of the enrolled, and revocations
-    /// that have none. Returns how many were new.
-    pub async fn import(&self, certificates: &[Noted], revocations: &[Revocation]) -> Result<u64, Error> {
+    /// that have none.
+    pub async fn import(&self, certificates: &[Noted], revocations: &[Revocation]) -> Result<(), Error> {
         self.transaction(async |connection| {
-            let mut taken = 0;
             for noted in certificates {
-                taken += note(connection, noted).await?;
+                note(connection, noted).await?;
             }
             for revocation in revocations {
-                taken += u64::from(revoke_serial(connection, revocation).await?);
+                revoke_serial(connection, revocation).await?;
             }
-            Ok(taken)
+            Ok(())
         })
         .await
     }
@@ -225,17 +224,17 @@ async fn query_rows(connection: &mut PgConnection, query: Query<'_>) -> Result<V
     query.fetch_all(connection).await?.iter().map(CertificateRow::from_row).collect()
 }
 
-/// 1 if it is new. A certificate that was noted at its first use gets its issuer and its device.
-async fn note(connection: &mut PgConnection, noted: &Noted) -> Result<u64, Error> {
+/// A certificate that was noted at its first use gets its issuer and its device.
+async fn note(connection: &mut PgConnection, noted: &Noted) -> Result<(), Error> {
     super::people::must_be_enrolled(connection, &noted.email).await?;
     let Certificate { serial, fingerprint, not_after } = &noted.certificate;
-    let row = sqlx::query(
+    let holder: String = sqlx::query_scalar(
         "insert into certificates (serial_number, email, fingerprint, not_after, issuer, device, revoked_at)
          values ($1, $2, $3, $4, $5, $6, to_timestamp($7::double precision))
              on conflict (fingerprint, serial_number) do update
             set issuer = excluded.issuer, device = coalesce(certificates.device, excluded.device),
                 revoked_at = coalesce(certificates.revoked_at, excluded.revoked_at)
-      returning email, xmax = 0",
+      returning email",
     )
     .bind(serial.as_str())
     .bind(noted.email.as_str())
@@ -246,11 +245,10 @@ async fn note(connection: &mut PgConnection, noted: &Noted) -> Result<u64, Error
     .bind(noted.revoked_at.map(|at| at as f64))
     .fetch_one(connection)
     .await?;
-    let holder: String = row.try_get(0)?;
     if holder != noted.email.as_str() {
         return Err(Error::SomebodyElses(serial.clone(), holder));
     }
-    Ok(u64::from(row.try_get::<bool, _>(1)?))
+    Ok(())
 }
 
 async fn revoke(connection: &mut PgConnection, certificates: &[Certificate]) -> Result<Vec<Serial>, Error> {
