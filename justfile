@@ -134,7 +134,7 @@ layers:
     http     | protocol store                                  | async_h1 subtle tide
     client   | cli files keyfile x509                          | async_tls rustls webpki httparse
     listener | cli files keyfile protocol lan                  |
-    server   | cli files keyfile protocol lan store http       | tide env_logger ring
+    server   | cli files keyfile x509 protocol lan store http  | tide env_logger ring
     stack    | cli files keyfile lan server                    | nix ring
     admin    | cli protocol store stack                        |
     doctor   | cli files keyfile x509 protocol lan store server | nix

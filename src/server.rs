@@ -26,6 +26,7 @@ pub mod commit;
 pub mod epoch;
 mod logging;
 pub mod proof;
+mod renewal;
 pub mod routes;
 mod settings;
 

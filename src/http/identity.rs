@@ -172,6 +172,16 @@ impl<'a> Forwarded<'a> {
     }
 }
 
+/// Since when the certificate holds, in seconds since the Unix epoch. Only renewals ask, and nginx says it only there.
+pub fn not_before(request: &impl AsRef<tide::http::Headers>) -> Result<u64, Refusal> {
+    const HEADER: &str = "X-Client-Not-Before";
+    let values = request.as_ref().get(HEADER);
+    let values: Vec<&str> =
+        values.map(|values| values.iter().map(|value| value.as_str()).collect()).unwrap_or_default();
+    let text = exactly_one(HEADER, &values)?;
+    sighting::seconds(text).ok_or_else(|| Refusal::bad(HEADER, text))
+}
+
 fn exactly_one<'a>(header: &'static str, values: &[&'a str]) -> Result<&'a str, Refusal> {
     match values {
         [value] => Ok(value),

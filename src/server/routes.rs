@@ -8,6 +8,7 @@ use tide::{Request, Response, StatusCode};
 
 use super::commit::{Commits, MAX_REPEATS, Refused};
 use super::proof::{self, Proof};
+use super::renewal;
 use crate::cli::now_ns;
 use crate::http::identity::{Forwarded, Trust};
 use crate::http::problem::{Problem, answer};
@@ -27,6 +28,7 @@ pub struct State {
 pub fn app(state: State) -> tide::Server<Arc<State>> {
     let mut app = tide::with_state(Arc::new(state));
     app.at("/api/client").all(|request| answer(request, client));
+    app.at(renewal::PATH).all(|request| answer(request, renewal::renew));
     app.at("/livez").get(|_| async { Ok(Response::new(StatusCode::NoContent)) });
     app.at("/readyz").get(|request| answer(request, readyz));
     app.at("/proof").all(|request| answer(request, prove));

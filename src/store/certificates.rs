@@ -49,7 +49,7 @@ const COLUMNS: &str = "select serial_number, email, fingerprint, not_after, last
    from certificates";
 
 impl CertificateRow {
-    fn from_row(row: &PgRow) -> Result<Self, Error> {
+    pub(super) fn from_row(row: &PgRow) -> Result<Self, Error> {
         let serial: String = row.try_get(0)?;
         let positive =
             |column: usize| Ok::<_, Error>(row.try_get::<Option<i64>, _>(column)?.map(i64::cast_unsigned));
@@ -196,7 +196,7 @@ impl Store {
         .await
     }
 
-    async fn transaction<T>(
+    pub(super) async fn transaction<T>(
         &self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
     ) -> Result<T, Error> {
@@ -226,7 +226,7 @@ async fn query_rows(connection: &mut PgConnection, query: Query<'_>) -> Result<V
 }
 
 /// 1 if it is new. A certificate that was noted at its first use gets its issuer and its device.
-async fn note(connection: &mut PgConnection, noted: &Noted) -> Result<u64, Error> {
+pub(super) async fn note(connection: &mut PgConnection, noted: &Noted) -> Result<u64, Error> {
     super::people::must_be_enrolled(connection, &noted.email).await?;
     let Certificate { serial, fingerprint, not_after } = &noted.certificate;
     let row = sqlx::query(

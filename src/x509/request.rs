@@ -22,6 +22,8 @@ pub struct Request {
     pub common_names: Vec<String>,
     /// Each rfc822Name of the subjectAltName that it asks for.
     pub emails: Vec<String>,
+    /// Each dNSName and iPAddress of it, as openssl takes them.
+    pub hosts: Vec<String>,
 }
 
 /// Windows has this beside the one of PKCS #9.
@@ -59,7 +61,13 @@ impl Request {
         signed.verify(public_key)?;
         let (subject, public_key) = (subject.to_vec(), public_key.to_vec());
         let common_names = name::read(&subject)?.common_names;
-        Ok(Self { public_key, subject, common_names, emails: names.emails, der })
+        Ok(Self { public_key, subject, common_names, emails: names.emails, hosts: names.hosts, der })
+    }
+
+    /// The first name in it that is not this email. The subject may have none, as that of some clients.
+    pub fn other_name(&self, email: &str) -> Option<&str> {
+        let mut names = self.common_names.iter().chain(&self.emails).chain(&self.hosts);
+        names.find(|name| !name.eq_ignore_ascii_case(email)).map(String::as_str)
     }
 }
 
