@@ -44,32 +44,38 @@ pub fn watch(url: &str) -> Result<(), Error> {
     super::desk::Settings::read()?;
     let stop = signals::stop(None).map_err(Error::Signals)?;
     task::block_on(async {
-        let (mut wait, mut said) = (LOOK, String::new());
-        loop {
-            let pass = store.clone();
-            // A command of somebody else may sign for a minute: a signal is not kept waiting by it.
-            let pass = task::spawn_blocking(move || task::block_on(look(&pass)));
-            match ended_first(pass, &stop).await {
-                None => return Ok(()),
-                Some(Ok(0)) => {
-                    wait = LOOK;
-                    said.clear();
-                }
-                Some(Ok(_)) => wait = (wait * 2).min(LONGEST_LOOK),
-                Some(Err(error)) => {
-                    let failed = error.to_string();
-                    if failed != said {
-                        note(format_args!("rollcall-admin: {failed}; going on"));
-                        said = failed;
-                    }
-                    wait = (wait * 2).min(LONGEST_LOOK);
-                }
+        go_on(&store, &stop).await;
+        store.close().await;
+    });
+    Ok(())
+}
+
+async fn go_on(store: &Store, stop: &Receiver<()>) {
+    let (mut wait, mut said) = (LOOK, String::new());
+    loop {
+        let pass = store.clone();
+        // A command of somebody else may sign for a minute: a signal is not kept waiting by it.
+        let pass = task::spawn_blocking(move || task::block_on(look(&pass)));
+        wait = match ended_first(pass, stop).await {
+            None => return,
+            Some(Ok(0)) => {
+                said.clear();
+                LOOK
             }
-            if timeout(wait, stop.recv()).await.is_ok() {
-                return Ok(());
+            Some(Ok(_)) => (wait * 2).min(LONGEST_LOOK),
+            Some(Err(error)) => {
+                let failed = error.to_string();
+                if failed != said {
+                    note(format_args!("rollcall-admin: {failed}; going on"));
+                    said = failed;
+                }
+                (wait * 2).min(LONGEST_LOOK)
             }
+        };
+        if timeout(wait, stop.recv()).await.is_ok() {
+            return;
         }
-    })
+    }
 }
 
 /// `None` if a signal came; the work had a while to end by then.
@@ -200,10 +206,7 @@ mod tests {
 
     #[test]
     fn the_rows_and_the_request_decide() {
-        for (cn, email) in [
-            ("a@example.com", None),
-            ("A@Example.com", Some("a@example.com")),
-        ] {
+        for (cn, email) in [("a@example.com", None), ("A@Example.com", Some("a@example.com"))] {
             let waiting = waiting(cn, email);
             let (holder, request) = judge(&waiting).unwrap();
             assert_eq!((holder.as_str(), &request.der), ("a@example.com", &waiting.request));

@@ -72,7 +72,7 @@ impl Client {
             None if Instant::now() < renewal.not_before || !self.loaded.is_due(now) => return,
             None => match self.ask() {
                 Ok(asking) => {
-                    self.renewal = Some(Renewal { asking: Some(asking), ..self.renewal.take().unwrap_or_else(Renewal::new) });
+                    self.renewal.get_or_insert_with(Renewal::new).asking = Some(asking);
                     return;
                 }
                 Err(error) => Err(error),
@@ -101,7 +101,8 @@ impl Client {
             return Ok(());
         }
         if !self.loaded.is_due(SystemTime::now()) {
-            let due = self.loaded.due().map_or_else(String::new, |due| format!("; it is from {} on", time(due)));
+            let due =
+                self.loaded.due().map_or_else(String::new, |due| format!("; it is from {} on", time(due)));
             note(format_args!("rollcall-client: the certificate is not due for renewal{due}"));
             return Ok(());
         }
@@ -232,7 +233,10 @@ mod tests {
             (judge(&old, key, "-", NOW), "it is not base64"),
             (judge(&old, key, "", NOW), "it is damaged: "),
             (judge(&old, key, &x509::base64(b"0"), NOW), "it is damaged: "),
-            (judge(&old, key, &x509::base64(&x509::bundle([]).unwrap()), NOW), "no certificate of the new key"),
+            (
+                judge(&old, key, &x509::base64(&x509::bundle([]).unwrap()), NOW),
+                "no certificate of the new key",
+            ),
             (judge(&old, b"another", &body, NOW), "no certificate of the new key"),
             (judge(&other, key, &body, NOW), "for \"IETF Test Demo\", and the present one is not"),
             (judge(&old, key, &body, 1_400_000_000), "not valid now"),

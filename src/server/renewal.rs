@@ -100,7 +100,7 @@ fn unless_good(standing: Standing) -> Result<(), Problem> {
 
 /// RFC 7030, section 4.2.1: PKCS #10 in base64. PEM, which is that between two lines, will do.
 async fn read(request: &mut Request<Arc<State>>) -> Result<x509::Request, Problem> {
-    if !request.content_type().is_some_and(|mime| mime.essence() == "application/pkcs10") {
+    if request.content_type().is_none_or(|mime| mime.essence() != "application/pkcs10") {
         return Err(Problem::new(
             StatusCode::UnsupportedMediaType,
             "the Content-Type of a request is application/pkcs10",
@@ -117,11 +117,7 @@ async fn read(request: &mut Request<Arc<State>>) -> Result<x509::Request, Proble
 }
 
 /// Leaves the request for the signer, unless it is there already: it is the same if it is for the same key.
-async fn hand_on(
-    state: &State,
-    certificate: &Certificate,
-    wanted: &x509::Request,
-) -> Result<(), Problem> {
+async fn hand_on(state: &State, certificate: &Certificate, wanted: &x509::Request) -> Result<(), Problem> {
     let stored = state.store.renewal(certificate).await.map_err(unavailable)?;
     let request = match &stored {
         Some(stored) if stored.age < PAUSE => return Ok(()),

@@ -68,8 +68,7 @@ mod tests {
 
     fn openssl(arguments: &[&str], input: &[u8]) -> Vec<u8> {
         let mut command = Command::new("openssl");
-        let mut child =
-            command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(input).unwrap();
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "openssl {arguments:?}");
@@ -87,8 +86,7 @@ mod tests {
         }
         let file = std::env::temp_dir().join(format!("rollcall-bundle-{}.pem", std::process::id()));
         std::fs::write(&file, PEM.repeat(2)).unwrap();
-        let arguments =
-            ["crl2pkcs7", "-nocrl", "-certfile", file.to_str().unwrap(), "-outform", "DER"];
+        let arguments = ["crl2pkcs7", "-nocrl", "-certfile", file.to_str().unwrap(), "-outform", "DER"];
         assert_eq!(in_bundle(&openssl(&arguments, b"")).unwrap(), [one.clone(), one]);
         std::fs::remove_file(file).unwrap();
     }
@@ -115,7 +113,9 @@ mod tests {
             let bytes = vec![0xa5; len];
             let text = base64(&bytes);
             assert!(text.lines().all(|line| line.len() <= 64), "{text}");
-            for text in [text.clone(), text.replace('\n', "\r\n"), text.replace('\n', ""), format!(" {text}\t")] {
+            for text in
+                [text.clone(), text.replace('\n', "\r\n"), text.replace('\n', ""), format!(" {text}\t")]
+            {
                 assert_eq!(from_base64(text.as_bytes()), Some(bytes.clone()), "{text:?}");
             }
         }
