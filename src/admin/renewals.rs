@@ -51,15 +51,15 @@ pub fn watch(url: &str) -> Result<(), Error> {
 }
 
 async fn go_on(store: &Store, stop: &Receiver<()>) {
-    let (mut wait, mut said) = (LOOK, String::new());
+    let (mut wait, mut said, mut has_schema) = (LOOK, String::new(), false);
     loop {
         let pass = store.clone();
         // A command of somebody else may sign for a minute: a signal is not kept waiting by it.
-        let pass = task::spawn_blocking(move || task::block_on(look(&pass)));
+        let pass = task::spawn_blocking(move || task::block_on(look(&pass, has_schema)));
         wait = match ended_first(pass, stop).await {
             None => return,
             Some(Ok(0)) => {
-                said.clear();
+                (said, has_schema) = (String::new(), true);
                 LOOK
             }
             Some(Ok(_)) => (wait * 2).min(LONGEST_LOOK),
@@ -91,8 +91,10 @@ async fn ended_first<T>(mut work: task::JoinHandle<T>, stop: &Receiver<()>) -> O
     ended
 }
 
-async fn look(store: &Store) -> Result<usize, Error> {
-    store.migrate().await?;
+async fn look(store: &Store, has_schema: bool) -> Result<usize, Error> {
+    if !has_schema {
+        store.migrate().await?;
+    }
     answer_all(store, PATIENCE).await
 }
 

@@ -32,6 +32,7 @@ mod own_parts;
 mod privacy;
 mod promises;
 mod refusals;
+mod renewal;
 mod requests;
 mod rotation;
 mod server;
