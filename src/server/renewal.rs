@@ -12,7 +12,7 @@ use tide::http::Method;
 use tide::{Request, Response, StatusCode};
 
 use super::commit::Refused;
-use super::routes::State;
+use super::routes::{self, State};
 use crate::cli::now_ns;
 use crate::http::identity::{self, Forwarded};
 use crate::http::problem::Problem;
@@ -58,7 +58,7 @@ pub async fn renew(mut request: Request<Arc<State>>) -> Result<Response, Problem
         return Err(Problem::new(StatusCode::MethodNotAllowed, "only POST is answered here")
             .with_header("Allow", "POST"));
     }
-    let sighting = forwarded.sighting(now_ns())?;
+    let sighting = routes::sighting(&request).await?;
     let not_before = identity::not_before(&request)?;
     let standing = state.store.standing(&sighting).await.map_err(unavailable)?;
     unless_good(standing)?;

@@ -13,6 +13,7 @@ use crate::cli::now_ns;
 use crate::http::identity::{Forwarded, Trust};
 use crate::http::problem::{Problem, answer};
 use crate::store::Store;
+use crate::store::sighting::Sighting;
 
 /// The means of an answer: the trust in a request, and the place where it is recorded.
 pub struct State {
@@ -47,9 +48,13 @@ async fn client(request: Request<Arc<State>>) -> Result<Response, Problem> {
         return Err(Problem::new(StatusCode::MethodNotAllowed, "only PATCH is answered here")
             .with_header("Allow", "PATCH"));
     }
-    let sighting = forwarded.sighting(now_ns())?;
-    state.commits.record(sighting).await?;
+    state.commits.record(sighting(&request).await?).await?;
     Ok(Response::new(StatusCode::NoContent))
+}
+
+/// The person, and the certificate that proves it: of a heartbeat and of a renewal alike.
+pub async fn sighting(request: &Request<Arc<State>>) -> Result<Sighting, Problem> {
+    Ok(Forwarded::of(request).sighting(now_ns())?)
 }
 
 /// Ready: the database answers and its schema is in place.

@@ -57,10 +57,10 @@ impl Request {
         Ok(Self { public_key, subject, common_names, emails, der })
     }
 
-    /// The first CN or email in it that is not this email. The request of some clients names nobody.
+    /// The first email in it, also as a CN, that is not this one. The request of some clients names nobody.
     pub fn other_name(&self, email: &str) -> Option<&str> {
-        let mut names = self.common_names.iter().chain(&self.emails);
-        names.find(|name| !name.eq_ignore_ascii_case(email)).map(String::as_str)
+        let emails = self.common_names.iter().filter(|name| name.contains('@')).chain(&self.emails);
+        emails.into_iter().find(|name| !name.eq_ignore_ascii_case(email)).map(String::as_str)
     }
 }
 

@@ -162,12 +162,12 @@ fn a_client_of_somebody_else_renews_and_is_given_one_certificate_for_one_key() {
     fs::write(&cert, x509::pem("CERTIFICATE", &first.der)).unwrap();
     assert_eq!(stack.curl(Some(&Pair { cert, key }), &[]).status, 204);
 
-    // PEM and RSA, and a request that names nobody.
+    // PEM and RSA, and requests that name nobody, or a device.
     stack.sql("update renewals set asked_at = asked_at - interval '61 s'");
     let csr = stack.request(&stack.state.join("pem.key"));
     granted(&stack, &post(&stack, Some(&pair), &csr));
     stack.sql("update renewals set asked_at = asked_at - interval '61 s'");
-    let rsa = request(&stack, "/CN=sensor@example.com", &["-newkey", "rsa:4096"]);
+    let rsa = request(&stack, "/CN=device 7", &["-newkey", "rsa:4096"]);
     granted(&stack, &post(&stack, Some(&pair), &rsa));
 }
 
@@ -224,6 +224,14 @@ fn whoever_may_not_is_refused_with_the_reason() {
     let fresh = stack.pair("new@example.com");
     let asked = request(&stack, "/CN=new@example.com", &EC);
     refused(Some(&fresh), &asked, 403, "the certificate can be renewed from 20");
+    let body = format!("@{}", asked.display());
+    let long = format!("Content-Type: application/pkcs10; x={}", "x".repeat(7000));
+    let forged = ["X-Client-Not-Before: Jan  1 00:00:00 2020 GMT", "X-Client-Fingerprint: 09", &long];
+    let mut arguments = vec!["-X", "POST", "--data-binary", &body];
+    arguments.extend(forged.iter().flat_map(|header| ["-H", header]));
+    arguments.push(PATH);
+    let answer = stack.curl(Some(&fresh), &arguments);
+    assert!(answer.status == 403 && answer.detail().contains("can be renewed from 20"), "{answer:?}");
     expect(&mut renewing(&stack, &fresh), 0, "the certificate is not due for renewal");
     let dates = [("ROLLCALL_SIGN_FROM", &*date(-9 * DAY)), ("ROLLCALL_SIGN_UNTIL", &*date(DAY))];
     let unknown = stack.certificate("new@example.com", &dates);
