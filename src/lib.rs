@@ -24,6 +24,7 @@
 //! | a TLS message, a retry | [`client`] |
 //! | the folder of a stack, nginx's file, the proof of a server | [`stack`] (and `stack/`) |
 //! | enrolment, revocation | [`admin`] |
+//! | the renewal by a device | `renewal` of [`client`] and [`server`], `renewals` of [`store`] and [`admin`] |
 //! | a check of the doctor | [`doctor`] (its name also in the help of [`server::Doctor`], and in stack/status) |
 //!
 //! The programs in `bin/` hand their arguments to one function each: [`server::run`], [`client::run`],

@@ -216,9 +216,6 @@ pub enum Error {
     SomebodyElses(Serial, String),
     #[error("the database did not answer within {}", humantime::format_duration(*.0))]
     Deadline(Duration),
-    /// Nobody sees it: it takes a transaction back.
-    #[error("another answer was first")]
-    Answered,
     #[error("a row of users breaks its constraints")]
     BadRow,
     /// The text never holds the URL, which may hold the password.

@@ -4,19 +4,20 @@
 //! Nothing that the server said is believed: the certificate that asks, its holder and its state are read from the rows,
 //! and the request is verified anew. A new certificate is for the holder's email, by the name of the same device.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_std::channel::Receiver;
 use async_std::future::timeout;
 use async_std::prelude::FutureExt;
 use async_std::task;
 
-use super::desk::Desk;
+use super::desk::{Desk, Settings};
 use super::issue::{LONGEST_CN, day, noted, pem};
-use super::signer::Subject;
+use super::signer::{self, Subject};
 use super::{DEADLINE, Error, folder, report};
 use crate::cli::{note, seconds, signals};
 use crate::protocol::status::Email;
+use crate::stack::trust::Authority;
 use crate::store::{Store, Waiting};
 use crate::x509::Request;
 
@@ -26,12 +27,14 @@ const LOOK: Duration = Duration::from_secs(1);
 const LONGEST_LOOK: Duration = Duration::from_secs(30);
 /// A command that is at work in the folder is waited for at the next look.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long it keeps the folder from other commands at a time.
+const TURN: Duration = Duration::from_secs(2);
 /// How long a signal waits for the end of that which is under way.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Answers the requests that wait now.
 pub async fn sign(store: &Store) -> Result<(), Error> {
-    match answer_all(store, folder::PATIENCE).await? {
+    match answer_all(store, folder::PATIENCE, Duration::MAX).await? {
         0 => Ok(()),
         failed => Err(Error::Unanswered(failed)),
     }
@@ -41,7 +44,10 @@ pub async fn sign(store: &Store) -> Result<(), Error> {
 pub fn watch(url: &str) -> Result<(), Error> {
     let store = Store::open(url, DEADLINE)?;
     // A mistake in the settings shows now, and not at the first request.
-    super::desk::Settings::read()?;
+    let (command, _) = signer::settings()?;
+    if Settings::read()?.authority == Authority::External && command.is_none() {
+        return Err(Error::NoSigner);
+    }
     let stop = signals::stop(None).map_err(Error::Signals)?;
     task::block_on(async {
         go_on(&store, &stop).await;
@@ -95,18 +101,19 @@ async fn look(store: &Store, has_schema: bool) -> Result<usize, Error> {
     if !has_schema {
         store.migrate().await?;
     }
-    answer_all(store, PATIENCE).await
+    answer_all(store, PATIENCE, TURN).await
 }
 
-/// Returns how many could not be answered; standard error has the reasons.
-async fn answer_all(store: &Store, patience: Duration) -> Result<usize, Error> {
+/// Waits for the folder no longer than `patience`, and keeps it for one `turn`. Returns how many could not be answered;
+/// standard error has the reasons.
+async fn answer_all(store: &Store, patience: Duration, turn: Duration) -> Result<usize, Error> {
     let waiting = store.waiting().await?;
     if waiting.is_empty() {
         return Ok(0);
     }
     let desk = Desk::open_within(patience)?;
-    let mut failed = 0;
-    for waiting in &waiting {
+    let (mut failed, began) = (0, Instant::now());
+    for waiting in waiting.iter().take_while(|_| began.elapsed() < turn) {
         match answer(store, &desk, waiting).await {
             Ok(()) => {}
             // Nobody can be answered.
@@ -141,6 +148,8 @@ async fn answer(store: &Store, desk: &Desk, waiting: &Waiting) -> Result<(), Err
             )
         }
         Err(reason) => {
+            // Its author is a device.
+            let reason: String = reason.chars().take(300).collect();
             store.refuse(waiting, &reason).await?;
             report(
                 &format_args!("{} ({})", waiting.holder.email, device(waiting)),

@@ -73,7 +73,7 @@ impl Place {
         }
     }
 
-    /// Puts the certificate, and the pending key, in their places.
+    /// Puts both in their places. Another client may have put another key into KEY.new meanwhile.
     pub fn take(&self, cert: &[u8], key: &[u8]) -> Result<(), Error> {
         if self.is_one_file() {
             files::replace_with_mode(&self.key, key, SECRET).map_err(Error::of(&self.key))?;
@@ -81,9 +81,10 @@ impl Place {
             return Ok(());
         }
         let mode = fs::metadata(&self.cert).map_err(Error::of(&self.cert))?.permissions().mode() & 0o777;
-        let new = self.new_cert();
-        files::replace_with_mode(&new, cert, mode).map_err(Error::of(&new))?;
-        for (from, to) in [(self.new_key(), &self.key), (new, &self.cert)] {
+        let (new_key, new_cert) = (self.new_key(), self.new_cert());
+        files::replace_with_mode(&new_cert, cert, mode).map_err(Error::of(&new_cert))?;
+        files::replace_with_mode(&new_key, key, SECRET).map_err(Error::of(&new_key))?;
+        for (from, to) in [(new_key, &self.key), (new_cert, &self.cert)] {
             rename(&from, to)?;
         }
         Ok(())
@@ -194,6 +195,7 @@ mod tests {
         assert_eq!(place.pending_key().unwrap().public_key(), key.public_key(), "it is asked for again");
         assert_eq!(mode(&place.new_key()), 0o600);
         let (cert, pem) = place.contents(&key, &[]);
+        fs::write(place.new_key(), "another").unwrap();
         place.take(&[&cert[..], b"new"].concat(), &pem).unwrap();
         assert_eq!(fs::read(&files.cert).unwrap(), b"new");
         assert_eq!(fs::read_to_string(&files.key).unwrap(), key.pem());

@@ -178,8 +178,9 @@ fn granted(pem: &str) -> Result<Response, Problem> {
     Ok(response)
 }
 
+/// The log has a line of it, too, whatever stands in the request.
 fn bad(detail: String) -> Problem {
-    Problem::new(StatusCode::BadRequest, detail)
+    Problem::new(StatusCode::BadRequest, detail.chars().take(300).collect::<String>())
 }
 
 fn damaged(error: x509::Error) -> Problem {

@@ -17,7 +17,7 @@ pub const PAUSE: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// Most requests that the signer takes at once.
-const MOST: i64 = 100;
+const MOST: i64 = 1000;
 
 /// May the holder of a certificate renew it?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,20 +143,14 @@ impl Store {
     /// more: another one took its place, or the person or the certificate that asked is refused meanwhile.
     pub async fn grant(&self, waiting: &Waiting, noted: &Noted, pem: &str) -> Result<bool, Error> {
         self.transaction(async |connection| {
-            if !still_stands(connection, waiting).await? {
+            if !still_stands(connection, waiting).await? || !answer(connection, waiting, Ok(pem)).await? {
                 return Ok(false);
             }
             note(connection, noted).await?;
-            let answered = answer(connection, waiting, Ok(pem)).await?;
-            if !answered {
-                // Takes the note back.
-                return Err(Error::Answered);
-            }
             forget(connection).await?;
             Ok(true)
         })
         .await
-        .or_else(|error| if let Error::Answered = error { Ok(false) } else { Err(error) })
     }
 
     /// Answers with the reason why there is no certificate.

@@ -58,7 +58,7 @@ fn each_row_of_the_contract() {
         "insert into certificates (serial_number, email, fingerprint, not_after, revoked_at)
          values ('0BAD', 'valid_user@qt-test.com', '{FINGERPRINT}', 1826999456, now())"
     ));
-    let client = "/api/client";
+    let (client, est) = ("/api/client", "/.well-known/est/simplereenroll");
     let away = "postgres://rollcall_server@127.0.0.1:1/rollcall";
     for (url, method, path, replaced, status, detail) in [
         (url.as_str(), Method::Patch, client, &[][..], 204, ""),
@@ -87,6 +87,9 @@ fn each_row_of_the_contract() {
         (&url, Method::Patch, "/api/elsewhere", &[], 404, "the path is /api/client"),
         (&url, Method::Get, "/proof", &[], 404, "the path is /api/client"),
         (&url, Method::Get, client, &[], 405, "only PATCH"),
+        (&url, Method::Post, est, &[("X-Proxy-Credential", "")], 401, "did not come through nginx"),
+        (&url, Method::Post, est, &[], 400, "X-Client-Not-Before must be there once"),
+        (&url, Method::Get, est, &[], 405, "only POST"),
         (away, Method::Patch, client, &[], 503, "the database is unreachable or too slow"),
         (&url, Method::Get, "/livez", &[("X-Proxy-Credential", "")], 204, ""),
         (&url, Method::Get, "/readyz", &[("X-Proxy-Credential", "")], 204, ""),
@@ -105,7 +108,8 @@ fn each_row_of_the_contract() {
         assert_eq!(problem["status"], status, "{row}");
         assert_eq!(answer.content_type().unwrap().essence(), "application/problem+json", "{row}");
         let header = |name: &str| answer.header(name).map(|values| values.as_str().to_owned());
-        assert_eq!(header("Allow").as_deref(), (status == 405).then_some("PATCH"), "{row}");
+        let allowed = if path == est { "POST" } else { "PATCH" };
+        assert_eq!(header("Allow").as_deref(), (status == 405).then_some(allowed), "{row}");
         assert_eq!(header("Retry-After").is_some(), status == 503, "{row}");
     }
 }

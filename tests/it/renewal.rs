@@ -424,3 +424,17 @@ fn files_that_cannot_be_replaced_are_named_before_anybody_is_asked() {
     assert_eq!(stack.sql("select count(*) from renewals"), "0");
     fs::set_permissions(&folder, PermissionsExt::from_mode(0o755)).unwrap();
 }
+
+#[test]
+fn the_signer_waits_for_its_database_and_ends_well() {
+    let stack = Builder::new().stopped();
+    let mut signer = Running::start(&stack, stack.administer(&["sign", "--watch"]));
+    wait_until("it says so", || signer.err().contains("; going on"));
+    signer.signal("TERM");
+    assert_eq!((signer.exit(), signer.out().as_str()), (0, ""));
+    assert_eq!(signer.err().lines().count(), 1, "{}", signer.err());
+    let mut external = stack.administer(&["sign", "--watch"]);
+    expect(external.env("ROLLCALL_CA", "external"), 1, "ROLLCALL_SIGN names a command that can");
+    let mut days = stack.administer(&["sign", "--watch"]);
+    expect(days.env("ROLLCALL_CERT_DAYS", "0"), 78, "a certificate lives for 1 to 3650 days");
+}
