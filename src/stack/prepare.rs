@@ -16,6 +16,7 @@ use super::users::Users;
 use super::{Error, Settings, print};
 use crate::cli::setting;
 use crate::files;
+use crate::http::identity::Identity;
 use crate::keyfile;
 use crate::server::{self, Address, Privacy};
 
@@ -147,7 +148,11 @@ fn configuration(
         true => format!("listen [::]:{port} ssl backlog=4096;"),
         false => String::new(),
     };
+    // Lines of another identity become comments.
+    let only = |identity| if settings.identity == identity { "" } else { "#" }.to_owned();
     for (name, value) in [
+        ("CN", only(Identity::Cn)),
+        ("SAN", only(Identity::San)),
         ("USER", if users.is_root() { "user www-data;" } else { "" }.to_owned()),
         ("OPEN_FILES", open_files().to_string()),
         ("STATE", settings.state.display().to_string()),

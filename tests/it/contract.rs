@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use async_std::task::block_on;
-use rollcall::http::identity::{Credential, Trust};
+use rollcall::http::identity::{Credential, Identity, Trust};
 use rollcall::server::broadcast::Broadcaster;
 use rollcall::server::commit;
+use rollcall::server::registry::Registry;
 use rollcall::server::routes::{State, app};
 use rollcall::store::{Recorder, Store};
 use tide::http::{Method, Request, Response, Url};
@@ -24,7 +25,8 @@ fn answer(url: &str, method: Method, path: &str, replaced: &[(&str, &str)]) -> R
     block_on(async {
         let trust = Trust::Credential(Credential::new(SECRET).unwrap());
         let commits = commit::start(Recorder::new(store.clone()), broadcaster, DEADLINE);
-        let app = app(State { trust, proof: None, commits, store });
+        let (identity, registry) = (Identity::Cn, Registry::default());
+        let app = app(State { trust, identity, registry, proof: None, commits, store });
         let mut request = Request::new(method, Url::parse(&format!("http://clerk{path}")).unwrap());
         for (name, value) in [
             ("X-Proxy-Credential", SECRET),
