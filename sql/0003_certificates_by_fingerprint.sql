@@ -7,12 +7,12 @@ alter table certificates
     add column issuer        text,
     -- The name of the device that has it, which is also the name of its files. Null: as above.
     add column device        text collate "C",
-    alter column serial drop not null,
     drop constraint certificates_pkey,
     -- A server of the version before finds its rows by this.
     add constraint certificates_serial_key unique (serial);
 update certificates set serial_number = serial;
 alter table certificates
+    alter column serial drop not null,
     alter column serial_number set not null,
     add primary key (fingerprint, serial_number);
 create index certificates_device on certificates (device);

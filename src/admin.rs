@@ -379,8 +379,6 @@ pub enum Error {
     Name(String, &'static str),
     #[error("ROLLCALL_CERT_DAYS is {0}: a certificate lives for 1 to 3650 days")]
     Days(u64),
-    #[error("ROLLCALL_CRL=off is for ROLLCALL_CA=external: our own CA has its CRL always")]
-    OwnWithoutCrl,
 
     #[error("a CN holds at most 64 characters (RFC 5280, ub-common-name), and {0} has {1}")]
     LongCn(Email, usize),
@@ -482,7 +480,7 @@ impl Fatal for Error {
     fn exit(&self) -> Exit {
         match self {
             Error::Stack(error) => error.exit(),
-            Error::Setting(_) | Error::NoDatabase | Error::Days(_) | Error::OwnWithoutCrl => Exit::Config,
+            Error::Setting(_) | Error::NoDatabase | Error::Days(_) => Exit::Config,
             Error::Store(error) if error.is_configuration() => Exit::Config,
             Error::NoEmails | Error::NoNames | Error::OneName | Error::Email(_) | Error::Name(..) => {
                 Exit::Usage

@@ -13,6 +13,7 @@ use crate::server;
 mod ask;
 mod folder;
 mod prepare;
+pub mod trust;
 mod users;
 
 /// for the scripts in stack/, with the settings that they export; not for people
@@ -134,6 +135,8 @@ pub enum Error {
     NotWhole { variable: &'static str, text: String, unit: &'static str, most: u32 },
     #[error("ROLLCALL_LISTEN is {0}: nginx would misread it; letters, digits and /._@%+=:-[] are fine")]
     Misread(server::Address),
+    #[error("ROLLCALL_CRL=off is for ROLLCALL_CA=external: our own CA has its CRL always")]
+    OwnWithoutCrl,
     #[error(transparent)]
     Server(#[from] server::Error),
     /// PostgreSQL's socket lies in the folder.
@@ -180,7 +183,9 @@ impl Error {
 impl Fatal for Error {
     fn exit(&self) -> Exit {
         match self {
-            Error::Setting(_) | Error::NotWhole { .. } | Error::Misread(_) => Exit::Config,
+            Error::Setting(_) | Error::NotWhole { .. } | Error::Misread(_) | Error::OwnWithoutCrl => {
+                Exit::Config
+            }
             Error::Server(error) => error.exit(),
             _ => Exit::Failure,
         }

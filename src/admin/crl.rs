@@ -12,11 +12,12 @@ use std::time::SystemTime;
 
 use ring::digest;
 
-use super::desk::{Desk, Lists};
+use super::desk::Desk;
 use super::signer::LARGEST_CRL;
 use super::{Crl, Error, report};
 use crate::cli::{note, seconds};
 use crate::files;
+use crate::stack::trust::Lists;
 use crate::store::sighting::Serial;
 use crate::store::{Revocation, Store};
 use crate::x509;
@@ -47,13 +48,21 @@ pub async fn crl(store: &Store, options: &Crl) -> Result<(), Error> {
     super::import::import(store, &desk).await?;
     let when = if options.if_due { When::IfDue } else { When::Now };
     let forgotten = if options.drop_forgotten { Forgotten::Drop } else { Forgotten::Revoke };
-    refresh(store, &desk, when, forgotten).await?;
-    let Some(end) = end(&desk) else { return Ok(()) };
-    report(&"CRL", &format!("valid for {} days", end.saturating_sub(seconds(SystemTime::now())) / DAY))
+    let problems = refresh(store, &desk, when, forgotten).await?;
+    if let Some(end) = end(&desk) {
+        report(&"CRL", &format!("valid for {} days", end.saturating_sub(seconds(SystemTime::now())) / DAY))?;
+    }
+    problems.into_iter().next().map_or(Ok(()), Err)
 }
 
-/// Brings the list to the rows, and nginx to the list.
-pub async fn refresh(store: &Store, desk: &Desk, when: When, forgotten: Forgotten) -> Result<(), Error> {
+/// Brings the list to the rows, and nginx to the list. Returns the faults of other CAs' lists, which keep nothing of
+/// ours back.
+pub async fn refresh(
+    store: &Store,
+    desk: &Desk,
+    when: When,
+    forgotten: Forgotten,
+) -> Result<Vec<Error>, Error> {
     let own = desk.folder.path("crl.pem");
     let issuers = desk.own();
     if !issuers.is_empty() {
@@ -150,10 +159,10 @@ pub fn published(desk: &Desk) -> Vec<Revocation> {
 }
 
 /// Hands nginx its file: our own lists, and the last good one of each other CA.
-fn publish(desk: &Desk) -> Result<(), Error> {
+fn publish(desk: &Desk) -> Result<Vec<Error>, Error> {
     let nginx = desk.settings.state.join("nginx");
     if desk.settings.crl == Lists::Off || !nginx.is_dir() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let kept = nginx.join("crl");
     fs::create_dir_all(&kept).map_err(Error::file(&kept))?;
@@ -175,7 +184,7 @@ fn publish(desk: &Desk) -> Result<(), Error> {
         }
         return Err(error);
     }
-    problems.into_iter().next().map_or(Ok(()), Err)
+    Ok(problems)
 }
 
 /// The lists of other CAs, and the faults of those whose last good copy stands in.

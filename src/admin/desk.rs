@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::str::FromStr;
 
 use super::Error;
 use super::folder::Folder;
@@ -11,6 +10,7 @@ use crate::cli::{note, setting};
 use crate::files;
 use crate::http::identity::Identity;
 use crate::keyfile::{self, ItemKind};
+use crate::stack::trust::{Authority, Lists, Trust};
 use crate::store::Store;
 use crate::x509::{Certificate, NewKey};
 
@@ -24,25 +24,6 @@ pub struct Settings {
     reload: Option<String>,
 }
 
-/// The values of `ROLLCALL_CA`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Authority {
-    /// Ours: its key is `ca.key`.
-    Own,
-    /// Somebody else's: `ca.crt`, `server.crt` and `server.key` are given.
-    External,
-}
-
-/// The values of `ROLLCALL_CRL`: the CRLs of other CAs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Lists {
-    /// nginx reads no CRL.
-    Off,
-    /// Those in `crl.d`.
-    Files,
-    Urls(Vec<String>),
-}
-
 /// All of it, while nobody else is at work there.
 pub struct Desk {
     pub settings: Settings,
@@ -53,12 +34,7 @@ pub struct Desk {
 
 impl Settings {
     pub fn read() -> Result<Self, Error> {
-        let authority = setting(None, "ROLLCALL_CA", "own")?;
-        let default = if authority == Authority::Own { "files" } else { "off" };
-        let crl = setting(None, "ROLLCALL_CRL", default)?;
-        if (authority, &crl) == (Authority::Own, &Lists::Off) {
-            return Err(Error::OwnWithoutCrl);
-        }
+        let Trust { authority, crl } = Trust::read()?;
         let reload: String = setting(None, "ROLLCALL_RELOAD", "")?;
         Ok(Self {
             certs: setting(None, "ROLLCALL_CERTS", "certs")?,
@@ -90,7 +66,7 @@ impl Desk {
     pub fn open() -> Result<Self, Error> {
         let settings = Settings::read()?;
         let folder = Folder::open(&settings.certs)?;
-        for name in ["ca", "server"] {
+        for name in ["ca", "server", "bad_client"] {
             finish_pair(&folder, name)?;
         }
         let trusted = folder.read("ca")?;
@@ -157,37 +133,5 @@ fn finish_pair(folder: &Folder, name: &str) -> Result<(), Error> {
     match public.is_some_and(|public| public == certificates[0].public_key) {
         true => folder.place(&staged),
         false => folder.discard(&staged),
-    }
-}
-
-impl FromStr for Authority {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "own" => Ok(Authority::Own),
-            "external" => Ok(Authority::External),
-            _ => Err("it is either own or external"),
-        }
-    }
-}
-
-impl FromStr for Lists {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "off" => Ok(Lists::Off),
-            "files" => Ok(Lists::Files),
-            _ => {
-                let urls: Vec<String> =
-                    text.split([' ', ',']).filter(|url| !url.is_empty()).map(str::to_owned).collect();
-                let is_url = |url: &String| url.starts_with("http://") || url.starts_with("https://");
-                match urls.is_empty() || !urls.iter().all(is_url) {
-                    true => Err("it is off, files, or URLs that begin with http:// or https://"),
-                    false => Ok(Lists::Urls(urls)),
-                }
-            }
-        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -40,7 +40,8 @@ impl Folder {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let lock = path.join(".lock");
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Error::file(path))?;
-        let file = File::options().create(true).append(true).open(&lock).map_err(Error::file(&lock))?;
+        let file =
+            File::options().create(true).append(true).mode(SECRET).open(&lock).map_err(Error::file(&lock))?;
         let end = Instant::now() + PATIENCE;
         loop {
             match file.try_lock() {

@@ -171,9 +171,9 @@ fn items(role: Role, path: &Path, bytes: &[u8]) -> Result<Vec<Item>, Error> {
 fn advice(item: &Item, role: Role, path: &Path) -> Option<Advice> {
     let conversion = convert::to_pem(item, role, path).map(Advice::Convert);
     conversion.or(match (item.kind, role) {
-        (ItemKind::Request, Role::Cert) => {
-            Some(Advice::Words("the administrator of rollcall makes a certificate of it (certs/ca sign)"))
-        }
+        (ItemKind::Request, Role::Cert) => Some(Advice::Words(
+            "the administrator of rollcall makes a certificate of it (just enrol EMAIL --csr FILE)",
+        )),
         (ItemKind::PublicKey, Role::Key) => {
             Some(Advice::Words("the private key that was made with it is in another file"))
         }

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::{Finding, Level, Settings};
 use crate::files;
 use crate::keyfile::ItemKind;
+use crate::stack::trust::{Lists, Trust};
 use crate::x509;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -14,6 +15,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 pub const SOON: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// A timer renews the CRL when it has 20 days left. With fewer than this, it did not run.
 const CRL_SOON: Duration = Duration::from_secs(10 * 24 * 60 * 60);
+const CRL_LATE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// No CRL is longer than this.
 const LARGEST: u64 = 64 << 20;
 
@@ -23,6 +25,8 @@ struct Dated {
     name: &'static str,
     kind: ItemKind,
     soon: Duration,
+    /// A fault from now on.
+    late: Duration,
     consequence: &'static str,
     remedy: String,
 }
@@ -40,20 +44,25 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
         let path = settings.certs.join(file);
         let remedy = remedy.replace("FILE", &path.display().to_string());
         let (name, kind) = ("the certificate", ItemKind::Certificate);
-        Dated { path, name, kind, soon: SOON, consequence, remedy }
+        Dated { path, name, kind, soon: SOON, late: Duration::ZERO, consequence, remedy }
     };
     let crl = Dated {
         path: settings.server.state.join("nginx/crl.pem"),
         name: "the CRL",
         kind: ItemKind::Crl,
         soon: CRL_SOON,
+        late: CRL_LATE,
         consequence: "nginx refuses everybody",
         remedy: "just crl; a timer should do that (deploy/)".to_owned(),
     };
-    let ca = certificate("ca.crt", "nobody believes any certificate", "rm FILE, and just up; the key stays");
+    let ca = certificate("ca.crt", "nobody believes any certificate", "just ca renew");
     let server = certificate("server.crt", "no client speaks to this server", "just renew-server");
-    let client = certificate("client.crt", "just client stops at it", "certs/ca renew client, and just up");
-    let mut findings = vec![of(&crl, now), of(&ca, now), of(&server, now)];
+    let client = certificate("client.crt", "just client stops at it", "just renew client");
+    let mut findings = vec![of(&ca, now), of(&server, now)];
+    // nginx reads none where somebody else's CA has none.
+    if !matches!(Trust::read(), Ok(Trust { crl: Lists::Off, .. })) {
+        findings.insert(0, of(&crl, now));
+    }
     // Only the walkthrough has this one, and nobody else depends on it.
     if client.path.exists() {
         let finding = of(&client, now);
@@ -81,7 +90,7 @@ fn of(dated: &Dated, now: SystemTime) -> Finding {
 
 /// A file holds as long as everything in it.
 fn of_spans(spans: &[Span], name: &str, dated: &Dated, now: SystemTime) -> Finding {
-    let Dated { soon, consequence, remedy, .. } = dated;
+    let Dated { soon, late, consequence, remedy, .. } = dated;
     let days = |duration: Duration| duration.as_secs() / DAY.as_secs();
     if let Some(begin) = spans.iter().map(|span| span.begin).filter(|begin| *begin > now).max() {
         let begin = humantime::format_rfc3339_seconds(begin);
@@ -99,10 +108,10 @@ fn of_spans(spans: &[Span], name: &str, dated: &Dated, now: SystemTime) -> Findi
             format!("{name} ended {} days ago ({time}): {consequence}", days(over.duration())),
             remedy,
         ),
-        Ok(left) if left < *soon => Finding::yellow(
-            format!("{name} ends in {} days ({time}); then {consequence}", days(left)),
-            remedy,
-        ),
+        Ok(left) if left < *soon => {
+            let text = format!("{name} ends in {} days ({time}); then {consequence}", days(left));
+            if left < *late { Finding::red(text, remedy) } else { Finding::yellow(text, remedy) }
+        }
         Ok(left) => Finding::green(format!("{name} ends in {} days ({time})", days(left))),
     }
 }
@@ -144,6 +153,7 @@ mod tests {
             name: "",
             kind: ItemKind::Crl,
             soon: SOON,
+            late: 5 * DAY,
             consequence: "woe",
             remedy: "renew".to_owned(),
         };
@@ -153,6 +163,7 @@ mod tests {
         let (later, soon, over) = (span(now + 90 * DAY), span(now + 29 * DAY), span(now - 2 * DAY));
         for (spans, level, text) in [
             (&[span(now + 31 * DAY), later][..], Level::Green, "it ends in 31 days (2026-12-24T17:54:02Z)"),
+            (&[span(now + 4 * DAY)], Level::Red, "it ends in 4 days (2026-11-27T17:54:02Z); then woe"),
             (&[later, soon], Level::Yellow, "it ends in 29 days (2026-12-22T17:54:02Z); then woe"),
             (&[later, over], Level::Red, "it ended 2 days ago (2026-11-21T17:54:02Z): woe"),
             (&[endless, later], Level::Green, "it ends in 90 days (2027-02-21T17:54:02Z)"),

@@ -119,8 +119,7 @@ fn every_hostile_subject_is_refused_or_is_the_one_that_was_signed() {
     let stack = Stack::up();
     members(&stack);
     let foreign = Builder::new().stopped();
-    let mut command = foreign.tool("certs/ca");
-    assert!(command.arg("init").output().unwrap().status.success());
+    assert!(foreign.admin(&["ca", "init"]).status.success());
     let ear = stack.ear();
     for (i, (subject, out)) in SUBJECTS.iter().enumerate() {
         check(&stack, &ear, &stack.certs, subject, out);
@@ -262,7 +261,7 @@ fn no_location_of_nginx_lets_a_client_name_itself() {
 #[test]
 fn a_certificate_ends_on_a_kept_connection_too() {
     let stack = Stack::up();
-    let pair = stack.certificate("valid_user@qt-test.com", &[("NOT_AFTER", &date(4))]);
+    let pair = stack.certificate("valid_user@qt-test.com", &[("ROLLCALL_SIGN_UNTIL", &date(4))]);
     let client = stack.beating(&pair, "200ms");
     wait_until("it beats", || client.out().contains("Success!"));
     wait_until("it is refused", || {
