@@ -65,7 +65,8 @@ pub enum Error {
     #[error("its key is {0}; rollcall takes {taken}: make such a key", taken = key::TAKEN)]
     Key(String),
     #[error(
-        "its signature is of the algorithm {0}; its author must sign it with SHA-256, SHA-384 or SHA-512, and with RSA, ECDSA (P-256, P-384) or Ed25519"
+        "its signature is of the algorithm {0}; its author must sign with RSA (SHA-256, SHA-384, SHA-512), \
+         ECDSA (SHA-256, SHA-384) or Ed25519"
     )]
     Algorithm(String),
     #[error("the key of its issuer is {0}; the issuer must have {verified}", verified = key::VERIFIED)]
@@ -87,8 +88,8 @@ pub enum Error {
     #[error("it holds {0} certificate requests; one file must hold exactly one")]
     ManyRequests(usize),
     #[error(
-        "it is not a P-256 key in PKCS #8 with its public half; \
-             openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 makes one"
+        "it is not a P-256 key in PKCS #8 with its public half; openssl pkcs8 -topk8 -nocrypt converts one, and \
+         openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 makes one"
     )]
     NotOurKey,
     #[error("{0:?} cannot stand in a request: a name must not be empty, and an email must be ASCII")]
@@ -102,3 +103,6 @@ impl From<der::Error> for Error {
         Error::Der(error)
     }
 }
+
+#[cfg(test)]
+mod tests;

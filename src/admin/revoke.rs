@@ -44,27 +44,29 @@ async fn find(store: &Store, name: &str) -> Result<Vec<CertificateRow>, Error> {
         let on_device = store.certificates_on(name).await?;
         let mut people: Vec<&str> = on_device.iter().map(|row| row.email.as_str()).collect();
         people.dedup();
-        match (people.len(), fingerprint(name), Serial::new(name)) {
-            (1, ..) => on_device,
-            (2.., ..) => return Err(Error::SeveralPeople(name.to_owned(), people.join(", "))),
-            (0, Some(fingerprint), _) => store.certificates_with(&fingerprint).await?,
-            (0, None, Ok(serial)) => store.certificates_numbered(&serial).await?,
-            (0, None, Err(_)) => Vec::new(),
+        match people.len() {
+            0 => numbered(store, name).await?,
+            1 => on_device,
+            _ => return Err(Error::SeveralPeople(name.to_owned(), people.join(", "))),
         }
     };
-    match &rows[..] {
-        [] => Err(Error::Unknown(name.to_owned())),
-        // Several CAs gave that number: one of them is meant.
-        [first, .., last]
-            if fingerprint(name).is_none()
-                && first.device.as_deref() != Some(name)
-                && !name.contains('@')
-                && first.certificate.fingerprint != last.certificate.fingerprint =>
-        {
+    if rows.is_empty() { Err(Error::Unknown(name.to_owned())) } else { Ok(rows) }
+}
+
+/// The one certificate of this serial number or fingerprint. Both may have 40 digits.
+async fn numbered(store: &Store, text: &str) -> Result<Vec<CertificateRow>, Error> {
+    let rows = match Serial::new(text) {
+        Ok(serial) => store.certificates_numbered(&serial).await?,
+        Err(_) => Vec::new(),
+    };
+    match (&rows[..], fingerprint(text)) {
+        ([], Some(fingerprint)) => Ok(store.certificates_with(&fingerprint).await?),
+        ([] | [_], _) => Ok(rows),
+        // Several CAs gave that number.
+        _ => {
             let each = rows.iter().map(|row| format!("{} ({})", row.certificate.fingerprint, row.email));
-            Err(Error::SeveralCertificates(name.to_owned(), each.collect::<Vec<_>>().join(", ")))
+            Err(Error::SeveralCertificates(text.to_owned(), each.collect::<Vec<_>>().join(", ")))
         }
-        _ => Ok(rows),
     }
 }
 

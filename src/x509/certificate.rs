@@ -53,7 +53,7 @@ impl Certificate {
         let signed = Signed::read(der)?;
         let mut contents = parts::only(signed.contents, SEQUENCE)?;
         let _version = parts::optional(&mut contents, 0xa0)?;
-        let serial = parts::hex(parts::next(&mut contents, INTEGER)?)?;
+        let serial = parts::integer(parts::next(&mut contents, INTEGER)?)?;
         signed.same_algorithm(&mut contents)?;
         let issuer = contents.tlv_bytes()?;
         let mut validity = parts::enter(&mut contents, SEQUENCE)?;

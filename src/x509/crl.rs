@@ -63,8 +63,9 @@ impl Crl {
             }
         }
         let number = extensions.get(rfc5280::ID_CE_CRL_NUMBER)?;
-        let number =
-            number.map(|der| parts::hex(parts::next(&mut SliceReader::new(der)?, INTEGER)?)).transpose()?;
+        let number = number
+            .map(|der| parts::integer(parts::next(&mut SliceReader::new(der)?, INTEGER)?))
+            .transpose()?;
         let issuer_text = name::read(issuer)?.text;
         Ok(Self {
             der: der.to_vec(),
@@ -92,7 +93,7 @@ fn revoked(list: &[u8]) -> Result<Vec<Revoked>, Error> {
     let mut revoked = Vec::new();
     while !list.is_finished() {
         let mut entry = parts::enter(&mut list, SEQUENCE)?;
-        let serial = parts::hex(parts::next(&mut entry, INTEGER)?)?;
+        let serial = parts::integer(parts::next(&mut entry, INTEGER)?)?;
         let at = parts::time(&mut entry)?;
         let _extensions = parts::optional(&mut entry, SEQUENCE)?;
         parts::finish(entry)?;

@@ -1,9 +1,9 @@
 //! Which public keys are taken.
 
-use x509_cert::der::Decode;
 use x509_cert::der::asn1::{AnyRef, UintRef};
 use x509_cert::der::oid::ObjectIdentifier;
 use x509_cert::der::oid::db::{rfc5912, rfc8410};
+use x509_cert::der::{Decode, Tag};
 use x509_cert::spki::SubjectPublicKeyInfoRef;
 
 use super::Error;
@@ -11,10 +11,11 @@ use super::parts::{self, SEQUENCE};
 
 /// A key that can verify a signature.
 pub enum Kind {
-    /// Of the modulus; and is the exponent at least 65537?
+    /// The bits are those of the modulus. The usual exponent is 65537; ring signs with none below, and with none of
+    /// more than 33 bits.
     Rsa {
         bits: usize,
-        has_large_exponent: bool,
+        has_usual_exponent: bool,
     },
     P256,
     P384,
@@ -29,11 +30,11 @@ pub const VERIFIED: &str = "RSA with 2048 to 8192 bits, ECDSA on the curve P-256
 /// Do nginx and `rollcall-client` both take this key (DER of SubjectPublicKeyInfo)?
 ///
 /// nginx, with OpenSSL 3.0, takes RSA of 2048 bits and more, and the curves that its configuration lists. The client,
-/// with ring, signs with RSA of 2048, 3072 and 4096 bits only, and with no exponent below 65537.
+/// with ring, signs with RSA of 2048, 3072 and 4096 bits only.
 pub fn usable(public_key: &[u8]) -> Result<(), Error> {
     match kind(&SubjectPublicKeyInfoRef::from_der(public_key)?)? {
-        Kind::Rsa { has_large_exponent: false, .. } => {
-            Err(Error::Key("RSA with an exponent below 65537".to_owned()))
+        Kind::Rsa { has_usual_exponent: false, .. } => {
+            Err(Error::Key("RSA with an unusual exponent (65537 is usual)".to_owned()))
         }
         Kind::Rsa { bits: 2048 | 3072 | 4096, .. } | Kind::P256 | Kind::P384 | Kind::Ed25519 => Ok(()),
         Kind::Rsa { bits, .. } => Err(Error::Key(format!("RSA with {bits} bits"))),
@@ -42,7 +43,7 @@ pub fn usable(public_key: &[u8]) -> Result<(), Error> {
 
 pub fn kind(key: &SubjectPublicKeyInfoRef<'_>) -> Result<Kind, Error> {
     let parameters = key.algorithm.parameters;
-    let bits = key.subject_public_key.as_bytes().ok_or(parts::incomplete())?;
+    let bits = key.subject_public_key.as_bytes().ok_or(Tag::BitString.value_error())?;
     let found = match key.algorithm.oid {
         rfc5912::RSA_ENCRYPTION if parameters.is_some_and(AnyRef::is_null) => return rsa(bits),
         rfc5912::RSA_ENCRYPTION => "RSA with parameters (RFC 3279, section 2.3.1 wants NULL)".to_owned(),
@@ -74,7 +75,8 @@ fn rsa(key: &[u8]) -> Result<Kind, Error> {
     parts::finish(numbers)?;
     let bits =
         |number: &[u8]| number.len() * 8 - number.first().map_or(0, |byte| byte.leading_zeros() as usize);
-    Ok(Kind::Rsa { bits: bits(modulus.as_bytes()), has_large_exponent: bits(exponent.as_bytes()) > 16 })
+    let has_usual_exponent = (17..=33).contains(&bits(exponent.as_bytes()));
+    Ok(Kind::Rsa { bits: bits(modulus.as_bytes()), has_usual_exponent })
 }
 
 /// Uncompressed (SEC 1, section 2.3.3), with coordinates of this length.

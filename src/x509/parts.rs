@@ -1,12 +1,12 @@
 //! DER (X.690), element by element. The tags are written as their octets.
 //!
-//! The types of x509-cert are not used for the whole of a certificate or CRL: they refuse version 1 of a CRL, times
+//! The types of x509-cert do not read the whole of a certificate or CRL here: they refuse version 1 of a CRL, times
 //! before 1970 and the long object identifiers that are made of UUIDs; and they do not keep the bytes of a name.
 
 use x509_cert::der::asn1::AnyRef;
 use x509_cert::der::oid::ObjectIdentifier;
 use x509_cert::der::oid::db::DB;
-use x509_cert::der::{DateTime, Decode, Encode, ErrorKind, Reader, Result, SliceReader, Tag, Tagged};
+use x509_cert::der::{DateTime, Decode, Encode, Reader, Result, SliceReader, Tag, Tagged};
 
 pub const BITS: u8 = 0x03;
 pub const INTEGER: u8 = 0x02;
@@ -49,9 +49,10 @@ pub fn element(tag: u8, contents: &[&[u8]]) -> Result<Vec<u8>> {
     AnyRef::new(Tag::try_from(tag)?, &contents.concat())?.to_der()
 }
 
-/// A number of any length in upper-case hex, as i2a_ASN1_INTEGER(3) writes it: no byte that is there for the sign
-/// only, and a minus before a negative one. (Beyond 35 bytes it would break the line; nobody has such a serial.)
-pub fn hex(integer: &[u8]) -> Result<String> {
+/// An INTEGER of any length in upper-case hex, as openssl's i2a_ASN1_INTEGER writes it: no byte stands there for the
+/// sign alone, and a minus stands before a negative one. (openssl breaks the line after 35 bytes; nobody has such a
+/// serial.)
+pub fn integer(integer: &[u8]) -> Result<String> {
     match *integer {
         [] => Err(Tag::Integer.length_error()),
         [0, next, ..] if next < 0x80 => Err(Tag::Integer.non_canonical_error()),
@@ -75,8 +76,8 @@ fn negative(integer: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The next element, a time as RFC 5280, section 4.1.2.5 wants it, as seconds since the Unix epoch; 0 if it was before
-/// that.
+/// The next element, a time in the form of RFC 5280, section 4.1.2.5, as seconds since the Unix epoch; 0 if it is
+/// before that.
 pub fn time(reader: &mut SliceReader<'_>) -> Result<u64> {
     let element = AnyRef::decode(reader)?;
     let (tag, text) = (element.tag(), element.value());
@@ -113,11 +114,7 @@ pub fn number(oid: &[u8]) -> String {
         .map_or_else(|_| format!("#{}", hex::encode_upper(oid)), |oid| oid.to_string())
 }
 
-/// There is something left that must not be there.
+/// Fails if something is left.
 pub fn finish(reader: SliceReader<'_>) -> Result<()> {
     reader.finish(())
-}
-
-pub fn incomplete() -> x509_cert::der::Error {
-    ErrorKind::Failed.into()
 }

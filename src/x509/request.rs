@@ -4,7 +4,7 @@ use x509_cert::der::oid::ObjectIdentifier;
 use x509_cert::der::oid::db::rfc5912;
 use x509_cert::der::{Reader, SliceReader};
 
-use super::extensions::{Extensions, Names};
+use super::extensions::Extensions;
 use super::parts::{self, INTEGER, OID, SEQUENCE, SET};
 use super::signed::Signed;
 use super::{Error, name, usable};
@@ -49,24 +49,19 @@ impl Request {
         let (subject, public_key) = (contents.tlv_bytes()?, contents.tlv_bytes()?);
         let attributes = parts::optional(&mut contents, 0xa0)?;
         parts::finish(contents)?;
-        let extensions = attributes.map_or(Ok(Vec::new()), extensions)?;
-        let names = match &extensions[..] {
-            [] => Names::default(),
-            [extensions] => extensions.names()?,
-            _ => return Err(Error::Twice(parts::oid(rfc5912::ID_EXTENSION_REQ.as_bytes()))),
-        };
+        let emails = attributes.map_or(Ok(Vec::new()), emails)?;
         usable(public_key)?;
         signed.verify(public_key)?;
         let (subject, public_key) = (subject.to_vec(), public_key.to_vec());
         let common_names = name::read(&subject)?.common_names;
-        Ok(Self { public_key, subject, common_names, emails: names.emails, der })
+        Ok(Self { public_key, subject, common_names, emails, der })
     }
 }
 
-/// The extensions of each attribute that asks for some.
-fn extensions(attributes: &[u8]) -> Result<Vec<Extensions<'_>>, Error> {
+/// Those of the one attribute that asks for extensions.
+pub(super) fn emails(attributes: &[u8]) -> Result<Vec<String>, Error> {
     let mut attributes = SliceReader::new(attributes)?;
-    let mut extensions = Vec::new();
+    let mut found = None;
     while !attributes.is_finished() {
         let mut attribute = parts::enter(&mut attributes, SEQUENCE)?;
         let kind = parts::next(&mut attribute, OID)?;
@@ -74,9 +69,11 @@ fn extensions(attributes: &[u8]) -> Result<Vec<Extensions<'_>>, Error> {
         parts::finish(attribute)?;
         if kind == rfc5912::ID_EXTENSION_REQ.as_bytes() || kind == MICROSOFT_EXTENSIONS.as_bytes() {
             while !values.is_finished() {
-                extensions.push(Extensions::read(values.tlv_bytes()?)?);
+                if found.replace(Extensions::read(values.tlv_bytes()?)?).is_some() {
+                    return Err(Error::Twice(parts::oid(rfc5912::ID_EXTENSION_REQ.as_bytes())));
+                }
             }
         }
     }
-    Ok(extensions)
+    Ok(found.unwrap_or_default().names()?.emails)
 }

@@ -4,7 +4,7 @@ use ring::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use x509_cert::der::asn1::BitStringRef;
 use x509_cert::der::oid::ObjectIdentifier;
 use x509_cert::der::oid::db::{rfc5912, rfc8410};
-use x509_cert::der::{Decode, Encode, Reader, SliceReader};
+use x509_cert::der::{Decode, Encode, Reader, SliceReader, Tag};
 use x509_cert::spki::{AlgorithmIdentifierRef, SubjectPublicKeyInfoRef};
 
 use super::Error;
@@ -24,7 +24,7 @@ impl<'a> Signed<'a> {
         let mut reader = parts::only(der, SEQUENCE)?;
         let (contents, algorithm) = (reader.tlv_bytes()?, reader.tlv_bytes()?);
         let signature = BitStringRef::decode(&mut reader)?;
-        let signature = signature.as_bytes().ok_or(parts::incomplete())?;
+        let signature = signature.as_bytes().ok_or(Tag::BitString.value_error())?;
         Ok(reader.finish(Self { contents, algorithm, signature })?)
     }
 

@@ -89,7 +89,7 @@ fn a_server_that_is_not_ours_or_not_there() {
     let stack = Stack::up();
     let client = stack.pair("client");
     let foreign = Builder::new().stopped();
-    let _ = foreign.certificate("a@example.com", &[]);
+    expect(&mut foreign.administer(&["ca", "init"]), 0, "");
     let mut command = stack.program("rollcall-client");
     command.arg("--cert").arg(&client.cert).arg("--key").arg(&client.key);
     command.arg("--ca").arg(foreign.certs.join("ca.crt"));
