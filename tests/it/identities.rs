@@ -257,3 +257,14 @@ fn the_rfc822_name_is_one_plain_email_or_nobody() {
     let log = stack.log("server/log");
     assert!(!log.contains('\u{1b}') && !log.contains('\r') && !log.contains('\0'), "{log}");
 }
+
+#[test]
+fn two_certificates_of_one_serial_number_have_a_limit_each() {
+    let stack = Builder::new().set("ROLLCALL_RATE", "1").up();
+    enrolled(&stack, &[ALICE]);
+    let own = stack.pair("ca");
+    let [busy, other] = [(); 2].map(|()| made(&stack, Some(&own), EC, &format!("/CN={ALICE}"), CLIENT));
+    let statuses: Vec<u16> = (0..10).map(|_| stack.curl(Some(&busy), &[]).status).collect();
+    assert!(statuses.contains(&429), "{statuses:?}");
+    assert_eq!(stack.curl(Some(&other), &[]).status, 204);
+}
