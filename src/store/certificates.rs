@@ -188,6 +188,21 @@ impl Store {
         self.select("fingerprint = $1", fingerprint).await
     }
 
+    /// The email beside this certificate. It never changes; `None` if the certificate has no row.
+    pub async fn holder(&self, certificate: &Certificate) -> Result<Option<Email>, Error> {
+        self.run(async |connection| {
+            let found: Option<String> = sqlx::query_scalar(
+                "select email from certificates where fingerprint = $1 and serial_number = $2",
+            )
+            .bind(&certificate.fingerprint)
+            .bind(certificate.serial.as_str())
+            .fetch_optional(connection)
+            .await?;
+            found.map(|email| Email::new(&email).map_err(|_| Error::BadRow)).transpose()
+        })
+        .await
+    }
+
     async fn select(&self, condition: &str, value: &str) -> Result<Vec<CertificateRow>, Error> {
         let statement = format!("{COLUMNS} where {condition} order by not_after, serial_number");
         self.run(async |connection| {

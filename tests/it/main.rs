@@ -23,6 +23,7 @@ mod doctor;
 mod documents;
 mod group_commit;
 mod heartbeat;
+mod identities;
 mod identity;
 mod lan;
 mod lans;

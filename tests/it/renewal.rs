@@ -438,3 +438,25 @@ fn the_signer_waits_for_its_database_and_ends_well() {
     let mut days = stack.administer(&["sign", "--watch"]);
     expect(days.env("ROLLCALL_CERT_DAYS", "0"), 78, "a certificate lives for 1 to 3650 days");
 }
+
+#[test]
+fn a_device_whose_cn_is_no_email_renews_too() {
+    for (identity, san) in [("san", "email:sensor@example.com"), ("registered", "")] {
+        let stack = Builder::new().set("ROLLCALL_IDENTITY", identity).up();
+        let dates = [
+            ("ROLLCALL_SIGN_FROM", &*date(-9 * DAY)),
+            ("ROLLCALL_SIGN_UNTIL", &*date(DAY)),
+            ("ROLLCALL_SIGN_SAN", san),
+        ];
+        let pair = stack.certificate("device 7", &dates);
+        let cert = pair.cert.to_str().unwrap();
+        expect(&mut stack.administer(&["enrol", EMAIL, "--cert", cert, "--name", "device-7"]), 0, "noted");
+        expect(&mut renewing(&stack, &pair), 0, "renewed the certificate, until ");
+        let new = certificate(&pair.cert);
+        assert_eq!(
+            (&new.common_names[..], &new.emails[..]),
+            (&[EMAIL.to_owned()][..], &[EMAIL.to_owned()][..])
+        );
+        expect(&mut stack.client(&pair), 0, "Success!");
+    }
+}
