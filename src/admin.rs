@@ -23,8 +23,12 @@ mod folder;
 mod import;
 mod issue;
 mod list;
+mod renewals;
 mod revoke;
 mod signer;
+
+/// How long the database may take for one question.
+const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Enrols, lists and disables people and devices in the database of DATABASE_URL.
 #[derive(FromArgs)]
@@ -43,6 +47,7 @@ enum Command {
     Certs(Certs),
     Crl(Crl),
     Ca(Ca),
+    Sign(Sign),
     Migrate(Migrate),
     Stack(stack::Options),
 }
@@ -226,6 +231,15 @@ struct Replace {
 #[argh(subcommand, name = "protect")]
 struct Protect {}
 
+/// answer the requests of devices that renew their certificates by themselves (rollcall-client --renew)
+#[derive(FromArgs)]
+#[argh(subcommand, name = "sign")]
+struct Sign {
+    /// go on, and look each second, until SIGTERM or SIGINT; just up starts this
+    #[argh(switch)]
+    watch: bool,
+}
+
 /// Runs one command: against `DATABASE_URL`, unless it is about a stack's folder.
 pub fn run(options: Options) -> Result<(), Error> {
     match options.command {
@@ -244,6 +258,8 @@ pub fn run(options: Options) -> Result<(), Error> {
         Command::Revoke(Revoke { names }) => with_store(async |store| revoke::revoke(store, &names).await),
         Command::Certs(options) => with_store(async |store| list::list(store, &options).await),
         Command::Crl(options) => with_store(async |store| crl::crl(store, &options).await),
+        Command::Sign(Sign { watch: false }) => with_store(async |store| renewals::sign(store).await),
+        Command::Sign(Sign { watch: true }) => renewals::watch(&database_url()?),
         Command::Ca(Ca { command }) => match command {
             CaCommand::Init(Init {}) => authority::init(),
             CaCommand::Renew(RenewCa {}) => authority::renew(),
@@ -256,17 +272,19 @@ pub fn run(options: Options) -> Result<(), Error> {
 }
 
 fn with_store(act: impl AsyncFnOnce(&Store) -> Result<(), Error>) -> Result<(), Error> {
-    let url: String = setting(None, "DATABASE_URL", "")?;
-    if url.is_empty() {
-        return Err(Error::NoDatabase);
-    }
+    let url = database_url()?;
     task::block_on(async {
-        let store = Store::open(&url, Duration::from_secs(10))?;
+        let store = Store::open(&url, DEADLINE)?;
         store.migrate().await?;
         let done = act(&store).await;
         store.close().await;
         done
     })
+}
+
+fn database_url() -> Result<String, Error> {
+    let url: String = setting(None, "DATABASE_URL", "")?;
+    if url.is_empty() { Err(Error::NoDatabase) } else { Ok(url) }
 }
 
 async fn add(store: &Store, emails: &[String]) -> Result<(), Error> {
@@ -356,6 +374,8 @@ pub enum Error {
     NoNames,
     #[error("give the name of one device")]
     OneName,
+    #[error("cannot listen for signals: {0}")]
+    Signals(io::Error),
     #[error(transparent)]
     Email(EmailError),
     #[error(transparent)]
@@ -407,6 +427,8 @@ pub enum Error {
     #[error("server.crt is not for {0}, but for {1}")]
     NotItsName(String, String),
 
+    #[error("{0} requests were not answered, for the reasons above; they wait")]
+    Unanswered(usize),
     #[error("the signer {0:?} failed: {1}")]
     Signer(String, io::Error),
     #[error("that which the signer {0:?} made is not used: {1}")]

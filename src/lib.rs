@@ -12,6 +12,7 @@
 //! | a socket, the choice of networks | [`lan`] |
 //! | a statement of SQL, a column | [`store`] (and `sql/`) |
 //! | a header that nginx passes on | [`http::identity`] (and `nginx/`) |
+//! | whose a certificate is by the database | [`server::registry`] |
 //! | a connection's limits, the body of an error | [`http`] |
 //! | a route, a status code | [`server::routes`] |
 //! | the grouping of commits, the answer while the database is away | [`server::commit`] |
@@ -24,6 +25,7 @@
 //! | a TLS message, a retry | [`client`] |
 //! | the folder of a stack, nginx's file, the proof of a server | [`stack`] (and `stack/`) |
 //! | enrolment, revocation | [`admin`] |
+//! | the renewal by a device | `renewal` of [`client`] and [`server`], `renewals` of [`store`] and [`admin`] |
 //! | a check of the doctor | [`doctor`] (its name also in the help of [`server::Doctor`], and in stack/status) |
 //!
 //! The programs in `bin/` hand their arguments to one function each: [`server::run`], [`client::run`],

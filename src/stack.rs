@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::cli::{Exit, Fatal, FromArgs, SettingError, setting};
+use crate::http::identity::Identity;
 use crate::lan::destination;
 use crate::server;
 
@@ -85,6 +86,7 @@ struct Settings {
     https_port: u16,
     /// Requests a second.
     rate: u32,
+    identity: Identity,
 }
 
 impl Settings {
@@ -101,6 +103,7 @@ impl Settings {
             listen,
             https_port: setting(None, "ROLLCALL_HTTPS_PORT", "443")?,
             rate: whole("ROLLCALL_RATE", "20", "requests a second", 9_999_999)?,
+            identity: setting(None, "ROLLCALL_IDENTITY", "cn")?,
         })
     }
 

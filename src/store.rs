@@ -22,6 +22,7 @@ mod certificates;
 mod connection;
 mod heartbeat;
 mod people;
+mod renewals;
 pub mod sighting;
 
 pub use certificates::{CertificateRow, Noted, Revocation};
@@ -29,6 +30,7 @@ use connection::Connector;
 pub use connection::{Guarantee, SETTINGS};
 pub use heartbeat::{Outcome, RECORD, Recorded, Recorder};
 pub use people::UserRow;
+pub use renewals::{PAUSE, Renewal, Standing, Waiting};
 use sighting::Serial;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./sql");

@@ -1,5 +1,5 @@
-//! Certificates, requests and lists of revoked certificates (RFC 5280, RFC 2986): bytes in, facts out; new keys and
-//! requests.
+//! Certificates, requests and lists of revoked certificates (RFC 5280, RFC 2986): bytes in, facts out; new keys,
+//! requests and bundles.
 //!
 //! Facts only: no file, no clock, no log. The caller judges them, and asks whose signature it is.
 
@@ -9,6 +9,7 @@ use x509_cert::der;
 
 use crate::keyfile::{self, Damaged, ItemKind};
 
+mod bundle;
 mod certificate;
 mod crl;
 mod extensions;
@@ -19,6 +20,7 @@ mod parts;
 mod request;
 mod signed;
 
+pub use bundle::{bundle, in_bundle};
 pub use certificate::Certificate;
 pub use crl::{Crl, Revoked};
 pub use key::usable;
@@ -40,15 +42,31 @@ fn each<T>(bytes: &[u8], kind: ItemKind, read: fn(&[u8]) -> Result<T, Error>) ->
     items.iter().filter(|item| item.kind == kind).map(|item| read(&item.bytes)).collect()
 }
 
-/// PEM (RFC 7468) of this DER, with 64 columns.
+/// PEM (RFC 7468) of this DER.
 pub fn pem(label: &str, der: &[u8]) -> String {
-    let mut text = format!("-----BEGIN {label}-----\n");
-    // 48 bytes are 64 digits of base64.
+    format!("-----BEGIN {label}-----\n{}-----END {label}-----\n", base64(der))
+}
+
+/// Lines of base64, with 64 columns.
+pub fn base64(der: &[u8]) -> String {
+    let mut text = String::new();
+    // 48 bytes are 64 digits.
     for line in der.chunks(48) {
         STANDARD.encode_string(line, &mut text);
         text.push('\n');
     }
-    text + &format!("-----END {label}-----\n")
+    text
+}
+
+/// When two thirds of a lifetime are over, and a renewal is due. Seconds since the Unix epoch.
+pub fn due(not_before: u64, not_after: u64) -> u64 {
+    not_before + not_after.saturating_sub(not_before) / 3 * 2
+}
+
+/// The bytes that base64 stands for, with any white space in it.
+pub fn from_base64(text: &[u8]) -> Option<Vec<u8>> {
+    let digits: Vec<u8> = text.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    STANDARD.decode(digits).ok()
 }
 
 /// Something that cannot be read, or is not as it must be.
@@ -85,6 +103,8 @@ pub enum Error {
     Indirect,
     #[error("it holds {instead}, and a certificate request is needed")]
     NoRequest { instead: String },
+    #[error("it holds {0}, and certificates in PKCS #7 are needed")]
+    NoBundle(String),
     #[error("it holds {0} certificate requests; one file must hold exactly one")]
     ManyRequests(usize),
     #[error(

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use super::Error;
-use super::folder::Folder;
+use super::folder::{self, Folder};
 use super::signer::{Issuer, Signer};
 use crate::cli::{note, setting};
 use crate::files;
@@ -64,8 +65,13 @@ impl Settings {
 
 impl Desk {
     pub fn open() -> Result<Self, Error> {
+        Self::open_within(folder::PATIENCE)
+    }
+
+    /// Waits no longer than this for another command that is at work there.
+    pub fn open_within(patience: Duration) -> Result<Self, Error> {
         let settings = Settings::read()?;
-        let folder = Folder::open(&settings.certs)?;
+        let folder = Folder::open(&settings.certs, patience)?;
         for name in ["ca", "server", "bad_client"] {
             finish_pair(&folder, name)?;
         }

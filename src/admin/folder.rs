@@ -19,7 +19,7 @@ const PUBLIC: u32 = 0o644;
 const SECRET: u32 = 0o600;
 
 /// How long a command waits for another one that is at work in the folder.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Names that files of the stack have.
 const TAKEN: [&str; 6] = ["ca", "ca.old", "server", "crl", "broadcast", "privacy"];
@@ -37,12 +37,12 @@ pub struct Staged {
 }
 
 impl Folder {
-    pub fn open(path: &Path) -> Result<Self, Error> {
+    pub fn open(path: &Path, patience: Duration) -> Result<Self, Error> {
         let lock = path.join(".lock");
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Error::file(path))?;
         let file =
             File::options().create(true).append(true).mode(SECRET).open(&lock).map_err(Error::file(&lock))?;
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + patience;
         loop {
             match file.try_lock() {
                 Ok(()) => {

@@ -23,7 +23,7 @@ use crate::store::{Noted, Store};
 use crate::x509::{self, Certificate, NewKey, Request};
 
 /// ub-common-name of RFC 5280.
-const LONGEST_CN: usize = 64;
+pub const LONGEST_CN: usize = 64;
 
 pub async fn enrol(store: &Store, options: &Enrol) -> Result<(), Error> {
     let email = Email::new(&options.email).map_err(Error::Email)?;

@@ -52,6 +52,16 @@ pub struct Signer<'a> {
     client_days: u64,
 }
 
+/// The command of `ROLLCALL_SIGN`, and the lifetime of a client's certificate in days.
+pub fn settings() -> Result<(Option<String>, u64), Error> {
+    let command: String = setting(None, "ROLLCALL_SIGN", "")?;
+    let client_days: u64 = setting(None, "ROLLCALL_CERT_DAYS", "365")?;
+    if !(1..=3650).contains(&client_days) {
+        return Err(Error::Days(client_days));
+    }
+    Ok((Some(command).filter(|command| !command.trim().is_empty()), client_days))
+}
+
 impl Subject<'_> {
     fn cn(&self) -> &str {
         match self {
@@ -79,12 +89,7 @@ impl Subject<'_> {
 
 impl<'a> Signer<'a> {
     pub fn new(folder: &'a Folder, certs: &Path) -> Result<Self, Error> {
-        let command: String = setting(None, "ROLLCALL_SIGN", "")?;
-        let client_days: u64 = setting(None, "ROLLCALL_CERT_DAYS", "365")?;
-        if !(1..=3650).contains(&client_days) {
-            return Err(Error::Days(client_days));
-        }
-        let command = Some(command).filter(|command| !command.trim().is_empty());
+        let (command, client_days) = settings()?;
         Ok(Self { folder, certs: certs.to_owned(), command, client_days })
     }
 

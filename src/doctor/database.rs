@@ -6,7 +6,7 @@ use async_std::{future, task};
 
 use super::validity::SOON;
 use super::{Finding, Settings};
-use crate::cli::seconds;
+use crate::cli::{seconds, setting};
 use crate::store::{self, CertificateRow, Guarantee, Store};
 
 /// Clocks that are kept by NTP differ by less.
@@ -34,7 +34,7 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
         findings.push(of_recording(store.ready().await)?);
         findings.push(of_clocks(&clocks(store).await?));
         findings.extend(of_the_future(store.in_the_future().await?));
-        findings.push(of_certificates(&store.certificates().await?, SystemTime::now()));
+        findings.push(of_certificates(&store.certificates().await?, SystemTime::now(), soon()));
         store.close().await;
         Ok(())
     };
@@ -123,16 +123,26 @@ fn of_clocks(&Clocks { theirs, ours, within }: &Clocks) -> Finding {
     }
 }
 
+/// Certificates that live for a week are renewed by their devices when a third of it is left.
+fn soon() -> Duration {
+    let days: u32 = setting(None, "ROLLCALL_CERT_DAYS", "365").unwrap_or(365);
+    SOON.min(Duration::from_secs(24 * 60 * 60) * days / 4)
+}
+
 /// One that has ended already was replaced, or nobody misses it.
-fn of_certificates(known: &[CertificateRow], now: SystemTime) -> Finding {
-    let soon = seconds(now)..seconds(now + SOON);
+fn of_certificates(known: &[CertificateRow], now: SystemTime, soon: Duration) -> Finding {
+    let said = match soon.as_secs() / 3600 {
+        hours @ 0..72 => format!("{hours} hours"),
+        hours => format!("{} days", hours / 24),
+    };
+    let soon = seconds(now)..seconds(now + soon);
     let ending = known
         .iter()
         .filter(|known| known.revoked_at.is_none() && soon.contains(&known.certificate.not_after));
     match ending.count() {
-        0 => Finding::green("the database knows no certificate that ends within 30 days"),
+        0 => Finding::green(format!("the database knows no certificate that ends within {said}")),
         count => Finding::yellow(
-            format!("{count} of the certificates in the database end within 30 days"),
+            format!("{count} of the certificates in the database end within {said}"),
             "just certs --expiring 30d, and just renew NAME for those that are still in use",
         ),
     }

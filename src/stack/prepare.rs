@@ -17,6 +17,7 @@ use super::users::Users;
 use super::{Error, Settings, print};
 use crate::cli::setting;
 use crate::files;
+use crate::http::identity::Identity;
 use crate::keyfile;
 use crate::server::{self, Address, Privacy};
 
@@ -154,7 +155,11 @@ fn configuration(
         _ => format!("ssl_crl \"{}/nginx/crl.pem\";", settings.state.display()),
     };
     let sessions = if trust.rests_on_lists(&settings.certs) { "off" } else { "shared:tls:10m" };
+    // Lines of another identity become comments.
+    let only = |identity| if settings.identity == identity { "" } else { "#" }.to_owned();
     for (name, value) in [
+        ("CN", only(Identity::Cn)),
+        ("SAN", only(Identity::San)),
         ("CRL", crl),
         ("SESSIONS", sessions.to_owned()),
         ("USER", if users.is_root() { "user www-data;" } else { "" }.to_owned()),

@@ -49,7 +49,7 @@ const COLUMNS: &str = "select serial_number, email, fingerprint, not_after, last
    from certificates";
 
 impl CertificateRow {
-    fn from_row(row: &PgRow) -> Result<Self, Error> {
+    pub(super) fn from_row(row: &PgRow) -> Result<Self, Error> {
         let serial: String = row.try_get(0)?;
         let positive =
             |column: usize| Ok::<_, Error>(row.try_get::<Option<i64>, _>(column)?.map(i64::cast_unsigned));
@@ -187,6 +187,21 @@ impl Store {
         self.select("fingerprint = $1", fingerprint).await
     }
 
+    /// The email beside this certificate. It never changes; `None` if the certificate has no row.
+    pub async fn holder(&self, certificate: &Certificate) -> Result<Option<Email>, Error> {
+        self.run(async |connection| {
+            let found: Option<String> = sqlx::query_scalar(
+                "select email from certificates where fingerprint = $1 and serial_number = $2",
+            )
+            .bind(&certificate.fingerprint)
+            .bind(certificate.serial.as_str())
+            .fetch_optional(connection)
+            .await?;
+            found.map(|email| Email::new(&email).map_err(|_| Error::BadRow)).transpose()
+        })
+        .await
+    }
+
     async fn select(&self, condition: &str, value: &str) -> Result<Vec<CertificateRow>, Error> {
         let statement = format!("{COLUMNS} where {condition} order by not_after, serial_number");
         self.run(async |connection| {
@@ -195,7 +210,7 @@ impl Store {
         .await
     }
 
-    async fn transaction<T>(
+    pub(super) async fn transaction<T>(
         &self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
     ) -> Result<T, Error> {
@@ -225,7 +240,7 @@ async fn query_rows(connection: &mut PgConnection, query: Query<'_>) -> Result<V
 }
 
 /// A certificate that was noted at its first use gets its issuer and its device.
-async fn note(connection: &mut PgConnection, noted: &Noted) -> Result<(), Error> {
+pub(super) async fn note(connection: &mut PgConnection, noted: &Noted) -> Result<(), Error> {
     super::people::must_be_enrolled(connection, &noted.email).await?;
     let Certificate { serial, fingerprint, not_after } = &noted.certificate;
     let holder: String = sqlx::query_scalar(

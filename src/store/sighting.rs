@@ -58,7 +58,7 @@ pub struct Sighting {
 }
 
 /// `Nov  3 19:50:56 2027 GMT`, the form of ASN1_TIME_print(3), as seconds since the Unix epoch.
-fn seconds(text: &str) -> Option<u64> {
+pub fn seconds(text: &str) -> Option<u64> {
     const MONTHS: [&str; 12] =
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let words: Vec<&str> = text.split_ascii_whitespace().collect();

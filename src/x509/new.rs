@@ -37,6 +37,11 @@ impl NewKey {
         pem("PRIVATE KEY", &self.pkcs8)
     }
 
+    /// The same in DER.
+    pub fn der(&self) -> &[u8] {
+        &self.pkcs8
+    }
+
     /// DER of SubjectPublicKeyInfo.
     pub fn public_key(&self) -> Vec<u8> {
         [&SPKI[..], self.pair.public_key().as_ref()].concat()

@@ -56,6 +56,12 @@ impl Request {
         let common_names = name::read(&subject)?.common_names;
         Ok(Self { public_key, subject, common_names, emails, der })
     }
+
+    /// The first email in it, also as a CN, that is not this one. The request of some clients names nobody.
+    pub fn other_name(&self, email: &str) -> Option<&str> {
+        let emails = self.common_names.iter().filter(|name| name.contains('@')).chain(&self.emails);
+        emails.into_iter().find(|name| !name.eq_ignore_ascii_case(email)).map(String::as_str)
+    }
 }
 
 /// Those of the one attribute that asks for extensions.

@@ -249,7 +249,12 @@ fn no_location_of_nginx_lets_a_client_name_itself() {
             let with = stack.curl(Some(&pair), &arguments);
             let without = stack.curl(None, &arguments);
             assert_eq!(without.status, 400, "{path}");
-            let expected = if path == "/api/client" || path == "/api/client?x" { 204 } else { 404 };
+            let expected = match path.trim_end_matches("?x") {
+                "/api/client" => 204,
+                // It takes a POST alone; renewal.rs forges headers there.
+                "/.well-known/est/simplereenroll" => 405,
+                _ => 404,
+            };
             assert_eq!(with.status, expected, "{path}: {with:?}");
         }
     }

@@ -89,7 +89,8 @@ fn workers_without_their_master_are_nginx_all_the_same() {
 #[test]
 fn down_stops_the_parts_of_a_folder_that_was_moved() {
     let stack = Stack::with_its_own_cluster();
-    let parts = ["nginx/nginx.pid", "server/pid", "postgres/data/postmaster.pid", "keep-logs.pid"];
+    let parts =
+        ["nginx/nginx.pid", "server/pid", "postgres/data/postmaster.pid", "signer.pid", "keep-logs.pid"];
     let pids = parts.map(|file| stack.pid(file));
     let elsewhere = stack.state.with_extension("moved");
     fs::rename(&stack.state, &elsewhere).unwrap();

@@ -55,7 +55,7 @@ fn origin() -> &'static Stack {
     static ORIGIN: OnceLock<Stack> = OnceLock::new();
     ORIGIN.get_or_init(|| {
         let origin = Builder::new().up_with_its_own_cluster();
-        for file in ["keep-logs.pid", "nginx/nginx.pid", "server/pid"] {
+        for file in ["keep-logs.pid", "signer.pid", "nginx/nginx.pid", "server/pid"] {
             let pid = origin.pid(file);
             signal("TERM", &[pid]);
             wait_until("it ended", || has_ended(pid));
@@ -493,7 +493,7 @@ impl Drop for Stack {
         }
         let down = self.script("stack/down");
         if std::thread::panicking() {
-            for log in ["server/log", "nginx/error.log", "nginx/access.log", "postgres/log"] {
+            for log in ["server/log", "signer.log", "nginx/error.log", "nginx/access.log", "postgres/log"] {
                 eprintln!("--- {log}\n{}", self.log(log));
             }
         } else {

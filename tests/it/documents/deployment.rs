@@ -84,14 +84,14 @@ fn the_steps_make_a_host_and_devices() {
     add(&block("cat >/etc/rollcall/stack.env <<'END'"));
     add(&block("set -a; . /etc/rollcall/stack.env; set +a"));
     add(&block("(umask 077; sed -f <(cat <<END"));
-    let install = "install -m 0644 deploy/rollcall-{server,nginx,crl}.service deploy/rollcall-crl.timer /etc/systemd/system/";
+    let install = "install -m 0644 deploy/rollcall-{server,nginx,crl,signer}.service deploy/rollcall-crl.timer /etc/systemd/system/";
     page::documented(install);
     add(install);
     // Where systemd is installed it reads the units; a warning about the host's own is none about ours.
     add(
         "if command -v systemd-analyze; then systemd-analyze verify /etc/systemd/system/rollcall-*.service; fi",
     );
-    add("start rollcall-server.service; start rollcall-nginx.service");
+    add("start rollcall-server.service; start rollcall-nginx.service; start rollcall-signer.service");
     add("until_it curl -sS --cacert \"$ROLLCALL_CERTS/ca.crt\" https://localhost");
     add("until_it curl -fsS http://127.0.0.1:8000/readyz");
     add("start rollcall-crl.service; wait $!");

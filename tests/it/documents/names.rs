@@ -10,7 +10,7 @@ use super::{PROGRAMS_OF_RECIPES, ROOT};
 use crate::stack::{binaries, text};
 
 /// The lines that no test types, and why.
-const NOT_RUN: [(&str, &str); 18] = [
+const NOT_RUN: [(&str, &str); 22] = [
     (
         "stack/setup && just demo",
         "it may install packages; .ci/run runs the first half, walkthrough.rs the second",
@@ -31,6 +31,10 @@ const NOT_RUN: [(&str, &str); 18] = [
     ),
     ("certs/ca crl", "stack/crl runs it"),
     ("rollcall-admin migrate", "a block of deploy/README.md that deployment.rs runs has it"),
+    ("just client --every 30s --renew", "renewal.rs runs the client in this way"),
+    ("rollcall-client --renew", "renewal.rs runs it"),
+    ("rollcall-admin sign [--watch]", "renewal.rs runs both"),
+    ("rollcall-admin sign --watch", "just up runs it"),
     ("systemd-analyze security --offline=true", "it is a measurement, not a step"),
     ("systemd-analyze verify", "deployment.rs runs it where systemd is installed"),
     ("export ROLLCALL_HTTPS_PORT=8443", "every test here sets a port of its own in this way"),
@@ -110,7 +114,7 @@ fn recipes_and_flags_exist() {
                     }
                 }
                 (program, _) if program.starts_with("rollcall-") => {
-                    let subcommands = ["doctor"].into_iter().filter(|word| arguments.contains(word));
+                    let subcommands = ["doctor", "sign"].into_iter().filter(|word| arguments.contains(word));
                     help(program, &subcommands.collect::<Vec<_>>()) + &help(program, &[])
                 }
                 (program, _) if program.starts_with("stack/") || program == "certs/ca" => script(program),

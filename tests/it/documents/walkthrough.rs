@@ -208,7 +208,7 @@ fn moved(clone: &Clone, row: &str) {
         // The line itself has the folder in it.
         text.lines().filter(|line| !line.contains("pgrep")).map(str::to_owned).collect::<Vec<_>>()
     };
-    for program in ["postgres", "rollcall-server", "nginx", "keep-logs"] {
+    for program in ["postgres", "rollcall-server", "nginx", "rollcall-signer", "keep-logs"] {
         assert!(left().iter().any(|line| line.contains(program)), "{program}: {:#?}", left());
     }
     for process in left() {
