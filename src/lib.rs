@@ -12,7 +12,7 @@
 //! | a socket, the choice of networks | [`lan`] |
 //! | a statement of SQL, a column | [`store`] (and `sql/`) |
 //! | a header that nginx passes on | [`http::identity`] (and `nginx/`) |
-//! | whose a certificate is by the database | [`server::registry`] |
+//! | the holder of a certificate by its row | [`server::registry`] |
 //! | a connection's limits, the body of an error | [`http`] |
 //! | a route, a status code | [`server::routes`] |
 //! | the grouping of commits, the answer while the database is away | [`server::commit`] |

@@ -41,7 +41,7 @@ pub enum Refused {
     NotEnrolled,
     Disabled,
     Revoked,
-    /// Whose the certificate is, nobody noted ([`super::registry`]).
+    /// The database does not know whose the certificate is ([`super::registry`]).
     NotRegistered,
     /// The database is away or slow, or too many wait for it.
     Unavailable,

@@ -1,4 +1,4 @@
-//! Whose a certificate is by the database, for `ROLLCALL_IDENTITY=registered`.
+//! The holder of a certificate by its row in the database, for `ROLLCALL_IDENTITY=registered`.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use crate::protocol::status::Email;
 use crate::store::Store;
 use crate::store::sighting::{Certificate, Serial};
 
-/// Certificates that are remembered. One more, and all are asked for anew.
+/// Certificates that are remembered. The next one makes it forget all of them.
 const MAX_KNOWN: usize = 100_000;
 
 /// Remembers each holder that the database named: a row's email never changes. The record statement still looks at the
