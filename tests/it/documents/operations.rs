@@ -21,6 +21,7 @@ fn operations_step_by_step() {
     devices(&clone);
     revocation(&clone);
     forgotten_revocations(&clone);
+    list_of_an_earlier_version(&clone);
     authority(&clone);
     signer(&clone);
     company(&clone);
@@ -164,6 +165,21 @@ fn forgotten_revocations(clone: &Clone) {
     clone.runs(RESTORE, 0, "");
     clone.types("just crl --drop-forgotten", 0, "valid for");
     wait_until("nginx has the list", || clone.shell(erin).output().unwrap().status.success());
+}
+
+/// `certs/issued` as the version before left it: a copy of each certificate, the devices, and the index of openssl.
+fn list_of_an_earlier_version(clone: &Clone) {
+    let before = r#"
+        openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj / -keyout gina.key -out gina.csr
+        ROLLCALL_SIGN_CN=erin@example.com certs/ca sign <gina.csr >gina.crt
+        serial=$(openssl x509 -in gina.crt -noout -serial | sed 's/serial=//')
+        mkdir certs/issued; cp gina.crt certs/issued/$serial.pem; echo "$serial tablet-of-erin" >certs/issued/names
+        printf 'R\t351231235959Z\t260101000000Z\t%s\tunknown\t/CN=erin@example.com\n' $serial >certs/issued/index.txt"#;
+    clone.runs(before, 0, "");
+    clone.runs("just crl", 0, "imported: 1 certificates, 1 of them new");
+    clone.runs("just certs --json | grep tablet-of-erin", 0, "\"state\":\"revoked\"");
+    assert!(clone.folder.join("certs/issued.imported").exists());
+    clone.runs("just client --cert gina.crt --key gina.key", 77, "FAILED:certificate revoked");
 }
 
 /// The CA is renewed with its key, replaced, and its key encrypted.
