@@ -437,8 +437,6 @@ pub enum Error {
     NotOurs,
     #[error("server.crt has ended: just renew-server; of somebody else's CA, put a new one there")]
     ServerEnded,
-    #[error("{0} is being replaced already: just ca replace --finish ends that")]
-    Replacing(String),
     #[error("no CA is being replaced: just ca replace begins that")]
     NotReplacing,
     #[error(

@@ -117,7 +117,8 @@ pub async fn replace(store: &Store, options: &Replace) -> Result<(), Error> {
     match (desk.old(), options.finish) {
         (None, false) => begin(store, &mut desk).await,
         (Some(old), true) => finish(store, &mut desk, &old, options.yes).await,
-        (Some(old), false) => Err(Error::Replacing(old.certificate.subject_text)),
+        // The last run may have ended early.
+        (Some(old), false) => begun(store, &desk, &old).await,
         (None, true) => Err(Error::NotReplacing),
     }
 }
@@ -130,8 +131,13 @@ async fn begin(store: &Store, desk: &mut Desk) -> Result<(), Error> {
     desk.folder.publish(&desk.folder.certificate("ca.old"), pem.as_bytes())?;
     let new = new_authority(desk, &desk.trusted)?;
     desk.trusted.insert(0, new);
-    crl::refresh(store, desk, crl::When::Now, crl::Forgotten::Revoke).await?;
-    let (living, _) = living(store, &old).await?;
+    begun(store, desk, &old).await
+}
+
+/// nginx believes both.
+async fn begun(store: &Store, desk: &Desk, old: &Issuer) -> Result<(), Error> {
+    crl::refresh(store, desk, crl::When::IfDue, crl::Forgotten::Revoke).await?;
+    let (living, _) = living(store, old).await?;
     report(
         &old.certificate.subject_text,
         &format!(
@@ -153,14 +159,16 @@ async fn finish(store: &Store, desk: &mut Desk, old: &Issuer, yes: bool) -> Resu
     let server = desk.folder.read("server")?;
     if server.first().is_some_and(|server| server.is_signed_by(&old.certificate).is_ok()) {
         issue::make_server(desk, issue::server_names(desk)?)?;
+        desk.settings.reload_nginx()?;
     }
     issue::make_nobody(desk, "bad_client", "not_an_email")?;
     desk.trusted.retain(|authority| authority.public_key != old.certificate.public_key);
     write(desk)?;
+    crl::refresh(store, desk, crl::When::Now, crl::Forgotten::Revoke).await?;
+    // The last step, so that each run before it begins anew.
     for file in [&old.key, &desk.folder.certificate("ca.old")] {
         desk.folder.remove(file)?;
     }
-    crl::refresh(store, desk, crl::When::Now, crl::Forgotten::Revoke).await?;
     report(
         &old.certificate.subject_text,
         &format!("is not trusted any more, with {} certificates", living.len()),
@@ -170,15 +178,23 @@ async fn finish(store: &Store, desk: &mut Desk, old: &Issuer, yes: bool) -> Resu
 /// The certificates of a CA that nginx lets in; and those of them that are in use.
 async fn living(store: &Store, issuer: &Issuer) -> Result<(Vec<CertificateRow>, Vec<CertificateRow>), Error> {
     let now = seconds(SystemTime::now());
-    let mut living = store.certificates().await?;
+    let all = store.certificates().await?;
+    let mut living = all.clone();
     living.retain(|row| {
         row.issuer.as_ref() == Some(&issuer.certificate.subject_text)
             && row.revoked_at.is_none()
             && row.certificate.not_after > now
     });
-    let is_recent =
-        |row: &&CertificateRow| row.last_used_ns.is_some_and(|ns| ns / 1_000_000_000 + RECENT > now);
-    let recent = living.iter().filter(is_recent).cloned().collect();
+    // A device that has used a certificate of another CA since does not need this one.
+    let has_another = |old: &CertificateRow| {
+        let later = |row: &CertificateRow| row.device == old.device && row.last_used_ns >= old.last_used_ns;
+        let of_another = |row: &CertificateRow| row.issuer.is_some() && row.issuer != old.issuer;
+        old.device.is_some() && all.iter().any(|row| of_another(row) && later(row))
+    };
+    let mut recent = living.clone();
+    recent.retain(|row| {
+        row.last_used_ns.is_some_and(|ns| ns / 1_000_000_000 + RECENT > now) && !has_another(row)
+    });
     Ok((living, recent))
 }
 
@@ -186,6 +202,10 @@ async fn living(store: &Store, issuer: &Issuer) -> Result<(Vec<CertificateRow>, 
 pub fn protect() -> Result<(), Error> {
     let desk = ours()?;
     let (issuer, staged) = (current(&desk)?, desk.folder.path("ca.key.staged"));
+    let failed = |why: &str| Error::Protect(issuer.key.clone(), why.to_owned());
+    if is_encrypted(&files::read(&issuer.key, files::SMALL).map_err(Error::file(&issuer.key))?) {
+        return Err(failed("it is encrypted already; openssl pkey -aes256 changes its passphrase"));
+    }
     let passphrase = std::env::var("ROLLCALL_CA_PASSIN").ok().filter(|text| !text.is_empty());
     let openssl = |arguments: &[&str]| {
         let mut command = Command::new("openssl");
@@ -200,15 +220,12 @@ pub fn protect() -> Result<(), Error> {
         encrypt.args(["-passout", passphrase]);
         decrypt.args(["-passin", passphrase]);
     }
-    let failed = |why: &str| Error::Protect(issuer.key.clone(), why.to_owned());
     let done = encrypt.status().map_err(|error| failed(&error.to_string()))?;
     let bytes = files::read(&staged, files::SMALL).unwrap_or_default();
-    let is_encrypted = keyfile::items(&bytes)
-        .is_ok_and(|items| items.iter().any(|item| item.kind == ItemKind::EncryptedKey));
     // Read back, before the only copy of the key goes.
     let public = decrypt.output().map_err(|error| failed(&error.to_string()))?.stdout;
     desk.folder.remove(&staged)?;
-    if !done.success() || !is_encrypted || public != issuer.certificate.public_key {
+    if !done.success() || !is_encrypted(&bytes) || public != issuer.certificate.public_key {
         return Err(failed("the encrypted copy cannot be read back; the key is as it was"));
     }
     desk.folder.hide(&issuer.key, &bytes)?;
@@ -216,6 +233,10 @@ pub fn protect() -> Result<(), Error> {
         &"ca.key",
         "encrypted; ROLLCALL_CA_PASSIN tells the timer and these commands where its passphrase is",
     )
+}
+
+fn is_encrypted(key: &[u8]) -> bool {
+    keyfile::items(key).is_ok_and(|items| items.iter().any(|item| item.kind == ItemKind::EncryptedKey))
 }
 
 fn ours() -> Result<Desk, Error> {

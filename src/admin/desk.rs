@@ -102,10 +102,12 @@ impl Desk {
             .trusted
             .first()
             .map(|certificate| Issuer { certificate: certificate.clone(), key: self.folder.key("ca") });
-        current.into_iter().chain(self.old()).collect()
+        let is_trusted =
+            |old: &Issuer| self.trusted.iter().any(|one| one.public_key == old.certificate.public_key);
+        current.into_iter().chain(self.old().filter(is_trusted)).collect()
     }
 
-    /// The CA that another is about to replace.
+    /// The CA that another is about to replace, or has just replaced.
     pub fn old(&self) -> Option<Issuer> {
         let certificate = self.folder.read("ca.old").ok()?.into_iter().next()?;
         let is_current = self.trusted.first().is_some_and(|first| first.public_key == certificate.public_key);

@@ -11,6 +11,7 @@ mod program;
 mod stack;
 
 mod admin;
+mod authority;
 mod believed;
 mod broadcast;
 mod certificates;
