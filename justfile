@@ -96,13 +96,13 @@ renew-server *args: build
 revoke +names: build
     @exec stack/run rollcall-admin revoke "$@"
 
-# a fresh CRL; a timer does this, see deploy/
+# a fresh CRL: just crl [--if-due] [--drop-forgotten]; a timer does this, see deploy/
 [group('certificates')]
 [no-exit-message]
 crl *args: build
     @exec stack/run rollcall-admin crl "$@"
 
-# our certificate authority: just ca renew | replace [--finish] | protect
+# our certificate authority: just ca init | renew | replace [--finish] [--yes] | protect
 [group('certificates')]
 [no-exit-message]
 ca *args: build
