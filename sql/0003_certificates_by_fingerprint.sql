@@ -1,3 +1,6 @@
+-- Also for a database to which a dump of the version before was restored (pg_restore --clean leaves that which the dump
+-- does not know).
+--
 -- Two CAs may give one serial number to two certificates (RFC 5280, section 4.1.2.2): a certificate is known by its
 -- fingerprint together with its serial number.
 
@@ -19,7 +22,7 @@ create index certificates_device on certificates (device);
 create index certificates_serial_number on certificates (serial_number);
 
 -- `serial` is for the version before alone: the first certificate of a number has it, the others have none there.
-create function fill_serial() returns trigger language plpgsql as $$
+create or replace function fill_serial() returns trigger language plpgsql as $$
 begin
     if new.serial_number is null then
         new.serial_number := new.serial;
@@ -31,11 +34,11 @@ begin
     return new;
 end
 $$;
-create trigger fill_serial before insert on certificates for each row execute function fill_serial();
+create or replace trigger fill_serial before insert on certificates for each row execute function fill_serial();
 
 -- Revocations of certificates that no row describes: only a CRL still knows them, as after a restore of an older
 -- dump. They refuse every certificate of the number that has no row, which errs on the safe side.
-create table revoked_serials (
+create table if not exists revoked_serials (
     serial_number text collate "C" not null check (serial_number ~ '^[0-9A-F]{1,64}$'),
     issuer        text        not null,
     revoked_at    timestamptz not null default now(),

@@ -1,6 +1,6 @@
 -- Requests of devices for the certificate after their present one, and the answers of the signer (`rollcall-admin sign`).
 
-create table renewals (
+create table if not exists renewals (
     -- The certificate that asks.
     fingerprint   text        not null,
     serial_number text collate "C" not null,
@@ -13,15 +13,15 @@ create table renewals (
     -- The reason why there is none.
     refused       text,
     answered_at   timestamptz,
+    -- No foreign key: pg_restore --clean could not drop certificates.
     primary key (fingerprint, serial_number),
-    foreign key (fingerprint, serial_number) references certificates (fingerprint, serial_number),
     -- There is one answer or none.
     check (num_nonnulls(certificate, refused) = num_nonnulls(answered_at))
 );
-create index renewals_waiting on renewals (asked_at) where answered_at is null;
+create index if not exists renewals_waiting on renewals (asked_at) where answered_at is null;
 
 -- A new request has no answer yet, whoever writes it: so the server needs no right to write answers.
-create function ask_anew() returns trigger language plpgsql as $$
+create or replace function ask_anew() returns trigger language plpgsql as $$
 begin
     new.asked_at := clock_timestamp();
     new.certificate := null;
@@ -30,4 +30,4 @@ begin
     return new;
 end
 $$;
-create trigger ask_anew before insert or update of request on renewals for each row execute function ask_anew();
+create or replace trigger ask_anew before insert or update of request on renewals for each row execute function ask_anew();

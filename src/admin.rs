@@ -483,6 +483,8 @@ pub enum Error {
     HalfRevoked(usize, Box<Error>),
     #[error("the CRL {0}: {1}")]
     List(String, String),
+    #[error("{0} CRLs of other CAs could not be taken; see above")]
+    Lists(usize),
     #[error("there is no CRL for nginx: put the one of the CA into crl.d, or set ROLLCALL_CRL")]
     NoCrl,
     #[error("nginx does not take the new files, and goes on with the old: {0}")]

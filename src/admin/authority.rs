@@ -32,7 +32,7 @@ pub fn init() -> Result<(), Error> {
     } else {
         if desk.trusted.is_empty() {
             desk.trusted = vec![if key.exists() { found_again(&desk)? } else { new_authority(&desk, &[])? }];
-        } else if !key.exists() && !desk.signer()?.is_elsewhere() {
+        } else if !key.exists() {
             return Err(Error::NoKey { authority, key });
         }
         if desk.folder.read("server")?.is_empty() {
@@ -131,6 +131,9 @@ async fn begin(store: &Store, desk: &mut Desk) -> Result<(), Error> {
     desk.folder.publish(&desk.folder.certificate("ca.old"), pem.as_bytes())?;
     let new = new_authority(desk, &desk.trusted)?;
     desk.trusted.insert(0, new);
+    if is_encrypted(&key) {
+        report(&"ca.key", "is new, and not encrypted: just ca protect")?;
+    }
     begun(store, desk, &old).await
 }
 

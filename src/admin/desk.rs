@@ -11,15 +11,14 @@ use crate::cli::{note, setting};
 use crate::files;
 use crate::http::identity::Identity;
 use crate::keyfile::{self, ItemKind};
-use crate::stack::trust::{Authority, Lists, Trust};
+use crate::stack::trust::{Authority, Trust};
 use crate::store::Store;
 use crate::x509::{Certificate, NewKey};
 
 pub struct Settings {
     pub certs: PathBuf,
     pub state: PathBuf,
-    pub authority: Authority,
-    pub crl: Lists,
+    pub trust: Trust,
     pub identity: Identity,
     /// The command that lets nginx read its files.
     reload: Option<String>,
@@ -35,13 +34,11 @@ pub struct Desk {
 
 impl Settings {
     pub fn read() -> Result<Self, Error> {
-        let Trust { authority, crl } = Trust::read()?;
         let reload: String = setting(None, "ROLLCALL_RELOAD", "")?;
         Ok(Self {
             certs: setting(None, "ROLLCALL_CERTS", "certs")?,
             state: setting(None, "ROLLCALL_STATE", ".run")?,
-            authority,
-            crl,
+            trust: Trust::read()?,
             identity: setting(None, "ROLLCALL_IDENTITY", "cn")?,
             reload: Some(reload).filter(|command| !command.is_empty()),
         })
@@ -84,7 +81,7 @@ impl Desk {
     }
 
     pub fn is_own(&self) -> bool {
-        self.settings.authority == Authority::Own
+        self.settings.trust.authority == Authority::Own
     }
 
     /// The CA that signs: ours, or the command of `ROLLCALL_SIGN`, which needs no key here.
@@ -92,7 +89,7 @@ impl Desk {
         if self.signer()?.is_elsewhere() {
             return Ok(None);
         }
-        match (self.settings.authority, self.own().into_iter().next()) {
+        match (self.settings.trust.authority, self.own().into_iter().next()) {
             (Authority::Own, Some(issuer)) => Ok(Some(issuer)),
             (Authority::Own, None) => Err(Error::NoAuthority(self.folder.certificate("ca"))),
             (Authority::External, _) => Err(Error::NoSigner),

@@ -34,6 +34,13 @@ pub async fn enrol(store: &Store, options: &Enrol) -> Result<(), Error> {
     super::import::import(store, &desk).await?;
     if let Some(file) = &options.cert {
         let certificate = given(&desk, file, &email)?;
+        let known = store.certificates_with(&certificate.fingerprint).await?;
+        if known.iter().any(|row| row.revoked_at.is_some()) {
+            return Err(Error::Given(
+                file.clone(),
+                "it is revoked, for good; its CA must make another".to_owned(),
+            ));
+        }
         return note(store, &email, certificate, options.name.clone()).await;
     }
     desk.settle(store, name).await?;
@@ -306,7 +313,7 @@ fn bundle(desk: &Desk, email: &Email, name: &str, legacy: bool) -> Result<(), Er
         if legacy {
             "made in the old form, whose encryption (RC2, 3DES) is weak: delete it once it is on the device"
         } else {
-            "made; a system that calls its password wrong (Windows Server 2016, macOS 12, iOS 15, Android 11 and older) needs --p12-legacy"
+            "made; a system that calls its password wrong (Windows Server 2016, macOS 12, Android 12, those before them, older iOS) needs --p12-legacy"
         },
     )
 }

@@ -45,7 +45,7 @@ pub fn watch(url: &str) -> Result<(), Error> {
     let store = Store::open(url, DEADLINE)?;
     // A mistake in the settings shows now, and not at the first request.
     let (command, _) = signer::settings()?;
-    if Settings::read()?.authority == Authority::External && command.is_none() {
+    if Settings::read()?.trust.authority == Authority::External && command.is_none() {
         return Err(Error::NoSigner);
     }
     let stop = signals::stop(None).map_err(Error::Signals)?;

@@ -7,7 +7,9 @@ use async_std::{future, task};
 use super::validity::SOON;
 use super::{Finding, Settings};
 use crate::cli::{seconds, setting};
+use crate::files;
 use crate::store::{self, CertificateRow, Guarantee, Store};
+use crate::x509;
 
 /// Clocks that are kept by NTP differ by less.
 const TOLERATED: Duration = Duration::from_secs(1);
@@ -34,7 +36,9 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
         findings.push(of_recording(store.ready().await)?);
         findings.push(of_clocks(&clocks(store).await?));
         findings.extend(of_the_future(store.in_the_future().await?));
-        findings.push(of_certificates(&store.certificates().await?, SystemTime::now(), soon()));
+        let known = store.certificates().await?;
+        findings.push(of_certificates(&known, SystemTime::now(), soon()));
+        findings.extend(of_issuers(&known, &trusted(settings), SystemTime::now()));
         store.close().await;
         Ok(())
     };
@@ -146,6 +150,28 @@ fn of_certificates(known: &[CertificateRow], now: SystemTime, soon: Duration) ->
             "just certs --expiring 30d, and just renew NAME for those that are still in use",
         ),
     }
+}
+
+/// The names of the CAs that nginx believes; none, if they cannot be read.
+fn trusted(settings: &Settings) -> Vec<String> {
+    let bytes = files::read(&settings.certs.join("ca.crt"), files::SMALL).unwrap_or_default();
+    x509::certificates(&bytes).unwrap_or_default().into_iter().map(|ca| ca.subject_text).collect()
+}
+
+fn of_issuers(known: &[CertificateRow], trusted: &[String], now: SystemTime) -> Option<Finding> {
+    let is_refused = |row: &&CertificateRow| {
+        let lives = row.revoked_at.is_none() && row.certificate.not_after > seconds(now);
+        lives && row.issuer.as_ref().is_some_and(|issuer| !trusted.contains(issuer))
+    };
+    let count = if trusted.is_empty() { 0 } else { known.iter().filter(is_refused).count() };
+    (count > 0).then(|| {
+        Finding::yellow(
+            format!(
+                "{count} certificates in the database are of a CA that is not in ca.crt: nginx refuses them"
+            ),
+            "just certs says untrusted; just renew NAME for those that are still in use",
+        )
+    })
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::{Finding, Level, Settings};
 use crate::files;
 use crate::keyfile::ItemKind;
-use crate::stack::trust::{Lists, Trust};
+use crate::stack::trust::{Authority, Lists, Trust};
 use crate::x509;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -40,19 +40,27 @@ struct Span {
 
 pub fn check(settings: &Settings) -> Vec<Finding> {
     let now = SystemTime::now();
+    let trust = Trust::read().ok();
+    let is_external = trust.as_ref().is_some_and(|trust| trust.authority == Authority::External);
     let certificate = |file: &str, consequence, remedy: &str| {
         let path = settings.certs.join(file);
-        let remedy = remedy.replace("FILE", &path.display().to_string());
+        let remedy = if is_external { "get a new one from its CA, and just up" } else { remedy }.to_owned();
         let (name, kind) = ("the certificate", ItemKind::Certificate);
         Dated { path, name, kind, soon: SOON, late: Duration::ZERO, consequence, remedy }
     };
+    let path = settings.server.state.join("nginx/crl.pem");
+    let is_one_of_several = spans(&path, ItemKind::Crl).is_ok_and(|spans| spans.len() > 1);
     let crl = Dated {
-        path: settings.server.state.join("nginx/crl.pem"),
+        path,
         name: "the CRL",
         kind: ItemKind::Crl,
         soon: CRL_SOON,
         late: CRL_LATE,
-        consequence: "nginx refuses everybody",
+        consequence: if is_one_of_several {
+            "nginx refuses everybody of its CA"
+        } else {
+            "nginx refuses everybody"
+        },
         remedy: "just crl; a timer should do that (deploy/)".to_owned(),
     };
     let ca = certificate("ca.crt", "nobody believes any certificate", "just ca renew");
@@ -60,7 +68,7 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
     let client = certificate("client.crt", "just client stops at it", "just renew client");
     let mut findings = vec![of(&ca, now), of(&server, now)];
     // nginx reads none where somebody else's CA has none.
-    if !matches!(Trust::read(), Ok(Trust { crl: Lists::Off, .. })) {
+    if trust.is_none_or(|trust| trust.crl != Lists::Off) {
         findings.insert(0, of(&crl, now));
     }
     // Only the walkthrough has this one, and nobody else depends on it.

@@ -374,6 +374,8 @@ fn the_ca_is_renewed_lost_replaced_and_protected() {
     expect(&mut with_old_ca("new"), 76, "no CA in the --ca file signed its certificate");
     let certs = text(&stack.admin(&["certs"]));
     assert!(certs.lines().any(|line| line.contains(" old ") && line.contains(" untrusted ")), "{certs}");
+    let doctor = text(&stack.script("stack/status"));
+    assert!(doctor.contains("certificates in the database are of a CA that is not in ca.crt"), "{doctor}");
     // The server keeps its names.
     openssl(
         &stack,
@@ -618,6 +620,7 @@ fn a_companys_ca_works_without_its_key() {
     admin(&["crl"], 0, "");
     admin(&["revoke", "laptop"], 0, "(bob@corp.example, laptop) revoked");
     is_refused(&stack, "bob", "this certificate is revoked");
+    admin(&["enrol", "bob@corp.example", "--cert", &bob], 1, "it is revoked, for good");
 }
 
 #[test]
