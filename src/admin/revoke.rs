@@ -43,6 +43,7 @@ async fn find(store: &Store, name: &str) -> Result<Vec<CertificateRow>, Error> {
     } else {
         let on_device = store.certificates_on(name).await?;
         let mut people: Vec<&str> = on_device.iter().map(|row| row.email.as_str()).collect();
+        people.sort_unstable();
         people.dedup();
         match people.len() {
             0 => numbered(store, name).await?,

@@ -133,7 +133,7 @@ fn recipes_and_flags_exist() {
     for (_, command) in PROGRAMS_OF_RECIPES {
         known += &help(command[0], &command[1..]);
     }
-    known += &help("rollcall-server", &[]);
+    known += &(help("rollcall-server", &[]) + &help("rollcall-admin", &["sign"]));
     for program in ["rollcall-server", "rollcall-admin", "rollcall-client", "rollcall-listen"] {
         known += &format!("--version {}", run(&binaries().join(program), &["--version"]));
     }
