@@ -3,7 +3,7 @@
 //! A list is signed, read back and compared with the rows before it replaces the old one. It loses no entry that this
 //! host has published: the rows of a restored dump may have forgotten some.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use ring::digest;
 
 use super::desk::Desk;
-use super::signer::LARGEST_CRL;
+use super::signer::{Entries, LARGEST_CRL, has_these};
 use super::{Crl, Error, report};
 use crate::cli::{note, seconds};
 use crate::files;
@@ -81,19 +81,16 @@ pub async fn refresh(
         let mut text = String::new();
         for issuer in &issuers {
             let name = &issuer.certificate.subject_text;
-            let mut entries: Vec<(String, u64)> = revocations
+            let entries: Entries = revocations
                 .iter()
                 .filter(|revocation| revocation.issuer.as_ref().is_none_or(|issuer| issuer == name))
-                .map(|revocation| (revocation.serial.as_str().to_owned(), revocation.at))
+                .map(|revocation| (revocation.serial.as_str(), revocation.at))
                 .collect();
-            entries.dedup_by(|one, other| one.0 == other.0);
             let found = present.iter().find(|crl| crl.is_signed_by(&issuer.certificate).is_ok());
             let (last, is_due) = match found {
                 None => (0, true),
                 Some(crl) => {
-                    let serials: BTreeSet<&str> =
-                        crl.revoked.iter().map(|entry| entry.serial.as_str()).collect();
-                    let is_same = serials == entries.iter().map(|(serial, _)| serial.as_str()).collect();
+                    let is_same = has_these(crl, &entries);
                     let lives = crl.this_update <= now && crl.next_update.is_some_and(|end| end > now + DUE);
                     let number = crl.number.as_deref().and_then(|hex| u64::from_str_radix(hex, 16).ok());
                     (number.unwrap_or(0), !is_same || !lives)
@@ -102,7 +99,12 @@ pub async fn refresh(
             text += &match found {
                 Some(crl) if when == When::IfDue && !is_due => x509::pem("X509 CRL", &crl.der),
                 // A number never comes twice, however often a second has one.
-                _ => desk.signer()?.crl(issuer, &entries, LIFETIME, (now * 1000).max(last + 1))?,
+                _ => desk.signer()?.crl(
+                    issuer,
+                    &entries,
+                    LIFETIME,
+                    (now * 1000).max(last.saturating_add(1)),
+                )?,
             };
         }
         desk.folder.publish(&own, text.as_bytes())?;
@@ -112,13 +114,13 @@ pub async fn refresh(
 
 /// Revokes what an older dump has forgotten.
 async fn remember(store: &Store, published: &[Revocation]) -> Result<(), Error> {
-    let rows = store.revocations(0).await?;
+    let mut rows: BTreeMap<Serial, Vec<Option<String>>> = BTreeMap::new();
+    for Revocation { serial, issuer, .. } in store.revocations(0).await? {
+        rows.entry(serial).or_default().push(issuer);
+    }
     let is_known = |entry: &Revocation| {
-        let range = rows.partition_point(|row| row.serial < entry.serial)..;
-        rows[range]
-            .iter()
-            .take_while(|row| row.serial == entry.serial)
-            .any(|row| row.issuer.is_none() || row.issuer == entry.issuer)
+        let issuers = rows.get(&entry.serial).into_iter().flatten();
+        issuers.into_iter().any(|issuer| issuer.is_none() || *issuer == entry.issuer)
     };
     let forgotten: Vec<Revocation> = published.iter().filter(|entry| !is_known(entry)).cloned().collect();
     if forgotten.is_empty() {

@@ -14,22 +14,31 @@ pub async fn revoke(store: &Store, names: &[String]) -> Result<(), Error> {
     }
     let desk = Desk::open()?;
     super::import::import(store, &desk).await?;
-    // All names are understood before the first is acted on.
     let mut rows = BTreeMap::new();
-    for name in names {
-        for row in find(store, name).await? {
-            rows.insert((row.certificate.fingerprint.clone(), row.certificate.serial.clone()), row);
+    loop {
+        // All names are understood before the first is acted on. Another look finds a certificate that a signer on
+        // another host was about to note.
+        let mut fresh = Vec::new();
+        for name in names {
+            for row in find(store, name).await? {
+                let key = (row.certificate.fingerprint.clone(), row.certificate.serial.clone());
+                if row.revoked_at.is_none() && !rows.contains_key(&key) {
+                    fresh.push(row.certificate.clone());
+                }
+                rows.entry(key).or_insert(row);
+            }
         }
+        if fresh.is_empty() {
+            break;
+        }
+        store.revoke(&fresh).await?;
     }
-    let certificates: Vec<_> = rows.values().map(|row| row.certificate.clone()).collect();
-    let revoked = store.revoke(&certificates).await?;
     crl::refresh(store, &desk, crl::When::IfDue, crl::Forgotten::Revoke)
         .await
-        .map_err(|error| Error::HalfRevoked(certificates.len(), Box::new(error)))?;
-    for CertificateRow { certificate, email, device, .. } in rows.values() {
-        let new = revoked.contains(&certificate.serial);
+        .map_err(|error| Error::HalfRevoked(rows.len(), Box::new(error)))?;
+    for CertificateRow { certificate, email, device, revoked_at, .. } in rows.values() {
         let device = device.as_ref().map(|device| format!(", {device}")).unwrap_or_default();
-        let done = if new { "revoked" } else { "was revoked already" };
+        let done = if revoked_at.is_none() { "revoked" } else { "was revoked already" };
         report(&format_args!("{} ({email}{device})", certificate.serial), done)?;
     }
     Ok(())

@@ -2,6 +2,7 @@
 //!
 //! By default the command is `certs/ca sign`, of which this program holds a copy; `ROLLCALL_SIGN` names another.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -37,6 +38,9 @@ pub enum Subject<'a> {
     /// The names and addresses that clients call the server by, as openssl writes them.
     Server(&'a [String]),
 }
+
+/// The serial numbers of a CRL, and since when each is revoked, in seconds since the Unix epoch.
+pub type Entries<'a> = BTreeMap<&'a str, u64>;
 
 /// The CA that signs: its certificate, and the file of its key.
 pub struct Issuer {
@@ -177,7 +181,7 @@ impl<'a> Signer<'a> {
     pub fn crl(
         &self,
         issuer: &Issuer,
-        entries: &[(String, u64)],
+        entries: &Entries<'_>,
         days: u64,
         number: u64,
     ) -> Result<String, Error> {
@@ -210,6 +214,7 @@ impl<'a> Signer<'a> {
         command
     }
 
+    /// Runs it, and returns that which it printed.
     fn run(
         &self,
         mut command: Command,
@@ -218,7 +223,11 @@ impl<'a> Signer<'a> {
         input: Vec<u8>,
         most: u64,
     ) -> Result<Vec<u8>, Error> {
-        let failed = |error: io::Error| Error::Signer(self.name(), error);
+        // The last argument of each is its name.
+        let is_own = command.get_program() == "bash";
+        let name = command.get_args().last().unwrap_or_default().to_string_lossy();
+        let name = if is_own { format!("certs/ca {name}") } else { name.into_owned() };
+        let failed = |error: io::Error| Error::Signer(name.clone(), error);
         command
             .env("ROLLCALL_CERTS", std::path::absolute(&self.certs).map_err(Error::file(&self.certs))?)
             .env("ROLLCALL_SIGN_FROM", digits(from))
@@ -241,14 +250,10 @@ impl<'a> Signer<'a> {
         let _ = writing.join();
         read.map_err(failed)?;
         match status.code() {
-            _ if answer.len() as u64 > most => {
-                Err(Error::Signed(self.name(), format!("more than {most} bytes")))
-            }
+            _ if answer.len() as u64 > most => Err(Error::Signed(name, format!("more than {most} bytes"))),
             Some(0) => Ok(answer),
-            Some(124 | 137) if self.command.is_some() => {
-                Err(Error::Signed(self.name(), format!("no end within {PATIENCE} s")))
-            }
-            _ => Err(Error::Signer(self.name(), io::Error::other(status.to_string()))),
+            Some(124 | 137) if !is_own => Err(Error::Signed(name, format!("no end within {PATIENCE} s"))),
+            _ => Err(Error::Signer(name, io::Error::other(status.to_string()))),
         }
     }
 }
@@ -327,20 +332,23 @@ fn check_authority(answer: &[u8], key: &[u8]) -> Result<Certificate, Error> {
     Ok(certificate)
 }
 
-fn check_crl(crl: &Crl, issuer: &Issuer, entries: &[(String, u64)], now: u64) -> Result<(), String> {
+fn check_crl(crl: &Crl, issuer: &Issuer, entries: &Entries<'_>, now: u64) -> Result<(), String> {
     crl.is_signed_by(&issuer.certificate).map_err(|error| error.to_string())?;
     if crl.this_update > now || crl.next_update.is_none_or(|end| end <= now) {
         return Err("its dates do not enclose the present".to_owned());
     }
-    let mut found: Vec<&str> = crl.revoked.iter().map(|revoked| revoked.serial.as_str()).collect();
-    let mut wanted: Vec<&str> = entries.iter().map(|(serial, _)| serial.as_str()).collect();
-    found.sort_unstable();
-    wanted.sort_unstable();
-    wanted.dedup();
-    if found != wanted {
-        return Err(format!("it has {} entries instead of {}", found.len(), wanted.len()));
+    match has_these(crl, entries) {
+        true => Ok(()),
+        false => {
+            Err(format!("its {} entries are not the {} that were ordered", crl.revoked.len(), entries.len()))
+        }
     }
-    Ok(())
+}
+
+/// Does the list name these serial numbers, and no others?
+pub fn has_these(crl: &Crl, entries: &Entries<'_>) -> bool {
+    let listed: BTreeSet<&str> = crl.revoked.iter().map(|entry| entry.serial.as_str()).collect();
+    listed.into_iter().eq(entries.keys().copied())
 }
 
 /// YYYYMMDDHHMMSSZ.

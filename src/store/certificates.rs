@@ -99,8 +99,8 @@ impl Store {
         .await
     }
 
-    /// Revokes for good. Returns those that were not revoked before. It holds from the next request on.
-    pub async fn revoke(&self, certificates: &[Certificate]) -> Result<Vec<Serial>, Error> {
+    /// Revokes for good, from the next request on.
+    pub async fn revoke(&self, certificates: &[Certificate]) -> Result<(), Error> {
         self.transaction(async |connection| revoke(connection, certificates).await).await
     }
 
@@ -266,20 +266,21 @@ pub(super) async fn note(connection: &mut PgConnection, noted: &Noted) -> Result
     Ok(())
 }
 
-async fn revoke(connection: &mut PgConnection, certificates: &[Certificate]) -> Result<Vec<Serial>, Error> {
+async fn revoke(connection: &mut PgConnection, certificates: &[Certificate]) -> Result<(), Error> {
     let column = |value: fn(&Certificate) -> &str| -> Vec<&str> { certificates.iter().map(value).collect() };
-    let revoked: Vec<String> = sqlx::query_scalar(
+    sqlx::query(
         "update certificates set revoked_at = now()
            from unnest($1::text[], $2::text[]) as given (fingerprint, serial_number)
-          where certificates.fingerprint = given.fingerprint and certificates.serial_number = given.serial_number
-            and revoked_at is null
-      returning certificates.serial_number",
+          where certificates.fingerprint = given.fingerprint
+            -- Somebody may have written one by hand with zeros before it.
+            and ltrim(certificates.serial_number, '0') = ltrim(given.serial_number, '0')
+            and revoked_at is null",
     )
     .bind(column(|certificate| &certificate.fingerprint))
     .bind(column(|certificate| certificate.serial.as_str()))
-    .fetch_all(connection)
+    .execute(connection)
     .await?;
-    revoked.iter().map(|serial| Serial::new(serial).map_err(|_| Error::BadRow)).collect()
+    Ok(())
 }
 
 /// `false` if it was known.
