@@ -17,24 +17,28 @@ update certificates set serial_number = serial;
 alter table certificates
     alter column serial drop not null,
     alter column serial_number set not null,
+    -- Bytes are compared, and not words of a language.
+    alter column fingerprint type text collate "C",
     add primary key (fingerprint, serial_number);
 create index certificates_device on certificates (device);
 create index certificates_serial_number on certificates (serial_number);
 
--- `serial` is for the version before alone: the first certificate of a number has it, the others have none there.
+-- `serial` is for a server of the version before alone, which looks certificates up by it: the rows that such a server
+-- or an administrator has made have it, and the revoked. This runs for what such a server writes, and passes over a
+-- certificate that a newer one has noted.
 create or replace function fill_serial() returns trigger language plpgsql as $$
 begin
-    if new.serial_number is null then
-        new.serial_number := new.serial;
-    elsif not exists (
-        select from certificates where serial = new.serial_number and fingerprint <> new.fingerprint
-    ) then
-        new.serial := new.serial_number;
+    if exists (select from certificates as noted
+                where noted.fingerprint = new.fingerprint and noted.serial_number = new.serial
+                  and noted.serial is distinct from new.serial) then
+        return null;
     end if;
+    new.serial_number := new.serial;
     return new;
 end
 $$;
-create or replace trigger fill_serial before insert on certificates for each row execute function fill_serial();
+create or replace trigger fill_serial before insert on certificates
+    for each row when (new.serial_number is null) execute function fill_serial();
 
 -- Revocations of certificates that no row describes: only a CRL still knows them, as after a restore of an older
 -- dump. They refuse every certificate of the number that has no row, which errs on the safe side.

@@ -2,7 +2,7 @@
 
 create table if not exists renewals (
     -- The certificate that asks.
-    fingerprint   text        not null,
+    fingerprint   text collate "C" not null,
     serial_number text collate "C" not null,
     -- PKCS #10, DER.
     request       bytea       not null check (length(request) <= 8192),

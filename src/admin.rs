@@ -374,6 +374,10 @@ pub enum Error {
     NoNames,
     #[error("give the name of one device")]
     OneName,
+    #[error("{0}")]
+    Flags(&'static str),
+    #[error("the new certificate is not used: {0}")]
+    Unverified(String),
     #[error("cannot listen for signals: {0}")]
     Signals(io::Error),
     #[error(transparent)]
@@ -455,6 +459,10 @@ pub enum Error {
         path = .0.display()
     )]
     LostName(PathBuf),
+    #[error("{path} is encrypted, and ca.crt is lost: put ca.crt back", path = .0.display())]
+    LockedName(PathBuf),
+    #[error("the last --finish ended early: run it again")]
+    NotFinished,
     #[error("ROLLCALL_CA is external: its CA does that")]
     NotOurs,
     #[error("server.crt has ended: just renew-server; of somebody else's CA, put a new one there")]
@@ -483,6 +491,12 @@ pub enum Error {
     HalfRevoked(usize, Box<Error>),
     #[error("the CRL {0}: {1}")]
     List(String, String),
+    #[error(
+        "{path} is damaged, and with it the list of the revoked that this host has published: put it back; or, if the \
+         database knows them all, crl --drop-forgotten",
+        path = .0.display()
+    )]
+    DamagedCrl(PathBuf),
     #[error("{0} CRLs of other CAs could not be taken; see above")]
     Lists(usize),
     #[error("there is no CRL for nginx: put the one of the CA into crl.d, or set ROLLCALL_CRL")]
@@ -502,11 +516,14 @@ impl Fatal for Error {
     fn exit(&self) -> Exit {
         match self {
             Error::Stack(error) => error.exit(),
-            Error::Setting(_) | Error::NoDatabase | Error::Days(_) => Exit::Config,
+            Error::Setting(_) | Error::NoDatabase | Error::Days(_) | Error::NoSigner => Exit::Config,
             Error::Store(error) if error.is_configuration() => Exit::Config,
-            Error::NoEmails | Error::NoNames | Error::OneName | Error::Email(_) | Error::Name(..) => {
-                Exit::Usage
-            }
+            Error::NoEmails
+            | Error::NoNames
+            | Error::OneName
+            | Error::Flags(_)
+            | Error::Email(_)
+            | Error::Name(..) => Exit::Usage,
             Error::NotAHost(_) | Error::NotItsName(..) => Exit::Usage,
             Error::Store(error) if error.is_transient() => Exit::Unavailable,
             _ => Exit::Failure,

@@ -199,6 +199,7 @@ async fn cannot_record(connection: &mut PgConnection) -> Result<Option<String>, 
                       ('certificates', 'serial_number', 'select'), ('certificates', 'revoked_at', 'select'),
                       ('certificates', 'serial_number', 'insert'), ('certificates', 'email', 'insert'),
                       ('revoked_serials', 'serial_number', 'select'),
+                      ('renewals', 'request', 'insert'), ('renewals', 'certificate', 'select'),
                       ('certificates', 'fingerprint', 'insert'), ('certificates', 'not_after', 'insert'),
                       ('certificates', 'last_used_ns', 'insert'), ('certificates', 'last_used_ns', 'update')
                   ) as needed (tab, col, may)
@@ -212,11 +213,11 @@ async fn cannot_record(connection: &mut PgConnection) -> Result<Option<String>, 
 pub enum Error {
     #[error("{0} is not enrolled; `rollcall-admin user add {0}` enrols")]
     NotEnrolled(Email),
-    #[error("the certificate {0} is {1}'s")]
+    #[error("the certificate {0} is noted as {1}'s, and stays so; revoke it, and make another")]
     SomebodyElses(Serial, String),
     #[error("the database did not answer within {}", humantime::format_duration(*.0))]
     Deadline(Duration),
-    #[error("a row of users breaks its constraints")]
+    #[error("a row breaks the constraints of its table")]
     BadRow,
     /// The text never holds the URL, which may hold the password.
     #[error("DATABASE_URL is malformed: {0}")]
@@ -270,7 +271,7 @@ impl Error {
     }
 
     /// Did a statement wait too long for somebody else's lock?
-    fn is_locked(&self) -> bool {
+    pub fn is_locked(&self) -> bool {
         matches!(self, Error::Database(sqlx::Error::Database(error)) if error.code().as_deref() == Some("55P03"))
     }
 }

@@ -9,7 +9,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use super::desk::Desk;
 use super::signer::Issuer;
 use super::{Error, Replace, crl, issue, report};
-use crate::cli::seconds;
+use crate::cli::{note, seconds};
 use crate::files;
 use crate::keyfile::{self, ItemKind};
 use crate::store::{CertificateRow, Store};
@@ -18,7 +18,7 @@ use crate::x509::{Certificate, NewKey};
 /// A certificate that was used within this is in use.
 const RECENT: u64 = 30 * 24 * 60 * 60;
 
-/// Makes that which is missing, and keeps that which is there. Of somebody else's CA nothing is made.
+/// Makes that which is missing, and keeps that which is there. It makes nothing of somebody else's CA.
 pub fn init() -> Result<(), Error> {
     let mut desk = Desk::open()?;
     let (authority, key) = (desk.folder.certificate("ca"), desk.folder.key("ca"));
@@ -39,7 +39,10 @@ pub fn init() -> Result<(), Error> {
             issue::make_server(&desk, issue::server_names(&desk)?)?;
         }
         if desk.folder.read("bad_client")?.is_empty() {
-            issue::make_nobody(&desk, "bad_client", "not_an_email")?;
+            // A signer with rules of its own may refuse it.
+            if let Err(error) = issue::make_nobody(&desk, "bad_client", "not_an_email") {
+                note(format_args!("rollcall-admin: bad_client was not made: {error}"));
+            }
         }
     }
     match desk.folder.read("server")?.first() {
@@ -70,6 +73,9 @@ fn found_again(desk: &Desk) -> Result<Certificate, Error> {
     let key = desk.folder.key("ca");
     let signed = ["server", "client"].map(|name| desk.folder.read(name).unwrap_or_default());
     let one = signed.into_iter().flatten().next().ok_or_else(|| Error::LostName(key.clone()))?;
+    if is_encrypted(&files::read(&key, files::SMALL).map_err(Error::file(&key))?) {
+        return Err(Error::LockedName(key));
+    }
     let name = one.issuer_text.strip_prefix("CN=").ok_or_else(|| Error::LostName(key.clone()))?;
     let bytes = files::read_secret(&key).map_err(Error::file(&key))?;
     let items = keyfile::items(&bytes).unwrap_or_default();
@@ -89,7 +95,7 @@ pub fn renew() -> Result<(), Error> {
     let mut desk = ours()?;
     let issuer = current(&desk)?;
     desk.trusted[0] = desk.signer()?.renew(&issuer)?;
-    // Not until it is seen that the server's certificate verifies by it.
+    // The server's certificate must verify by it first.
     for name in ["server", "client"] {
         if let Some(signed) = desk.folder.read(name)?.first()
             && signed.is_signed_by(&issuer.certificate).is_ok()
@@ -118,6 +124,9 @@ pub async fn replace(store: &Store, options: &Replace) -> Result<(), Error> {
         (None, false) => begin(store, &mut desk).await,
         (Some(old), true) => finish(store, &mut desk, &old, options.yes).await,
         // The last run may have ended early.
+        (Some(old), false) if !desk.own().iter().any(|one| one.certificate == old.certificate) => {
+            Err(Error::NotFinished)
+        }
         (Some(old), false) => begun(store, &desk, &old).await,
         (None, true) => Err(Error::NotReplacing),
     }
@@ -184,7 +193,8 @@ async fn living(store: &Store, issuer: &Issuer) -> Result<(Vec<CertificateRow>, 
     let all = store.certificates().await?;
     let mut living = all.clone();
     living.retain(|row| {
-        row.issuer.as_ref() == Some(&issuer.certificate.subject_text)
+        // One that was noted at its first use may be of any CA.
+        row.issuer.as_ref().is_none_or(|name| *name == issuer.certificate.subject_text)
             && row.revoked_at.is_none()
             && row.certificate.not_after > now
     });

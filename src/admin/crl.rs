@@ -13,7 +13,8 @@ use std::time::SystemTime;
 use ring::digest;
 
 use super::desk::Desk;
-use super::signer::{Entries, LARGEST_CRL, has_these};
+use super::import::PART;
+use super::signer::{Entries, Issuer, LARGEST_CRL, has_these};
 use super::{Crl, Error, report};
 use crate::cli::{note, seconds};
 use crate::files;
@@ -70,9 +71,8 @@ pub async fn refresh(
     let own = desk.folder.path("crl.pem");
     let issuers = desk.own();
     if !issuers.is_empty() {
-        let old = published(desk);
         if forgotten == Forgotten::Revoke {
-            remember(store, &old).await?;
+            remember(store, &published(desk)?).await?;
         }
         let now = seconds(SystemTime::now());
         // One that ended needs no entry (RFC 5280, section 3.3). A day is for clocks.
@@ -112,7 +112,7 @@ pub async fn refresh(
     publish(desk)
 }
 
-/// Revokes what an older dump has forgotten.
+/// Revokes again that which an older dump has forgotten.
 async fn remember(store: &Store, published: &[Revocation]) -> Result<(), Error> {
     let mut rows: BTreeMap<Serial, Vec<Option<String>>> = BTreeMap::new();
     for Revocation { serial, issuer, .. } in store.revocations(0).await? {
@@ -126,7 +126,12 @@ async fn remember(store: &Store, published: &[Revocation]) -> Result<(), Error> 
     if forgotten.is_empty() {
         return Ok(());
     }
-    let (rows, without_row) = store.revoke_again(&forgotten).await?;
+    let (mut rows, mut without_row) = (Vec::new(), 0);
+    for part in forgotten.chunks(PART) {
+        let (known, unknown) = store.revoke_again(part).await?;
+        rows.extend(known);
+        without_row += unknown;
+    }
     note(format_args!(
         "rollcall-admin: the published CRL holds {} revocations that the database has forgotten (a restored dump?); \
          they are revoked again. crl --drop-forgotten lifts them instead",
@@ -142,26 +147,37 @@ async fn remember(store: &Store, published: &[Revocation]) -> Result<(), Error> 
     Ok(())
 }
 
-/// The entries of our own lists that this host has published: the one beside the certificates, and nginx's.
-pub fn published(desk: &Desk) -> Vec<Revocation> {
-    let mut entries = BTreeSet::new();
+/// The entries of our own lists that this host has published: the one beside the certificates, and nginx's. One of the
+/// two may be damaged.
+pub fn published(desk: &Desk) -> Result<Vec<Revocation>, Error> {
+    let (mut entries, mut damaged, mut is_there) = (BTreeMap::new(), None, false);
+    let issuers = desk.own();
     for file in [desk.folder.path("crl.pem"), desk.settings.state.join("nginx/crl.pem")] {
-        for crl in read(&file).unwrap_or_default() {
-            let issuer = desk.own().into_iter().find(|issuer| crl.is_signed_by(&issuer.certificate).is_ok());
-            let Some(issuer) = issuer else { continue };
-            entries.extend(crl.revoked.iter().filter_map(|entry| {
-                let serial = Serial::new(&entry.serial).ok()?;
-                Some(Revocation {
-                    serial,
-                    issuer: Some(issuer.certificate.subject_text.clone()),
-                    at: entry.at,
-                })
-            }));
+        let crls = match files::read(&file, LARGEST_CRL).map(|bytes| x509::crls(&bytes)) {
+            Ok(Ok(crls)) if !crls.is_empty() => crls,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            _ => {
+                damaged = Some(file);
+                continue;
+            }
+        };
+        is_there = true;
+        for crl in crls {
+            let issuer = issuers.iter().find(|issuer| crl.is_signed_by(&issuer.certificate).is_ok());
+            let Some(Issuer { certificate, .. }) = issuer else { continue };
+            for entry in &crl.revoked {
+                let Ok(serial) = Serial::new(&entry.serial) else { continue };
+                entries.insert((serial, certificate.subject_text.clone()), entry.at);
+            }
         }
     }
-    let mut entries: Vec<_> = entries.into_iter().collect();
-    entries.dedup_by(|one, other| (&one.serial, &one.issuer) == (&other.serial, &other.issuer));
-    entries
+    match damaged {
+        Some(file) if !is_there => Err(Error::DamagedCrl(file)),
+        _ => Ok(entries
+            .into_iter()
+            .map(|((serial, issuer), at)| Revocation { serial, issuer: Some(issuer), at })
+            .collect()),
+    }
 }
 
 /// Hands nginx its file: our own lists, and the last good one of each other CA.
@@ -206,7 +222,7 @@ fn others(desk: &Desk, kept: &Path) -> Result<(String, Vec<Error>), Error> {
     for source in sources(desk)? {
         let copy = kept.join(source.name());
         names.insert(copy.clone());
-        match source.read(desk) {
+        match source.read(desk, &read(&copy).unwrap_or_default()) {
             Ok(good) => desk.folder.publish(&copy, good.as_bytes())?,
             Err(error) => {
                 note(format_args!("rollcall-admin: {error}; its last good copy stays in use"));
@@ -264,7 +280,7 @@ impl Source {
     }
 
     /// PEM of every list in it, of which each holds today.
-    fn read(&self, desk: &Desk) -> Result<String, Error> {
+    fn read(&self, desk: &Desk, kept: &[x509::Crl]) -> Result<String, Error> {
         let (name, bytes) = match self {
             Source::File(path) => {
                 let bytes = files::read(path, LARGEST_CRL);
@@ -286,16 +302,19 @@ impl Source {
             if crl.next_update.is_some_and(|end| end <= now) {
                 return Err(wrong("it has ended: nginx refuses every certificate of its CA".to_owned()));
             }
-            let authority = desk.trusted.iter().find(|authority| authority.subject == crl.issuer);
-            match (self, authority) {
+            // An older one may be sent by somebody on the way, to lift a revocation.
+            let is_older = |kept: &x509::Crl| kept.issuer == crl.issuer && kept.this_update > crl.this_update;
+            if kept.iter().any(is_older) {
+                return Err(wrong("it is older than the one that is in use".to_owned()));
+            }
+            // A CA may have kept its name with another key.
+            let of_its_name = || desk.trusted.iter().filter(|authority| authority.subject == crl.issuer);
+            match of_its_name().next() {
+                Some(_) if of_its_name().any(|authority| crl.is_signed_by(authority).is_ok()) => {}
+                Some(first) => crl.is_signed_by(first).map_err(|error| wrong(error.to_string()))?,
                 // The CA between ours and a device need not be in ca.crt.
-                (Source::File(_), None) => {}
-                (Source::Url(_), None) => {
-                    return Err(wrong(format!("it is of {}, which is not in ca.crt", crl.issuer_text)));
-                }
-                (_, Some(authority)) => {
-                    crl.is_signed_by(authority).map_err(|error| wrong(error.to_string()))?
-                }
+                None if matches!(self, Source::File(_)) => {}
+                None => return Err(wrong(format!("it is of {}, which is not in ca.crt", crl.issuer_text))),
             }
         }
         Ok(crls.iter().map(|crl| x509::pem("X509 CRL", &crl.der)).collect())

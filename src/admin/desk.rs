@@ -35,8 +35,11 @@ pub struct Desk {
 impl Settings {
     pub fn read() -> Result<Self, Error> {
         let reload: String = setting(None, "ROLLCALL_RELOAD", "")?;
+        let certs: PathBuf = setting(None, "ROLLCALL_CERTS", "certs")?;
+        // A signer works in the folder itself.
+        let certs = std::path::absolute(&certs).map_err(Error::file(&certs))?;
         Ok(Self {
-            certs: setting(None, "ROLLCALL_CERTS", "certs")?,
+            certs,
             state: setting(None, "ROLLCALL_STATE", ".run")?,
             trust: Trust::read()?,
             identity: setting(None, "ROLLCALL_IDENTITY", "cn")?,
@@ -77,7 +80,7 @@ impl Desk {
     }
 
     pub fn signer(&self) -> Result<Signer<'_>, Error> {
-        Signer::new(&self.folder, &self.settings.certs)
+        Signer::new(&self.folder)
     }
 
     pub fn is_own(&self) -> bool {
@@ -117,7 +120,7 @@ impl Desk {
         (!is_current).then(|| Issuer { certificate, key: self.folder.key("ca.old") })
     }
 
-    /// Completes what a command has begun with a device that was stopped before its end.
+    /// Completes a command for this device that was stopped before its end.
     pub async fn settle(&self, store: &Store, name: &str) -> Result<(), Error> {
         let Some((staged, certificates)) = self.folder.staged(name)? else { return Ok(()) };
         match store.certificates_with(&certificates[0].fingerprint).await?.is_empty() {

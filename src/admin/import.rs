@@ -13,6 +13,9 @@ use crate::store::sighting::Serial;
 use crate::store::{Revocation, Store};
 use crate::x509::{self, Certificate};
 
+/// Rows of one transaction.
+pub const PART: usize = 500;
+
 /// Bytes of an index.
 const MOST: u64 = 1 << 26;
 
@@ -21,6 +24,8 @@ pub async fn import(store: &Store, desk: &Desk) -> Result<(), Error> {
     if !folder.is_dir() {
         return Ok(());
     }
+    // The name of the CA stands with each revocation.
+    let authority = desk.trusted.first().ok_or_else(|| Error::NoAuthority(desk.folder.certificate("ca")))?;
     let names = names(&folder.join("names"))?;
     let mut revoked = index(&folder.join("index.txt"))?;
     let enrolled: BTreeSet<String> = store.users().await?.into_iter().map(|user| user.email).collect();
@@ -41,7 +46,7 @@ pub async fn import(store: &Store, desk: &Desk) -> Result<(), Error> {
             match holder(&certificate).filter(|email| enrolled.contains(email.as_str())) {
                 Some(email) => {
                     let device = names.get(&certificate.serial).cloned();
-                    let mut noted = issue::noted(&email, &certificate, device)?;
+                    let mut noted = issue::noted(&email, &certificate, authority, device)?;
                     noted.revoked_at = at;
                     certificates.push(noted);
                 }
@@ -50,17 +55,24 @@ pub async fn import(store: &Store, desk: &Desk) -> Result<(), Error> {
         }
     }
     // The index, and a CRL that was published, may hold more than the copies do.
-    let issuer = desk.trusted.first().map(|certificate| certificate.subject_text.clone());
     for (serial, at) in revoked {
         let serial = Serial::new(&serial).map_err(Error::Certificate)?;
-        revocations.push(Revocation { serial, issuer: issuer.clone(), at });
+        revocations.push(Revocation { serial, issuer: Some(authority.subject_text.clone()), at });
     }
-    let total = certificates.len();
-    store.import(&certificates, &revocations).await?;
-    store.revoke_again(&crl::published(desk)).await?;
+    revocations.extend(crl::published(desk)?);
+    // Each part within the time that the database has.
+    for part in certificates.chunks(PART) {
+        store.import(part).await?;
+    }
+    for part in revocations.chunks(PART) {
+        store.revoke_again(part).await?;
+    }
     let done = desk.folder.path("issued.imported");
     fs::rename(&folder, &done).map_err(Error::file(&done))?;
-    report(&folder.display(), &format!("imported: {total} certificates; it is now {}", done.display()))
+    report(
+        &folder.display(),
+        &format!("imported: {} certificates; it is now {}", certificates.len(), done.display()),
+    )
 }
 
 fn holder(certificate: &Certificate) -> Option<Email> {

@@ -33,15 +33,22 @@ pub async fn enrol(store: &Store, options: &Enrol) -> Result<(), Error> {
     let desk = Desk::open()?;
     super::import::import(store, &desk).await?;
     if let Some(file) = &options.cert {
-        let certificate = given(&desk, file, &email)?;
-        let known = store.certificates_with(&certificate.fingerprint).await?;
-        if known.iter().any(|row| row.revoked_at.is_some()) {
-            return Err(Error::Given(
-                file.clone(),
-                "it is revoked, for good; its CA must make another".to_owned(),
+        if request.is_some() || options.p12 || options.p12_legacy {
+            return Err(Error::Flags(
+                "--cert notes a certificate that is there: neither --csr nor --p12 goes with it",
             ));
         }
-        return note(store, &email, certificate, options.name.clone()).await;
+        let (certificate, authority) = given(&desk, file, &email)?;
+        if let Some(device) = &options.name {
+            is_free(store, device, &email).await?;
+        }
+        return match note(store, &email, &certificate, authority, options.name.clone()).await? {
+            true => Err(Error::Given(
+                file.clone(),
+                "it is revoked, for good; its CA must make another".to_owned(),
+            )),
+            false => Ok(()),
+        };
     }
     desk.settle(store, name).await?;
     match desk.folder.read(name)?.into_iter().next() {
@@ -60,6 +67,9 @@ pub async fn enrol(store: &Store, options: &Enrol) -> Result<(), Error> {
 
 pub async fn renew(store: &Store, options: &Renew) -> Result<(), Error> {
     let [name] = &options.names[..] else { return Err(Error::OneName) };
+    if !options.without.is_empty() {
+        return Err(Error::Flags("--without is for the names of the server: renew --server"));
+    }
     Folder::check_name(name)?;
     let request = options.csr.as_deref().map(read_request).transpose()?;
     let desk = Desk::open()?;
@@ -80,6 +90,9 @@ pub async fn renew(store: &Store, options: &Renew) -> Result<(), Error> {
 
 /// A new certificate for the server, by the names that it has and these.
 pub fn renew_server(options: &Renew) -> Result<(), Error> {
+    if options.csr.is_some() {
+        return Err(Error::Flags("--csr is for a device, and not for --server"));
+    }
     let desk = Desk::open()?;
     let mut names = server_names(&desk)?;
     for name in &options.names {
@@ -165,8 +178,14 @@ async fn issue(
     let chain = desk.signer()?.sign(&Subject::Client(email), &request, issuer.as_ref(), &desk.trusted)?;
     let key = key.map(|key| key.pem());
     let staged = desk.folder.stage(name, key.as_deref(), &pem(&chain))?;
-    let is_new = store.note(&[noted(email, &chain[0], Some(name.to_owned()))?], enrol).await?;
+    let authority = verify(&chain, &desk.trusted).map_err(Error::Unverified)?;
+    let noted = noted(email, &chain[0], authority, Some(name.to_owned()))?;
+    let (is_new, _) = store.note(&noted, enrol).await?;
     desk.folder.place(&staged)?;
+    if key.is_none() {
+        // That of the certificate before. The device has its own.
+        desk.folder.remove(&desk.folder.key(name))?;
+    }
     if enrol { report(email, if is_new { "enrolled" } else { "was enrolled already" }) } else { Ok(()) }
 }
 
@@ -195,25 +214,39 @@ async fn keep(
     if certificate.not_after <= seconds(SystemTime::now()) {
         return Err(Error::HasEnded(name.to_owned()));
     }
-    if verify(&desk.folder.read(name)?, &desk.trusted).is_err() {
+    let chain = desk.folder.read(name)?;
+    let Ok(authority) = verify(&chain, &desk.trusted) else {
         return Err(Error::AnotherAuthority(name.to_owned()));
+    };
+    match note(store, email, certificate, authority, Some(name.to_owned())).await? {
+        true => Err(Error::IsRevoked(name.to_owned())),
+        false => Ok(()),
     }
-    note(store, email, certificate.clone(), Some(name.to_owned())).await
 }
 
+/// Is it revoked? After a restore only its number may be known.
 async fn note(
     store: &Store,
     email: &Email,
-    certificate: Certificate,
+    certificate: &Certificate,
+    authority: &Certificate,
     device: Option<String>,
-) -> Result<(), Error> {
-    let noted = noted(email, &certificate, device)?;
-    let is_new = store.note(&[noted], true).await?;
-    report(email, if is_new { "enrolled" } else { "was enrolled already" })?;
-    report(&certificate.serial, "noted")
+) -> Result<bool, Error> {
+    let (is_new, is_revoked) = store.note(&noted(email, certificate, authority, device)?, true).await?;
+    if !is_revoked {
+        report(email, if is_new { "enrolled" } else { "was enrolled already" })?;
+        report(&certificate.serial, "noted")?;
+    }
+    Ok(is_revoked)
 }
 
-pub fn noted(email: &Email, certificate: &Certificate, device: Option<String>) -> Result<Noted, Error> {
+/// The authority is the CA in ca.crt that stands behind it.
+pub fn noted(
+    email: &Email,
+    certificate: &Certificate,
+    authority: &Certificate,
+    device: Option<String>,
+) -> Result<Noted, Error> {
     Ok(Noted {
         email: email.clone(),
         certificate: Known {
@@ -221,18 +254,18 @@ pub fn noted(email: &Email, certificate: &Certificate, device: Option<String>) -
             fingerprint: certificate.fingerprint.clone(),
             not_after: certificate.not_after,
         },
-        issuer: certificate.issuer_text.clone(),
+        issuer: authority.subject_text.clone(),
         device,
         revoked_at: None,
     })
 }
 
 /// A certificate that somebody else made, which nginx would let in, for this person.
-fn given(desk: &Desk, file: &Path, email: &Email) -> Result<Certificate, Error> {
+fn given<'a>(desk: &'a Desk, file: &Path, email: &Email) -> Result<(Certificate, &'a Certificate), Error> {
     let chain = super::folder::read_certificates(file)?;
     let wrong = |why: String| Error::Given(file.to_owned(), why);
     let Some(leaf) = chain.first() else { return Err(wrong("there is no certificate in it".to_owned())) };
-    verify(&chain, &desk.trusted).map_err(wrong)?;
+    let authority = verify(&chain, &desk.trusted).map_err(wrong)?;
     x509::usable(&leaf.public_key).map_err(|error| wrong(error.to_string()))?;
     if leaf.is_authority || !leaf.for_clients {
         return Err(wrong("its extensions do not make it one for clients".to_owned()));
@@ -247,7 +280,7 @@ fn given(desk: &Desk, file: &Path, email: &Email) -> Result<Certificate, Error> 
         Identity::Registered => true,
     };
     match proved {
-        true => Ok(leaf.clone()),
+        true => Ok((leaf.clone(), authority)),
         false => Err(wrong(format!(
             "it proves another name (CN {:?}, rfc822Name {:?}); ROLLCALL_IDENTITY={}",
             leaf.common_names, leaf.emails, desk.settings.identity

@@ -15,7 +15,7 @@ pub async fn list(store: &Store, options: &Certs) -> Result<(), Error> {
     if settings.certs.join("issued").exists() {
         super::import::import(store, &Desk::open()?).await?;
     }
-    // Without the file every issuer may be believed.
+    // Every issuer may be believed if there is no file.
     let trusted = super::folder::read_certificates(&settings.certs.join("ca.crt")).unwrap_or_default();
     let now = seconds(SystemTime::now());
     let before = options.expiring.map(|Timespan(time)| now.saturating_add(time.as_secs()));

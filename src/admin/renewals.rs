@@ -1,8 +1,9 @@
 //! `rollcall-admin sign`: the CA's side of a renewal. The server, which takes the requests of devices, has no key of
 //! the CA; it leaves them in the table `renewals`.
 //!
-//! Nothing that the server said is believed: the certificate that asks, its holder and its state are read from the rows,
-//! and the request is verified anew. A new certificate is for the holder's email, by the name of the same device.
+//! The certificate that asks, its holder and its state are read from the rows, and the request is verified anew. An
+//! administrator must have made or noted the certificate. That its holder made the request, the server says alone (EST
+//! has no proof by the old key). A new certificate is for the holder's email, by the name of the same device.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -116,8 +117,10 @@ async fn answer_all(store: &Store, patience: Duration, turn: Duration) -> Result
     for waiting in waiting.iter().take_while(|_| began.elapsed() < turn) {
         match answer(store, &desk, waiting).await {
             Ok(()) => {}
-            // Nobody can be answered.
-            Err(error @ Error::Store(_)) => return Err(error),
+            // Nobody can be answered. A row that somebody has locked is another matter.
+            Err(Error::Store(error)) if error.is_transient() && !error.is_locked() => {
+                return Err(error.into());
+            }
             Err(error) => {
                 note(format_args!("rollcall-admin: {} ({}): {error}", waiting.holder.email, device(waiting)));
                 failed += 1;
@@ -137,7 +140,8 @@ async fn answer(store: &Store, desk: &Desk, waiting: &Waiting) -> Result<(), Err
                 issuer.as_ref(),
                 &desk.trusted,
             )?;
-            let noted = noted(&email, &chain[0], waiting.holder.device.clone())?;
+            let authority = signer::verify(&chain, &desk.trusted).map_err(Error::Unverified)?;
+            let noted = noted(&email, &chain[0], authority, waiting.holder.device.clone())?;
             let granted = store.grant(waiting, &noted, &pem(&chain)).await?;
             report(
                 &format_args!("{email} ({})", device(waiting)),
@@ -172,6 +176,12 @@ fn judge(waiting: &Waiting) -> Result<(Email, Request), String> {
     if holder.certificate.not_after <= seconds(SystemTime::now()) {
         return Err(format!("this certificate has expired; {admin} for a new one"));
     }
+    // The server may note any certificate at its first use, and its word is not enough.
+    if holder.issuer.is_none() {
+        return Err(format!(
+            "this certificate was noted at its first use; {admin} to note it: enrol EMAIL --cert FILE"
+        ));
+    }
     let email = Email::new(&holder.email).map_err(|error| error.to_string())?;
     if email.as_str().len() > LONGEST_CN {
         return Err(Error::LongCn(email.clone(), email.as_str().len()).to_string());
@@ -205,7 +215,7 @@ mod tests {
                     not_after: u64::MAX,
                 },
                 email: "a@example.com".to_owned(),
-                issuer: None,
+                issuer: Some("CN=ca".to_owned()),
                 device: None,
                 last_used_ns: None,
                 revoked_at: None,
@@ -231,6 +241,7 @@ mod tests {
         refused(|waiting| waiting.holder.revoked_at = Some(1), "is revoked");
         refused(|waiting| waiting.is_disabled = true, "disabled");
         refused(|waiting| waiting.holder.certificate.not_after = 1, "has expired");
+        refused(|waiting| waiting.holder.issuer = None, "was noted at its first use");
         refused(|waiting| waiting.holder.email = "b@example.com".to_owned(), "\"a@example.com\"");
         refused(|waiting| waiting.holder.email = format!("{}@example.com", "x".repeat(60)), "64 characters");
         refused(|waiting| waiting.request = b"no request".to_vec(), "the request: ");

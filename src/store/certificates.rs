@@ -69,30 +69,26 @@ impl CertificateRow {
 }
 
 impl Store {
-    /// Enrols the person, and notes the certificates, in one transaction. Returns whether the person is new.
-    pub async fn note(&self, certificates: &[Noted], enrol: bool) -> Result<bool, Error> {
+    /// Notes the certificate, and enrols its holder if `enrol` says so, in one transaction. Returns whether the person is
+    /// new, and whether the certificate is revoked: only its number may have been known.
+    pub async fn note(&self, noted: &Noted, enrol: bool) -> Result<(bool, bool), Error> {
         self.transaction(async |connection| {
-            let mut is_new = false;
-            for noted in certificates {
-                if enrol {
-                    is_new |= super::people::insert(connection, &noted.email).await?;
-                }
-                note(connection, noted).await?;
+            let is_new = enrol && super::people::insert(connection, &noted.email).await?;
+            let (holder, is_revoked) = note(connection, noted).await?;
+            if holder != noted.email.as_str() {
+                return Err(Error::SomebodyElses(noted.certificate.serial.clone(), holder));
             }
-            Ok(is_new)
+            Ok((is_new, is_revoked))
         })
         .await
     }
 
-    /// Takes over the list of an earlier version in one transaction: certificates of the enrolled, and revocations
-    /// that have none.
-    pub async fn import(&self, certificates: &[Noted], revocations: &[Revocation]) -> Result<(), Error> {
+    /// Takes over a part of the list of an earlier version: certificates of the enrolled. A row that names another
+    /// holder stays as it is.
+    pub async fn import(&self, certificates: &[Noted]) -> Result<(), Error> {
         self.transaction(async |connection| {
             for noted in certificates {
                 note(connection, noted).await?;
-            }
-            for revocation in revocations {
-                revoke_serial(connection, revocation).await?;
             }
             Ok(())
         })
@@ -104,7 +100,7 @@ impl Store {
         self.transaction(async |connection| revoke(connection, certificates).await).await
     }
 
-    /// Revokes what a CRL of ours holds and the rows do not. Returns the certificates that have a row, and the number
+    /// Revokes each entry of our CRL that the rows do not have. Returns the certificates that have a row, and the number
     /// of those that have none.
     pub async fn revoke_again(
         &self,
@@ -239,17 +235,21 @@ async fn query_rows(connection: &mut PgConnection, query: Query<'_>) -> Result<V
     query.fetch_all(connection).await?.iter().map(CertificateRow::from_row).collect()
 }
 
-/// A certificate that was noted at its first use gets its issuer and its device.
-pub(super) async fn note(connection: &mut PgConnection, noted: &Noted) -> Result<(), Error> {
+/// A certificate that was noted at its first use gets its issuer and its device. Returns the holder that the row has, and
+/// whether it is revoked.
+pub(super) async fn note(connection: &mut PgConnection, noted: &Noted) -> Result<(String, bool), Error> {
     super::people::must_be_enrolled(connection, &noted.email).await?;
     let Certificate { serial, fingerprint, not_after } = &noted.certificate;
-    let holder: String = sqlx::query_scalar(
-        "insert into certificates (serial_number, email, fingerprint, not_after, issuer, device, revoked_at)
-         values ($1, $2, $3, $4, $5, $6, to_timestamp($7::double precision))
+    let row = sqlx::query(
+        "insert into certificates (serial_number, serial, email, fingerprint, not_after, issuer, device, revoked_at)
+         values ($1, case when not exists (select from certificates where serial = $1) then $1 end, $2, $3, $4, $5, $6,
+                 coalesce(to_timestamp($7::double precision),
+                          (select min(revoked_at) from revoked_serials where serial_number = $1 and issuer in ($5, ''))))
              on conflict (fingerprint, serial_number) do update
             set issuer = excluded.issuer, device = coalesce(certificates.device, excluded.device),
                 revoked_at = coalesce(certificates.revoked_at, excluded.revoked_at)
-      returning email",
+          where certificates.email = excluded.email
+      returning email, revoked_at is not null",
     )
     .bind(serial.as_str())
     .bind(noted.email.as_str())
@@ -258,18 +258,27 @@ pub(super) async fn note(connection: &mut PgConnection, noted: &Noted) -> Result
     .bind(&noted.issuer)
     .bind(&noted.device)
     .bind(noted.revoked_at.map(|at| at as f64))
-    .fetch_one(connection)
+    .fetch_optional(&mut *connection)
     .await?;
-    if holder != noted.email.as_str() {
-        return Err(Error::SomebodyElses(serial.clone(), holder));
+    match row {
+        Some(row) => Ok((row.try_get(0)?, row.try_get(1)?)),
+        None => {
+            let holder = sqlx::query_scalar(
+                "select email from certificates where fingerprint = $1 and serial_number = $2",
+            );
+            Ok((holder.bind(fingerprint).bind(serial.as_str()).fetch_one(connection).await?, false))
+        }
     }
-    Ok(())
 }
 
 async fn revoke(connection: &mut PgConnection, certificates: &[Certificate]) -> Result<(), Error> {
     let column = |value: fn(&Certificate) -> &str| -> Vec<&str> { certificates.iter().map(value).collect() };
     sqlx::query(
-        "update certificates set revoked_at = now()
+        // A server of the version before looks certificates up by `serial`.
+        "update certificates set revoked_at = now(),
+                serial = coalesce(serial, case when not exists (
+                    select from certificates as other where other.serial = certificates.serial_number
+                ) then certificates.serial_number end)
            from unnest($1::text[], $2::text[]) as given (fingerprint, serial_number)
           where certificates.fingerprint = given.fingerprint
             -- Somebody may have written one by hand with zeros before it.

@@ -112,7 +112,7 @@ impl Store {
         .await
     }
 
-    /// The requests that have no answer, the oldest first.
+    /// The requests that have no answer, in no order: one that fails again and again keeps nobody back.
     pub async fn waiting(&self) -> Result<Vec<Waiting>, Error> {
         self.run(async |connection| {
             sqlx::query(
@@ -120,7 +120,7 @@ impl Store {
                         device, extract(epoch from revoked_at)::bigint, disabled_at is not null, request
                    from renewals join certificates using (fingerprint, serial_number) join users using (email)
                   where answered_at is null and asked_at > clock_timestamp() - make_interval(secs => $1)
-                  order by asked_at limit $2",
+                  order by random() limit $2",
             )
             .bind(PATIENCE.as_secs_f64())
             .bind(MOST)

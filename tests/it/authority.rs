@@ -308,6 +308,8 @@ fn a_restored_dump_forgets_no_revocation() {
     for name in ["early", "late"] {
         is_refused(&stack, name, "this certificate is revoked");
     }
+    admin(&stack, &["enrol", "b@example.com", "--name", "late"], 1, "late.crt is revoked: just renew late");
+    is_refused(&stack, "late", "this certificate is revoked");
     // The administrator knows that the dump is right.
     restore();
     admin(&stack, &["crl", "--drop-forgotten"], 0, "CRL valid for");
@@ -396,6 +398,43 @@ fn the_ca_is_renewed_lost_replaced_and_protected() {
     is_refused(&stack, "new", "certificate revoked");
     protected(&["ca", "renew"], "secret", 0, "renewed until");
     beats(&stack, "old");
+}
+
+/// The server's role can note a certificate, and ask for another one: its word alone must not be enough.
+#[test]
+fn a_server_that_was_taken_over_gets_no_certificate_for_one_that_it_made_up() {
+    let stack = Stack::up();
+    assert!(stack.admin(&["user", "add", "a@example.com"]).status.success());
+    let request = stack.request(&stack.certs.join("mallory.key"));
+    let der = stack.certs.join("mallory.der");
+    let mut command = stack.command("openssl");
+    command.args(["req", "-outform", "DER", "-in"]).arg(request).arg("-out").arg(&der);
+    expect(&mut command, 0, "");
+    let hex: String = fs::read(der).unwrap().iter().map(|byte| format!("{byte:02x}")).collect();
+    stack.sql_as(
+        "rollcall_server",
+        &stack.database,
+        &format!(
+            "insert into certificates (serial_number, email, fingerprint, not_after)
+                  values ('0BAD', 'a@example.com', repeat('0', 40), 9999999999);
+             insert into renewals (fingerprint, serial_number, request)
+                  values (repeat('0', 40), '0BAD', decode('{hex}', 'hex'))"
+        ),
+    );
+    wait_until("it is refused", || {
+        let _ = stack.admin(&["sign"]);
+        !stack.sql("select refused from renewals where refused is not null").is_empty()
+    });
+    assert!(stack.sql("select refused from renewals").contains("was noted at its first use"));
+    assert_eq!(stack.sql("select count(*) from certificates where email = 'a@example.com'"), "1");
+}
+
+#[test]
+fn the_folder_of_the_certificates_may_be_a_relative_path() {
+    let stack = Builder::new().stopped();
+    let mut init = stack.administer(&["ca", "init"]);
+    expect(init.current_dir(&stack.state).env("ROLLCALL_CERTS", "here"), 0, "ca.crt made");
+    assert!(stack.state.join("here/server.crt").exists());
 }
 
 #[test]
@@ -657,11 +696,13 @@ fn a_companys_lists_are_fetched_and_checked() {
         openssl ca -config cnf -gencrl -keyfile other.key -cert other.crt -crldays 9 -out forged.crl
         openssl ca -config cnf -gencrl -keyfile root.key -cert root.crt -crl_lastupdate 20990101000000Z -crl_nextupdate 20990201000000Z -out future.crl
         openssl ca -config cnf -gencrl -keyfile root.key -cert root.crt -crl_lastupdate 20200101000000Z -crl_nextupdate 20200201000000Z -out ended.crl
+        openssl ca -config cnf -gencrl -keyfile root.key -cert root.crt -crl_lastupdate $(date -u -d yesterday +%Y%m%d%H%M%SZ) -crl_nextupdate 20990201000000Z -out older.crl
         cp root.crl good.crl");
     for (file, said) in [
         ("forged.crl", "its signature does not verify"),
         ("future.crl", "it does not hold yet"),
         ("ended.crl", "it has ended"),
+        ("older.crl", "it is older than the one that is in use"),
         ("bob.crt", "it is not a CRL"),
         ("nothing.crl", "404"),
     ] {
@@ -704,6 +745,67 @@ fn a_servers_certificate_of_another_ca_and_for_another_name_is_taken() {
     let mut client = stack.program("rollcall-client");
     expect(client.arg("--ca").arg(stack.certs.join("other.crt")), 0, "Success!");
     expect(&mut stack.tool("stack/status"), 0, "");
+}
+
+/// The statements of a server of the version before (sql/0002 was the last that it knew).
+#[test]
+fn the_migration_keeps_each_row_and_a_server_of_the_version_before_goes_on() {
+    let stack = Stack::database();
+    let old = format!("{}_old", stack.database);
+    stack.sql_as("postgres", "postgres", &format!("create database {old} owner rollcall"));
+    let file = |name: &str| {
+        let mut psql = stack.psql_as("rollcall", &old);
+        expect(psql.arg("-f").arg(concat!(env!("CARGO_MANIFEST_DIR"), "/").to_owned() + name), 0, "");
+    };
+    let sql = |statement: &str| stack.sql_as("rollcall", &old, statement);
+    for name in ["sql/0001_users.sql", "sql/0002_certificates.sql"] {
+        file(name);
+    }
+    // deploy/grants.sql names it.
+    sql("create table _sqlx_migrations ()");
+    sql("insert into users (email) values ('a@example.com'), ('b@example.com')");
+    // Two of one fingerprint can only have been written by hand, and are kept.
+    sql("insert into certificates (serial, email, fingerprint, not_after, last_used_ns, revoked_at) values
+            ('01', 'a@example.com', repeat('1', 40), 9999999999, 7, null),
+            ('02', 'a@example.com', repeat('1', 40), 9999999999, null, now()),
+            ('03', 'b@example.com', repeat('3', 40), 1, null, null)");
+    for name in ["sql/0003_certificates_by_fingerprint.sql", "sql/0004_renewals.sql", "deploy/grants.sql"] {
+        file(name);
+    }
+    assert_eq!(
+        sql("select string_agg(serial_number || email || left(fingerprint, 1) || coalesce(last_used_ns, 0)
+                || (revoked_at is null), ' ' order by serial_number) from certificates"),
+        "01a@example.com17true 02a@example.com10false 03b@example.com30true"
+    );
+    let as_the_old_server = |serial: &str, fingerprint: char| {
+        let statement = format!(
+            "insert into certificates (serial, email, fingerprint, not_after, last_used_ns)
+             values ('{serial}', 'a@example.com', repeat('{fingerprint}', 40), 9999999999, 8)
+                 on conflict (serial) do update set last_used_ns = excluded.last_used_ns"
+        );
+        stack.sql_as("rollcall_server", &old, &statement);
+        sql(&format!("select bool_or(revoked_at is not null) from certificates where serial = '{serial}'"))
+    };
+    // The new server has noted one that it meets, and another CA has given a number again.
+    sql("insert into certificates (serial_number, email, fingerprint, not_after) values
+            ('04', 'a@example.com', repeat('4', 40), 9999999999), ('01', 'b@example.com', repeat('5', 40), 9999999999)");
+    for (serial, fingerprint, is_revoked) in
+        [("01", '1', "f"), ("02", '1', "t"), ("06", '6', "f"), ("04", '4', ""), ("01", '5', "f")]
+    {
+        assert_eq!(as_the_old_server(serial, fingerprint), is_revoked, "{serial} {fingerprint}");
+    }
+    assert_eq!(sql("select count(*) from certificates"), "6");
+    // The new one revokes, and the old one refuses.
+    let store = format!("postgres://rollcall@localhost/{old}?host={}", stack.cluster().display());
+    let revoked = async_std::task::block_on(async {
+        let store = rollcall::store::Store::open(&store, std::time::Duration::from_secs(9)).unwrap();
+        let rows = store.certificates_with(&"4".repeat(40)).await.unwrap();
+        let certificates: Vec<_> = rows.into_iter().map(|row| row.certificate).collect();
+        store.revoke(&certificates).await
+    });
+    revoked.unwrap();
+    assert_eq!(as_the_old_server("04", '4'), "t");
+    stack.sql_as("postgres", "postgres", &format!("drop database {old} with (force)"));
 }
 
 /// As the version before has left it.

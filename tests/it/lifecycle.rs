@@ -384,6 +384,11 @@ END
     wait_until("nginx has both CRLs", || stack.curl(Some(&pair), &[]).status == 204);
     expect(&mut stack.client(&pair), 0, "Success!");
     assert_eq!(stack.curl(Some(&stack.pair("client")), &[]).status, 204);
+    // The CA in ca.crt stands behind it.
+    let file = pair.cert.display().to_string();
+    admin(&stack, &["enrol", "a@example.com", "--cert", &file, "--name", "branch"], 0, "noted");
+    let certs = text(&stack.admin(&["certs"]));
+    assert!(certs.lines().any(|line| line.contains(" branch ") && line.contains(" valid ")), "{certs}");
     // The server revokes a certificate that our own CA did not issue.
     admin(&stack, &["revoke", "a@example.com"], 0, "revoked");
     assert_eq!(stack.curl(Some(&pair), &[]).detail(), REVOKED);
