@@ -18,7 +18,7 @@ setup:
 build:
     cargo build --release --locked
 
-# start PostgreSQL, server and nginx, and wait until they answer
+# start PostgreSQL, server, nginx and signer, and wait until the first three answer
 [group('run')]
 up: build
     stack/up

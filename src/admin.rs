@@ -30,7 +30,7 @@ mod signer;
 /// How long the database may take for one question.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Enrols, lists and disables people and devices in the database of DATABASE_URL.
+/// Keeps people, certificates, CRL and CA by the database of DATABASE_URL, and signs for devices that renew.
 #[derive(FromArgs)]
 pub struct Options {
     #[argh(subcommand)]

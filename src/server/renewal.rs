@@ -49,7 +49,7 @@ impl Drop for Place {
     }
 }
 
-/// Checks who asks, then the request, then the time; each only if the one before succeeded.
+/// Checks the caller, then the request, then the time; each only if the one before succeeded.
 pub async fn renew(mut request: Request<Arc<State>>) -> Result<Response, Problem> {
     let state = Arc::clone(request.state());
     let forwarded = Forwarded::of(&request);

@@ -92,7 +92,7 @@ async fn prove(request: Request<Arc<State>>) -> Result<Response, Problem> {
 
 async fn elsewhere(request: Request<Arc<State>>) -> Result<Response, Problem> {
     request.state().trust.admit(&Forwarded::of(&request))?;
-    Err(Problem::new(StatusCode::NotFound, "there is nothing here; the path is /api/client"))
+    Err(Problem::new(StatusCode::NotFound, "there is nothing here; the path of a heartbeat is /api/client"))
 }
 
 impl From<Refused> for Problem {
