@@ -1,6 +1,6 @@
 //! The place where certificates are made: the settings, the folder, the CAs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -134,12 +134,16 @@ impl Desk {
 /// Completes a pair that no row describes, of which the key may be in its place already.
 fn finish_pair(folder: &Folder, name: &str) -> Result<(), Error> {
     let Some((staged, certificates)) = folder.staged(name)? else { return Ok(()) };
-    let key = files::read(&folder.key(name), files::SMALL).ok();
-    let items = key.and_then(|bytes| keyfile::items(&bytes).ok()).unwrap_or_default();
-    let key = items.iter().find(|item| item.kind == ItemKind::PrivateKey);
-    let public = key.and_then(|item| NewKey::read(&item.bytes).ok()).map(|key| key.public_key());
+    let public = public_key(&folder.key(name));
     match public.is_some_and(|public| public == certificates[0].public_key) {
         true => folder.place(&staged),
         false => folder.discard(&staged),
     }
+}
+
+/// That of a private key of ours, in this file.
+pub fn public_key(file: &Path) -> Option<Vec<u8>> {
+    let items = keyfile::items(&files::read(file, files::SMALL).ok()?).ok()?;
+    let key = items.iter().find(|item| item.kind == ItemKind::PrivateKey)?;
+    Some(NewKey::read(&key.bytes).ok()?.public_key())
 }

@@ -84,7 +84,13 @@ pub async fn renew(store: &Store, options: &Renew) -> Result<(), Error> {
     let known = store.certificates_with(&old.fingerprint).await?;
     let holder = known.first().map(|row| &row.email).or(old.emails.first()).or(old.common_names.first());
     let email = Email::new(holder.map(String::as_str).unwrap_or_default()).map_err(Error::Email)?;
+    let key_stays = request.is_none();
     issue(store, &desk, &email, name, request, false).await?;
+    // The device has its own; that of the certificate before is of no more use here.
+    let key = desk.folder.key(name);
+    if !key_stays && super::desk::public_key(&key).is_some_and(|public| public == old.public_key) {
+        desk.folder.remove(&key)?;
+    }
     report(&format_args!("{name}.crt"), &format!("renewed (CN {email})"))
 }
 
@@ -182,10 +188,6 @@ async fn issue(
     let noted = noted(email, &chain[0], authority, Some(name.to_owned()))?;
     let (is_new, _) = store.note(&noted, enrol).await?;
     desk.folder.place(&staged)?;
-    if key.is_none() {
-        // That of the certificate before. The device has its own.
-        desk.folder.remove(&desk.folder.key(name))?;
-    }
     if enrol { report(email, if is_new { "enrolled" } else { "was enrolled already" }) } else { Ok(()) }
 }
 

@@ -93,7 +93,7 @@ fn unless_good(standing: Standing) -> Result<(), Problem> {
         Standing::Revoked => Err(Refused::Revoked.into()),
         Standing::Unknown => Err(Problem::new(
             StatusCode::Forbidden,
-            "this certificate is not known as this person's; a PATCH of /api/client makes it known",
+            "this certificate is not known as this person's; the administrator of rollcall notes it: enrol EMAIL --cert FILE",
         )),
     }
 }
