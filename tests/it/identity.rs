@@ -260,7 +260,7 @@ fn no_location_of_nginx_lets_a_client_name_itself() {
     }
     assert_eq!(stack.row(VICTIM), "||");
     assert!(!stack.row("own@example.com").contains("192.0.2.9"));
-    assert_eq!(stack.sql("select count(*) from certificates where serial = '09'"), "0");
+    assert_eq!(stack.sql("select count(*) from certificates where serial_number = '09'"), "0");
 }
 
 #[test]

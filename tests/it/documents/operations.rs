@@ -281,7 +281,7 @@ fn company(clone: &Clone) {
     other.runs(&format!("cp {theirs}/{{ca.crt,server.crt,server.key}} certs"), 0, "");
     other.runs(&format!("{external}just up"), 0, "nginx        ready");
     let enrol = "just enrol alice@example.com";
-    other.runs(&format!("{external}{enrol}"), 1, "this host cannot sign");
+    other.runs(&format!("{external}{enrol}"), 78, "this host cannot sign");
     let certificate = format!("{theirs}/alice@example.com.crt");
     other.runs(&format!("{external}{enrol} --cert {certificate}"), 0, "noted");
     let alice = format!("just client --cert {certificate} --key {theirs}/alice@example.com.key");
