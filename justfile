@@ -18,7 +18,7 @@ setup:
 build:
     cargo build --release --locked
 
-# start PostgreSQL, server and nginx, and wait until they answer
+# start PostgreSQL, server, nginx and signer, and wait until the first three answer
 [group('run')]
 up: build
     stack/up
@@ -66,40 +66,47 @@ listen *args: build
 user *args: build
     @exec stack/run rollcall-admin user "$@"
 
-# make a client certificate certs/EMAIL.crt and .key and no more; see enrol
+# enrol a person or device: just enrol EMAIL [--name NAME] [--csr FILE | --cert FILE] [--p12 | --p12-legacy]
 [group('certificates')]
-cert email:
-    certs/ca client "$1"
-
-# enrol a person or device: just enrol EMAIL [--name NAME] [--csr FILE] [--p12]
-[group('certificates')]
+[no-exit-message]
 enrol *args: build
-    @exec stack/enrol "$@"
+    @exec stack/run rollcall-admin enrol "$@"
 
 # every certificate and when it ends: just certs [--expiring 30d] [--json]
 [group('certificates')]
+[no-exit-message]
 certs *args: build
-    @exec stack/run rollcall-admin cert list "$@"
+    @exec stack/run rollcall-admin certs "$@"
 
-# a new key and certificate in the place of certs/NAME.crt and .key
+# a new key and certificate in the place of certs/NAME.crt and .key: just renew NAME [--csr FILE]
 [group('certificates')]
-renew name: build
-    @exec stack/renew "$1"
+[no-exit-message]
+renew *args: build
+    @exec stack/run rollcall-admin renew "$@"
 
-# the same for the server's, with a reload; NAME is a further name or address that clients call it by
+# the same for the server's, with a reload: just renew-server [NAME…] [--without NAME]; clients call it by these names
 [group('certificates')]
-renew-server *names:
-    @exec stack/renew --server "$@"
+[no-exit-message]
+renew-server *args: build
+    @exec stack/run rollcall-admin renew --server "$@"
 
 # refuse certificates from the next request on: just revoke EMAIL|NAME|SERIAL…
 [group('certificates')]
+[no-exit-message]
 revoke +names: build
-    @exec stack/revoke "$@"
+    @exec stack/run rollcall-admin revoke "$@"
 
-# a fresh CRL; a timer does this, see deploy/
+# a fresh CRL: just crl [--if-due] [--drop-forgotten]; a timer does this, see deploy/
 [group('certificates')]
-crl:
-    @exec stack/crl
+[no-exit-message]
+crl *args: build
+    @exec stack/run rollcall-admin crl "$@"
+
+# our certificate authority: just ca init | renew | replace [--finish] [--yes] | protect
+[group('certificates')]
+[no-exit-message]
+ca *args: build
+    @exec stack/run rollcall-admin ca "$@"
 
 # replace the key that signs announcements, in steps: just rotate-key [--switch|--finish]
 [group('certificates')]
@@ -124,19 +131,20 @@ layers:
     set -euo pipefail
     # room | rooms that it imports | crates that no other room names
     table='
-    cli      |                                               | argh signal_hook
-    files    |                                               |
-    protocol |                                               | byteorder ring
-    lan      |                                               | socket2 nix
-    keyfile  | files protocol                                |
-    store    | protocol                                      | sqlx
-    http     | protocol store                                | async_h1 subtle tide
-    client   | cli files keyfile                             | async_tls rustls webpki httparse x509_cert
-    listener | cli files keyfile protocol lan                |
-    server   | cli files keyfile protocol lan store http     | tide env_logger ring
-    stack    | cli files keyfile lan server                  | nix ring
-    admin    | cli protocol store stack                      |
-    doctor   | cli files keyfile protocol lan store server   | nix x509_cert
+    cli      |                                                 | argh signal_hook
+    files    |                                                 |
+    protocol |                                                 | byteorder ring
+    lan      |                                                 | socket2 nix
+    keyfile  | files protocol                                  |
+    x509     | keyfile                                         | x509_cert ring
+    store    | protocol                                        | sqlx
+    http     | protocol store x509                             | async_h1 subtle tide
+    client   | cli files keyfile x509                          | async_tls rustls webpki httparse
+    listener | cli files keyfile protocol lan                  |
+    server   | cli files keyfile x509 protocol lan store http  | tide env_logger ring
+    stack    | cli files http keyfile lan server               | nix ring
+    admin    | cli files http keyfile x509 protocol store stack | ring
+    doctor   | cli files keyfile x509 protocol lan store server stack | nix
     '
     rooms=" $(sed -n 's/ *|.*//p' <<<"$table" | xargs) "
     crates=$(cut -d'|' -f3 <<<"$table" | xargs)

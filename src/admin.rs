@@ -1,18 +1,36 @@
 //! Enrolment: the people and certificates that count. The commands behind `rollcall-admin`.
+//!
+//! The database is the only place that knows which certificates exist. Every file is derived from it, checked before
+//! it replaces the old one, and can be made again.
 
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use async_std::task;
 
-use crate::cli::{Exit, Fatal, FromArgs, SettingError, Timespan, seconds, setting};
+use crate::cli::{Exit, Fatal, FromArgs, SettingError, Timespan, setting};
 use crate::protocol::status::{Email, EmailError};
 use crate::stack;
-use crate::store::sighting::{self, Certificate, Serial};
-use crate::store::{self, CertificateRow, Store, UserRow};
+use crate::store::{self, Store, UserRow, sighting};
+use crate::x509;
 
-/// Enrols, lists and disables people and devices in the database of DATABASE_URL.
+mod authority;
+mod crl;
+mod desk;
+mod folder;
+mod import;
+mod issue;
+mod list;
+mod renewals;
+mod revoke;
+mod signer;
+
+/// How long the database may take for one question.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Keeps people, certificates, CRL and CA by the database of DATABASE_URL, and signs for devices that renew.
 #[derive(FromArgs)]
 pub struct Options {
     #[argh(subcommand)]
@@ -23,7 +41,13 @@ pub struct Options {
 #[argh(subcommand)]
 enum Command {
     User(User),
-    Cert(Cert),
+    Enrol(Enrol),
+    Renew(Renew),
+    Revoke(Revoke),
+    Certs(Certs),
+    Crl(Crl),
+    Ca(Ca),
+    Sign(Sign),
     Migrate(Migrate),
     Stack(stack::Options),
 }
@@ -89,26 +113,60 @@ struct Enable {
     email: Vec<String>,
 }
 
-/// which certificates may prove somebody
+/// enrol a person or device: the row, a key and a certificate; run again it changes nothing
 #[derive(FromArgs)]
-#[argh(subcommand, name = "cert")]
-struct Cert {
-    #[argh(subcommand)]
-    command: CertCommand,
+#[argh(subcommand, name = "enrol")]
+struct Enrol {
+    #[argh(positional)]
+    email: String,
+    /// name of the device and of its files (default: the email), so that one person can have several
+    #[argh(option)]
+    name: Option<String>,
+    /// sign this request (PKCS #10) of a device that keeps its key; the key alone is taken from it
+    #[argh(option)]
+    csr: Option<PathBuf>,
+    /// note this certificate, which a CA in ca.crt has signed
+    #[argh(option)]
+    cert: Option<PathBuf>,
+    /// add a bundle for browsers, NAME.p12; openssl asks for its password (or ROLLCALL_P12_PASSWORD)
+    #[argh(switch)]
+    p12: bool,
+    /// the same in the form that older systems read
+    #[argh(switch)]
+    p12_legacy: bool,
 }
 
+/// put a new key and certificate in the place of NAME.crt and NAME.key; the old one works until it ends
 #[derive(FromArgs)]
-#[argh(subcommand)]
-enum CertCommand {
-    List(CertList),
-    Revoke(CertRevoke),
-    Add(CertAdd),
+#[argh(subcommand, name = "renew")]
+struct Renew {
+    /// the name of a device; with --server further names and addresses that clients call the server by
+    #[argh(positional)]
+    names: Vec<String>,
+    /// sign this request (PKCS #10) of a device that keeps its key
+    #[argh(option)]
+    csr: Option<PathBuf>,
+    /// renew the server's, and let nginx read it
+    #[argh(switch)]
+    server: bool,
+    /// with --server: a name or address to leave out; repeat for several
+    #[argh(option)]
+    without: Vec<String>,
 }
 
-/// show every certificate that was enrolled or seen, the soonest end first
+/// refuse certificates from the next request on, for good: all of a person, of a device, or one by its serial number
+/// or fingerprint
 #[derive(FromArgs)]
-#[argh(subcommand, name = "list")]
-struct CertList {
+#[argh(subcommand, name = "revoke")]
+struct Revoke {
+    #[argh(positional)]
+    names: Vec<String>,
+}
+
+/// show every certificate that was made, given or seen, the soonest end first
+#[derive(FromArgs)]
+#[argh(subcommand, name = "certs")]
+struct Certs {
     /// only those that end within this time, such as 30d
     #[argh(option)]
     expiring: Option<Timespan>,
@@ -117,26 +175,69 @@ struct CertList {
     json: bool,
 }
 
-/// refuse from the next request on, for good: serial numbers, or emails for all of their certificates
+/// make a fresh list of the revoked, and let nginx read it
 #[derive(FromArgs)]
-#[argh(subcommand, name = "revoke")]
-struct CertRevoke {
-    #[argh(positional)]
-    name: Vec<String>,
+#[argh(subcommand, name = "crl")]
+struct Crl {
+    /// only if it lacks a revocation, or ends within 20 days
+    #[argh(switch)]
+    if_due: bool,
+    /// lift revocations that the last published list has and the database does not, instead of revoking again
+    #[argh(switch)]
+    drop_forgotten: bool,
 }
 
-/// note a certificate before its first use, as openssl x509 prints it; `just enrol` does this
+/// our certificate authority
 #[derive(FromArgs)]
-#[argh(subcommand, name = "add")]
-struct CertAdd {
-    #[argh(positional)]
-    email: String,
-    #[argh(positional)]
-    serial: String,
-    #[argh(positional)]
-    fingerprint: String,
-    #[argh(positional)]
-    not_after: String,
+#[argh(subcommand, name = "ca")]
+struct Ca {
+    #[argh(subcommand)]
+    command: CaCommand,
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand)]
+enum CaCommand {
+    Init(Init),
+    Renew(RenewCa),
+    Replace(Replace),
+    Protect(Protect),
+}
+
+/// make the CA and the server's certificate, unless they are there; just up does this
+#[derive(FromArgs)]
+#[argh(subcommand, name = "init")]
+struct Init {}
+
+/// ten further years for the CA, with its name and its key: all that it signed goes on
+#[derive(FromArgs)]
+#[argh(subcommand, name = "renew")]
+struct RenewCa {}
+
+/// a new CA beside the old one, which stays trusted until --finish
+#[derive(FromArgs)]
+#[argh(subcommand, name = "replace")]
+struct Replace {
+    /// end the trust in the old one
+    #[argh(switch)]
+    finish: bool,
+    /// also if certificates of the old one are in use
+    #[argh(switch)]
+    yes: bool,
+}
+
+/// encrypt the key of the CA with a passphrase
+#[derive(FromArgs)]
+#[argh(subcommand, name = "protect")]
+struct Protect {}
+
+/// answer the requests of devices that renew their certificates by themselves (rollcall-client --renew)
+#[derive(FromArgs)]
+#[argh(subcommand, name = "sign")]
+struct Sign {
+    /// go on, and look each second, until SIGTERM or SIGINT; just up starts this
+    #[argh(switch)]
+    watch: bool,
 }
 
 /// Runs one command: against `DATABASE_URL`, unless it is about a stack's folder.
@@ -145,29 +246,35 @@ pub fn run(options: Options) -> Result<(), Error> {
         Command::Stack(options) => Ok(stack::run(options)?),
         Command::Migrate(Migrate {}) => with_store(async |_| Ok(())),
         Command::User(User { command }) => with_store(async |store| match command {
-            UserCommand::Add(Add { email }) => enrol(store, &email).await,
+            UserCommand::Add(Add { email }) => add(store, &email).await,
             UserCommand::List(List { json }) => list_users(&store.users().await?, json),
             UserCommand::Enable(Enable { email }) => set_disabled(store, &email, false).await,
             UserCommand::Disable(Disable { email }) => set_disabled(store, &email, true).await,
             UserCommand::Mend(Mend {}) => mend(store).await,
         }),
-        Command::Cert(Cert { command }) => with_store(async |store| match command {
-            CertCommand::List(CertList { expiring, json }) => {
-                list_certificates(&store.certificates(None).await?, expiring, json)
+        Command::Enrol(options) => with_store(async |store| issue::enrol(store, &options).await),
+        Command::Renew(options) if options.server => issue::renew_server(&options),
+        Command::Renew(options) => with_store(async |store| issue::renew(store, &options).await),
+        Command::Revoke(Revoke { names }) => with_store(async |store| revoke::revoke(store, &names).await),
+        Command::Certs(options) => with_store(async |store| list::list(store, &options).await),
+        Command::Crl(options) => with_store(async |store| crl::crl(store, &options).await),
+        Command::Sign(Sign { watch: false }) => with_store(async |store| renewals::sign(store).await),
+        Command::Sign(Sign { watch: true }) => renewals::watch(&database_url()?),
+        Command::Ca(Ca { command }) => match command {
+            CaCommand::Init(Init {}) => authority::init(),
+            CaCommand::Renew(RenewCa {}) => authority::renew(),
+            CaCommand::Replace(options) => {
+                with_store(async |store| authority::replace(store, &options).await)
             }
-            CertCommand::Revoke(CertRevoke { name }) => revoke(store, &name).await,
-            CertCommand::Add(certificate) => register(store, &certificate).await,
-        }),
+            CaCommand::Protect(Protect {}) => authority::protect(),
+        },
     }
 }
 
 fn with_store(act: impl AsyncFnOnce(&Store) -> Result<(), Error>) -> Result<(), Error> {
-    let url: String = setting(None, "DATABASE_URL", "")?;
-    if url.is_empty() {
-        return Err(Error::NoDatabase);
-    }
+    let url = database_url()?;
     task::block_on(async {
-        let store = Store::open(&url, Duration::from_secs(10))?;
+        let store = Store::open(&url, DEADLINE)?;
         store.migrate().await?;
         let done = act(&store).await;
         store.close().await;
@@ -175,7 +282,12 @@ fn with_store(act: impl AsyncFnOnce(&Store) -> Result<(), Error>) -> Result<(), 
     })
 }
 
-async fn enrol(store: &Store, emails: &[String]) -> Result<(), Error> {
+fn database_url() -> Result<String, Error> {
+    let url: String = setting(None, "DATABASE_URL", "")?;
+    if url.is_empty() { Err(Error::NoDatabase) } else { Ok(url) }
+}
+
+async fn add(store: &Store, emails: &[String]) -> Result<(), Error> {
     for email in check(emails)? {
         let added = store.enrol(&email).await?;
         report(&email, if added { "enrolled" } else { "was enrolled already" })?;
@@ -188,14 +300,6 @@ async fn mend(store: &Store) -> Result<(), Error> {
         report(&name, "was in the future, is set to now")?;
     }
     Ok(())
-}
-
-async fn register(store: &Store, certificate: &CertAdd) -> Result<(), Error> {
-    let CertAdd { email, serial, fingerprint, not_after } = certificate;
-    let email = Email::new(email).map_err(Error::Email)?;
-    let certificate = Certificate::read(serial, fingerprint, not_after)?;
-    let added = store.register(&email, &certificate).await?;
-    report(&certificate.serial, if added { "noted" } else { "was known already" })
 }
 
 async fn set_disabled(store: &Store, emails: &[String], disabled: bool) -> Result<(), Error> {
@@ -212,31 +316,6 @@ fn check(emails: &[String]) -> Result<Vec<Email>, Error> {
         return Err(Error::NoEmails);
     }
     emails.iter().map(|text| Email::new(text).map_err(Error::Email)).collect()
-}
-
-/// All names are checked before the first is acted on.
-async fn revoke(store: &Store, names: &[String]) -> Result<(), Error> {
-    if names.is_empty() {
-        return Err(Error::NoSerials);
-    }
-    let mut serials = Vec::new();
-    for name in names {
-        if name.contains('@') {
-            let email = Email::new(name).map_err(Error::Email)?;
-            let known = store.certificates(Some(&email)).await?;
-            if known.is_empty() {
-                return Err(Error::NoCertificate(email));
-            }
-            serials.extend(known.into_iter().map(|known| known.certificate.serial));
-        } else {
-            serials.push(Serial::new(name)?);
-        }
-    }
-    for serial in serials {
-        let revoked = store.revoke(&serial).await?;
-        report(&serial, if revoked { "revoked" } else { "was revoked already" })?;
-    }
-    Ok(())
 }
 
 fn report(subject: &impl Display, change: &str) -> Result<(), Error> {
@@ -267,32 +346,6 @@ fn list_users(users: &[UserRow], json: bool) -> Result<(), Error> {
     Ok(())
 }
 
-fn list_certificates(all: &[CertificateRow], expiring: Option<Timespan>, json: bool) -> Result<(), Error> {
-    let before = expiring.map(|Timespan(time)| seconds(SystemTime::now()).saturating_add(time.as_secs()));
-    let mut out = io::stdout().lock();
-    for CertificateRow { certificate, email, last_used_ns, revoked } in all {
-        let Certificate { serial, fingerprint, not_after } = certificate;
-        if before.is_some_and(|before| *revoked || *not_after >= before) {
-            continue;
-        }
-        let not_after =
-            humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_secs(*not_after));
-        let used = last_used_ns.map(time);
-        unless_closed(if json {
-            let line = serde_json::json!({
-                "serial": serial.as_str(), "email": email, "fingerprint": fingerprint,
-                "not_after": not_after.to_string(), "last_used": used, "revoked": revoked,
-            });
-            writeln!(out, "{line}")
-        } else {
-            let state = if *revoked { "revoked" } else { "valid" };
-            let used = used.map_or("never used".to_owned(), |used| format!("used {used}"));
-            writeln!(out, "{not_after}  {serial:<40}  {email:<40} {state:<7}  {used}")
-        })?;
-    }
-    Ok(())
-}
-
 fn time(ns: u64) -> String {
     humantime::format_rfc3339_nanos(SystemTime::UNIX_EPOCH + Duration::from_nanos(ns)).to_string()
 }
@@ -317,29 +370,163 @@ pub enum Error {
     NoDatabase,
     #[error("no email was given")]
     NoEmails,
-    #[error("no serial number or email was given")]
-    NoSerials,
-    #[error("no certificate of {0} is known")]
-    NoCertificate(Email),
+    #[error("no email, name of a device, serial number or fingerprint was given")]
+    NoNames,
+    #[error("give the name of one device")]
+    OneName,
+    #[error("{0}")]
+    Flags(&'static str),
+    #[error("the new certificate is not used: {0}")]
+    Unverified(String),
+    #[error("cannot listen for signals: {0}")]
+    Signals(io::Error),
     #[error(transparent)]
     Email(EmailError),
     #[error(transparent)]
-    Certificate(#[from] sighting::Error),
+    Certificate(sighting::Error),
     #[error(transparent)]
     Store(#[from] store::Error),
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
+    #[error("{path}: {1}", path = .0.display())]
+    File(PathBuf, io::Error),
+    #[error("{path}: {1}", path = .0.display())]
+    X509(PathBuf, x509::Error),
+    #[error(transparent)]
+    Key(x509::Error),
+    #[error("the system gives no random numbers")]
+    Random,
+
+    #[error("another command is at work in {path}; try again when it has ended", path = .0.display())]
+    Busy(PathBuf),
+    #[error("the name {0:?} cannot be a device's: {1}; take another --name")]
+    Name(String, &'static str),
+    #[error("ROLLCALL_CERT_DAYS is {0}: a certificate lives for 1 to 3650 days")]
+    Days(u64),
+
+    #[error("a CN holds at most 64 characters (RFC 5280, ub-common-name), and {0} has {1}")]
+    LongCn(Email, usize),
+    #[error("{path} is there already, with another key or for somebody else ({1}); take another --name", path = .0.display())]
+    NameTaken(PathBuf, String),
+    #[error("the name {0} is that of a device of {1}; take another --name, or revoke that one")]
+    DeviceTaken(String, String),
+    #[error("{0}.crt is revoked: just renew {0} makes a new one, and so does another --name")]
+    IsRevoked(String),
+    #[error("{0}.crt has ended: just renew {0}")]
+    HasEnded(String),
+    #[error("no CA in ca.crt has signed {0}.crt: just renew {0}")]
+    AnotherAuthority(String),
+    #[error("there is no certificate in {path} to renew; just enrol makes one", path = .0.display())]
+    NothingToRenew(PathBuf),
+    #[error("the key of {0} is on its device: let it make a request, and just renew {0} --csr FILE")]
+    KeyElsewhere(String),
+    #[error("{path} cannot be noted: {1}", path = .0.display())]
+    Given(PathBuf, String),
+    #[error("the key of {0} is on its device, so there can be no bundle here")]
+    NoKeyForBundle(String),
+    #[error("cannot make {path}: {1}", path = .0.display())]
+    Bundle(PathBuf, String),
+    #[error("not a host's name or address: {0}")]
+    NotAHost(String),
+    #[error("server.crt is not for {0}, but for {1}")]
+    NotItsName(String, String),
+
+    #[error("{0} requests were not answered, for the reasons above; they wait")]
+    Unanswered(usize),
+    #[error("the signer {0:?} failed: {1}")]
+    Signer(String, io::Error),
+    #[error("that which the signer {0:?} made is not used: {1}")]
+    Signed(String, String),
+    #[error(
+        "ROLLCALL_CA is external, so that this host cannot sign: ROLLCALL_SIGN names a command that can; or let the CA \
+         sign, and just enrol EMAIL --cert FILE"
+    )]
+    NoSigner,
+
+    #[error("there is no CA in {path}; just up makes one", path = .0.display())]
+    NoAuthority(PathBuf),
+    #[error("ROLLCALL_CA is external, and {path} is missing or empty: give it", path = .0.display())]
+    NotGiven(PathBuf),
+    #[error(
+        "{authority} is there, and its key {key} is not: put the key back; or, if the CA is somebody else's, set \
+         ROLLCALL_CA=external",
+        authority = authority.display(), key = key.display()
+    )]
+    NoKey { authority: PathBuf, key: PathBuf },
+    #[error(
+        "{path} is there, and ca.crt is not, and no certificate here still tells the CA's name: put ca.crt back; or \
+         remove the key, and a new CA is made that knows nobody",
+        path = .0.display()
+    )]
+    LostName(PathBuf),
+    #[error("{path} is encrypted, and ca.crt is lost: put ca.crt back", path = .0.display())]
+    LockedName(PathBuf),
+    #[error("the last --finish ended early: run it again")]
+    NotFinished,
+    #[error("ROLLCALL_CA is external: its CA does that")]
+    NotOurs,
+    #[error("server.crt has ended: just renew-server; of somebody else's CA, put a new one there")]
+    ServerEnded,
+    #[error("no CA is being replaced: just ca replace begins that")]
+    NotReplacing,
+    #[error(
+        "{0} certificates of the old CA were used within 30 days, and would be refused: {1}. Renew them first; or \
+         --finish --yes"
+    )]
+    InUse(usize, String),
+    #[error("cannot encrypt {path}: {1}", path = .0.display())]
+    Protect(PathBuf, String),
+
+    #[error(
+        "no certificate {0} is known: no email, device, serial number or fingerprint; just certs shows them"
+    )]
+    Unknown(String),
+    #[error("{0} was the name of several people's devices ({1}): give a serial number (just certs)")]
+    SeveralPeople(String, String),
+    #[error("several CAs gave the serial number {0}: give one of the fingerprints {1}")]
+    SeveralCertificates(String, String),
+    #[error(
+        "the server refuses {0} certificates from now on, but nginx does not know of it: {1}. Run just crl"
+    )]
+    HalfRevoked(usize, Box<Error>),
+    #[error("the CRL {0}: {1}")]
+    List(String, String),
+    #[error(
+        "{path} is damaged, and with it the list of the revoked that this host has published: put it back; or, if the \
+         database knows them all, crl --drop-forgotten",
+        path = .0.display()
+    )]
+    DamagedCrl(PathBuf),
+    #[error("{0} CRLs of other CAs could not be taken; see above")]
+    Lists(usize),
+    #[error("there is no CRL for nginx: put the one of the CA into crl.d, or set ROLLCALL_CRL")]
+    NoCrl,
+    #[error("nginx does not take the new files, and goes on with the old: {0}")]
+    Reload(String),
+}
+
+impl Error {
+    /// For `map_err`.
+    fn file(path: &Path) -> impl Fn(io::Error) -> Self {
+        move |error| Error::File(path.to_owned(), error)
+    }
 }
 
 impl Fatal for Error {
     fn exit(&self) -> Exit {
         match self {
             Error::Stack(error) => error.exit(),
-            Error::Setting(_) | Error::NoDatabase => Exit::Config,
+            Error::Setting(_) | Error::NoDatabase | Error::Days(_) | Error::NoSigner => Exit::Config,
             Error::Store(error) if error.is_configuration() => Exit::Config,
-            Error::NoEmails | Error::NoSerials | Error::Email(_) | Error::Certificate(_) => Exit::Usage,
+            Error::NoEmails
+            | Error::NoNames
+            | Error::OneName
+            | Error::Flags(_)
+            | Error::Email(_)
+            | Error::Name(..) => Exit::Usage,
+            Error::NotAHost(_) | Error::NotItsName(..) => Exit::Usage,
             Error::Store(error) if error.is_transient() => Exit::Unavailable,
-            Error::Store(_) | Error::Output(_) | Error::NoCertificate(_) => Exit::Failure,
+            _ => Exit::Failure,
         }
     }
 }

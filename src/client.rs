@@ -2,12 +2,14 @@
 
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use async_std::channel::Receiver;
 use async_std::future::timeout;
 use async_std::net::TcpStream;
 use async_std::task;
+use async_tls::TlsConnector;
 use async_tls::client::TlsStream;
 use http::Uri;
 
@@ -17,10 +19,13 @@ mod connect;
 mod convert;
 mod credentials;
 mod exchange;
+mod renewal;
+mod replace;
 mod tls;
 
 use credentials::{Contents, Files, Loaded};
 use exchange::Answer;
+use renewal::Renewal;
 
 /// First wait before another attempt; it doubles up to [`MAX_BACKOFF`].
 const BACKOFF: Duration = Duration::from_millis(500);
@@ -53,6 +58,10 @@ pub struct Options {
     /// keep the connection and say it again after this long, such as 30s, until stopped
     #[argh(option)]
     every: Option<Timespan>,
+    /// ask for the next certificate when two thirds of this one's lifetime are over, with a new key, and put both in
+    /// the place of the old files
+    #[argh(switch)]
+    renew: bool,
     /// how long one attempt may take (default 10s)
     #[argh(option, default = "Timespan(Duration::from_secs(10))")]
     timeout: Timespan,
@@ -80,9 +89,11 @@ pub fn run(options: &Options) -> Result<(), Error> {
         key: file(&options.key, "client.key"),
         ca: file(&options.ca, "ca.crt"),
     };
-    let server = ServerUrl::parse(&url)?;
+    let server = Arc::new(ServerUrl::parse(&url)?);
+    replace::complete(&files);
     let client = |contents, loaded: Loaded| Client {
         server,
+        renewal: options.renew.then(Renewal::new),
         loaded,
         files: files.clone(),
         contents,
@@ -165,7 +176,9 @@ impl ServerUrl {
 }
 
 struct Client {
-    server: ServerUrl,
+    server: Arc<ServerUrl>,
+    /// `None` unless it renews its certificate by itself.
+    renewal: Option<Renewal>,
     files: Files,
     /// The files as they were when they were last used.
     contents: Contents,
@@ -208,7 +221,10 @@ impl Client {
         let mut backoff = BACKOFF;
         for left in (0..attempts.max(1)).rev() {
             match self.beat(false).await {
-                Ok(answer) => return print(&answer),
+                Ok(answer) => {
+                    print(&answer)?;
+                    return self.renew_once().await;
+                }
                 Err(error) if left > 0 && error.exit() == Exit::Unavailable => {
                     note(format_args!("rollcall-client: {error}; trying again in {}", Timespan(backoff)));
                     task::sleep(backoff).await;
@@ -223,7 +239,9 @@ impl Client {
     /// One heartbeat after another. No refusal ends it: a person that is refused today may be enrolled tomorrow.
     async fn forever(&mut self, every: Duration, stop: &Receiver<()>) -> Result<(), Error> {
         let mut backoff = BACKOFF;
+        self.check_place();
         loop {
+            self.renew(SystemTime::now());
             self.refresh(SystemTime::now());
             let wait = match self.beat(true).await {
                 Ok(answer) => {
@@ -266,35 +284,38 @@ impl Client {
                 other => return other,
             }
         }
-        let ServerUrl { host, port, .. } = &self.server;
-        let began = Instant::now();
-        let tcp = connect::connect(host, *port, self.timeout).await.map_err(Error::Connect)?;
-        tcp.set_nodelay(true).map_err(Error::Handshake)?;
-        let left = self.timeout.saturating_sub(began.elapsed());
-        let stream = timeout(left, self.loaded.tls.connect(host, tcp))
-            .await
-            .map_err(|_| Error::Timeout { step: "connecting", after: self.timeout })?
-            .map_err(Error::Handshake)?;
+        let stream = connection(&self.server, &self.loaded.tls, self.timeout).await?;
         self.exchange(stream, keep).await
     }
 
     async fn exchange(&mut self, mut stream: TlsStream<TcpStream>, keep: bool) -> Result<Answer, Error> {
-        let ServerUrl { authority, path, .. } = &self.server;
+        let ServerUrl { authority, path, .. } = &*self.server;
         let answer = timeout(self.timeout, exchange::patch(&mut stream, authority, path, keep))
             .await
             .map_err(|_| Error::Timeout { step: "waiting for the answer", after: self.timeout })?
-            .map_err(|error| match error {
-                // In TLS 1.3 the server's word about our certificate comes when the handshake seems to be over.
-                exchange::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    Error::Handshake(error)
-                }
-                error => Error::Exchange(error),
-            })?;
+            .map_err(Error::of_exchange)?;
         if keep && answer.reusable {
             self.kept = Some(stream);
         }
         if answer.status == 204 { Ok(answer) } else { Err(Error::Refused(answer)) }
     }
+}
+
+/// A new connection, within this time.
+async fn connection(
+    server: &ServerUrl,
+    tls: &TlsConnector,
+    limit: Duration,
+) -> Result<TlsStream<TcpStream>, Error> {
+    let ServerUrl { host, port, .. } = server;
+    let began = Instant::now();
+    let tcp = connect::connect(host, *port, limit).await.map_err(Error::Connect)?;
+    tcp.set_nodelay(true).map_err(Error::Handshake)?;
+    let left = limit.saturating_sub(began.elapsed());
+    timeout(left, tls.connect(host, tcp))
+        .await
+        .map_err(|_| Error::Timeout { step: "connecting", after: limit })?
+        .map_err(Error::Handshake)
 }
 
 fn print(answer: &Answer) -> Result<(), Error> {
@@ -332,6 +353,28 @@ pub enum Error {
     Exchange(exchange::Error),
     #[error("{0}")]
     Refused(Answer),
+    /// Files of a renewal.
+    #[error(transparent)]
+    Replace(#[from] replace::Error),
+    #[error("the present certificate has no name (CN) that could be asked for again")]
+    NoName,
+    /// `Retry-After`, in seconds.
+    #[error("the request for a new certificate waits for the signer")]
+    NotYet(u64),
+    #[error("the new certificate from the server is not used: {0}")]
+    NotUsed(String),
+}
+
+impl Error {
+    fn of_exchange(error: exchange::Error) -> Self {
+        match error {
+            // In TLS 1.3 the server's word about our certificate comes when the handshake seems to be over.
+            exchange::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
+                Error::Handshake(error)
+            }
+            error => Error::Exchange(error),
+        }
+    }
 }
 
 impl Fatal for Error {
@@ -340,6 +383,9 @@ impl Fatal for Error {
             Error::Signals(_) | Error::Output(_) => Exit::Failure,
             Error::Every(_) | Error::NoTime => Exit::Usage,
             Error::Setting(_) | Error::Credentials(_) | Error::Url { .. } => Exit::Config,
+            Error::Replace(_) | Error::NoName => Exit::Config,
+            Error::NotYet(_) => Exit::TryLater,
+            Error::NotUsed(_) => Exit::Protocol,
             Error::Connect(_) | Error::Timeout { .. } => Exit::Unavailable,
             Error::Exchange(exchange::Error::Closed | exchange::Error::Io(_)) => Exit::Unavailable,
             // rustls reports a fault of the peer as invalid data; the rest is the network.

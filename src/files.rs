@@ -1,9 +1,9 @@
 //! Small files: keys, secrets, and the memory of a program.
 
 use std::borrow::Cow;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Bytes that a key or a secret has at the most.
@@ -57,6 +57,15 @@ fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> String {
 /// Replaces it as a whole: a crash leaves the old content or the new one, and nothing between. Writes beside
 /// the file and renames; both are on the disk when this returns.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    replace_as(path, content, None)
+}
+
+/// The same, with this mode whatever the umask says.
+pub fn replace_with_mode(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    replace_as(path, content, Some(mode))
+}
+
+fn replace_as(path: &Path, content: &[u8], mode: Option<u32>) -> io::Result<()> {
     // Its own name per process, so that two of them never write into one file.
     let mut beside = path.as_os_str().to_owned();
     beside.push(format!(".{}.new", std::process::id()));
@@ -64,7 +73,12 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let write = || {
         // A process that was killed left it, or somebody put it there to make us write elsewhere.
         let _ = fs::remove_file(beside);
-        let mut file = File::create_new(beside)?;
+        // Nobody else reads it before it has its mode.
+        let first = mode.map_or(0o666, |_| 0o600);
+        let mut file = File::options().write(true).create_new(true).mode(first).open(beside)?;
+        if let Some(mode) = mode {
+            file.set_permissions(Permissions::from_mode(mode))?;
+        }
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(beside, path)?;

@@ -12,17 +12,20 @@
 //! | a socket, the choice of networks | [`lan`] |
 //! | a statement of SQL, a column | [`store`] (and `sql/`) |
 //! | a header that nginx passes on | [`http::identity`] (and `nginx/`) |
+//! | the holder of a certificate by its row | [`server::registry`] |
 //! | a connection's limits, the body of an error | [`http`] |
 //! | a route, a status code | [`server::routes`] |
 //! | the grouping of commits, the answer while the database is away | [`server::commit`] |
 //! | an announcement's way to the network | [`server::broadcast`] |
 //! | a full disk: PostgreSQL's answer | [`store`] (class 53), [`server::commit`]; own files: [`files`]; tests/it/logs_and_disk.rs |
 //! | a half-written file, a secret's mode | [`files`] |
-//! | a key's or a certificate's format | [`keyfile`] |
+//! | the format of a file with a key or certificate | [`keyfile`] |
+//! | a field of a certificate, request or CRL; which keys are taken | [`x509`] |
 //! | a line that the listener prints, its JSON | [`listener`] |
 //! | a TLS message, a retry | [`client`] |
 //! | the folder of a stack, nginx's file, the proof of a server | [`stack`] (and `stack/`) |
 //! | enrolment, revocation | [`admin`] |
+//! | the renewal by a device | `renewal` of [`client`] and [`server`], `renewals` of [`store`] and [`admin`] |
 //! | a check of the doctor | [`doctor`] (its name also in the help of [`server::Doctor`], and in stack/status) |
 //!
 //! The programs in `bin/` hand their arguments to one function each: [`server::run`], [`client::run`],
@@ -33,6 +36,8 @@ pub mod cli;
 pub mod files;
 #[cfg(any(feature = "client", feature = "protocol"))]
 pub mod keyfile;
+#[cfg(any(feature = "client", feature = "server"))]
+pub mod x509;
 
 #[cfg(feature = "protocol")]
 pub mod lan;

@@ -26,11 +26,14 @@ pub mod commit;
 pub mod epoch;
 mod logging;
 pub mod proof;
+pub mod registry;
+mod renewal;
 pub mod routes;
 mod settings;
 
 use broadcast::Broadcaster;
 use proof::Proof;
+use registry::Registry;
 use routes::{State, came_through_nginx};
 use settings::{MAX_DEADLINE, MIN_DEADLINE, load_signing};
 
@@ -75,7 +78,8 @@ pub fn run(options: Options) -> Result<(), Error> {
     .map_err(Error::Signals)?;
     task::block_on(async {
         let commits = commit::start(Recorder::new(store.clone()), broadcaster.clone(), deadline / 2);
-        let app = routes::app(State { trust, proof, commits, store: store.clone() });
+        let (identity, registry) = (settings.identity, Registry::default());
+        let app = routes::app(State { trust, identity, registry, proof, commits, store: store.clone() });
         let (fail, failed) = channel::bounded(1);
         task::spawn(async move {
             if let Err(error) = wait_for_database(&store).await {

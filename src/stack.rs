@@ -6,12 +6,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::cli::{Exit, Fatal, FromArgs, SettingError, setting};
+use crate::http::identity::Identity;
 use crate::lan::destination;
 use crate::server;
 
 mod ask;
 mod folder;
 mod prepare;
+pub mod trust;
 mod users;
 
 /// for the scripts in stack/, with the settings that they export; not for people
@@ -84,6 +86,7 @@ struct Settings {
     https_port: u16,
     /// Requests a second.
     rate: u32,
+    identity: Identity,
 }
 
 impl Settings {
@@ -100,6 +103,7 @@ impl Settings {
             listen,
             https_port: setting(None, "ROLLCALL_HTTPS_PORT", "443")?,
             rate: whole("ROLLCALL_RATE", "20", "requests a second", 9_999_999)?,
+            identity: setting(None, "ROLLCALL_IDENTITY", "cn")?,
         })
     }
 
@@ -131,6 +135,8 @@ pub enum Error {
     NotWhole { variable: &'static str, text: String, unit: &'static str, most: u32 },
     #[error("ROLLCALL_LISTEN is {0}: nginx would misread it; letters, digits and /._@%+=:-[] are fine")]
     Misread(server::Address),
+    #[error("ROLLCALL_CRL=off is for ROLLCALL_CA=external: our own CA has its CRL always")]
+    OwnWithoutCrl,
     #[error(transparent)]
     Server(#[from] server::Error),
     /// PostgreSQL's socket lies in the folder.
@@ -177,7 +183,9 @@ impl Error {
 impl Fatal for Error {
     fn exit(&self) -> Exit {
         match self {
-            Error::Setting(_) | Error::NotWhole { .. } | Error::Misread(_) => Exit::Config,
+            Error::Setting(_) | Error::NotWhole { .. } | Error::Misread(_) | Error::OwnWithoutCrl => {
+                Exit::Config
+            }
             Error::Server(error) => error.exit(),
             _ => Exit::Failure,
         }

@@ -22,13 +22,15 @@ mod certificates;
 mod connection;
 mod heartbeat;
 mod people;
+mod renewals;
 pub mod sighting;
 
-pub use certificates::CertificateRow;
+pub use certificates::{CertificateRow, Noted, Revocation};
 use connection::Connector;
 pub use connection::{Guarantee, SETTINGS};
 pub use heartbeat::{Outcome, RECORD, Recorded, Recorder};
 pub use people::UserRow;
+pub use renewals::{PAUSE, Renewal, Standing, Waiting};
 use sighting::Serial;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./sql");
@@ -140,9 +142,9 @@ impl Store {
                  ),
                  used as (
                      update certificates set last_used_ns = now_ns from clock
-                      where last_used_ns > $1 + now_ns returning serial
+                      where last_used_ns > $1 + now_ns returning serial_number
                  )
-                 select email from people union all select serial from used"
+                 select email from people union all select serial_number from used"
             ));
             Ok(mended.bind(AHEAD.as_nanos() as i64).fetch_all(connection).await?)
         })
@@ -194,8 +196,10 @@ async fn cannot_record(connection: &mut PgConnection) -> Result<Option<String>, 
                       ('_sqlx_migrations', 'version', 'select'),
                       ('users', 'email', 'select'), ('users', 'disabled_at', 'select'),
                       ('users', 'last_seen_ns', 'update'), ('users', 'ip', 'update'), ('users', 'port', 'update'),
-                      ('certificates', 'serial', 'select'), ('certificates', 'revoked_at', 'select'),
-                      ('certificates', 'serial', 'insert'), ('certificates', 'email', 'insert'),
+                      ('certificates', 'serial_number', 'select'), ('certificates', 'revoked_at', 'select'),
+                      ('certificates', 'serial_number', 'insert'), ('certificates', 'email', 'insert'),
+                      ('revoked_serials', 'serial_number', 'select'),
+                      ('renewals', 'request', 'insert'), ('renewals', 'certificate', 'select'),
                       ('certificates', 'fingerprint', 'insert'), ('certificates', 'not_after', 'insert'),
                       ('certificates', 'last_used_ns', 'insert'), ('certificates', 'last_used_ns', 'update')
                   ) as needed (tab, col, may)
@@ -209,11 +213,11 @@ async fn cannot_record(connection: &mut PgConnection) -> Result<Option<String>, 
 pub enum Error {
     #[error("{0} is not enrolled; `rollcall-admin user add {0}` enrols")]
     NotEnrolled(Email),
-    #[error("no certificate {0} is known; `rollcall-admin cert list` shows those that are")]
-    UnknownCertificate(Serial),
+    #[error("the certificate {0} is noted as {1}'s, and stays so; revoke it, and make another")]
+    SomebodyElses(Serial, String),
     #[error("the database did not answer within {}", humantime::format_duration(*.0))]
     Deadline(Duration),
-    #[error("a row of users breaks its constraints")]
+    #[error("a row breaks the constraints of its table")]
     BadRow,
     /// The text never holds the URL, which may hold the password.
     #[error("DATABASE_URL is malformed: {0}")]
@@ -267,7 +271,7 @@ impl Error {
     }
 
     /// Did a statement wait too long for somebody else's lock?
-    fn is_locked(&self) -> bool {
+    pub fn is_locked(&self) -> bool {
         matches!(self, Error::Database(sqlx::Error::Database(error)) if error.code().as_deref() == Some("55P03"))
     }
 }

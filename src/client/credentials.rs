@@ -10,12 +10,12 @@ use async_tls::TlsConnector;
 use rustls::sign::any_supported_type;
 use rustls::{Certificate, ClientConfig, PrivateKey, RootCertStore};
 use webpki::{EndEntityCert, KeyUsage, SignatureAlgorithm, Time};
-use x509_cert::der::Decode;
 
 use super::convert::{self, Conversion};
-use crate::cli::{Timespan, note};
+use crate::cli::{Timespan, note, seconds};
 use crate::files;
 use crate::keyfile::{self, Damaged, Item, ItemKind};
+use crate::x509;
 
 /// Bytes of a file: the CAs of all the world are a quarter of a million.
 const MOST: u64 = 1 << 22;
@@ -39,8 +39,8 @@ pub struct Contents {
 /// A pair that fits, and until when.
 pub struct Loaded {
     pub tls: TlsConnector,
-    /// `None` when the certificate does not say it in a form that we read.
-    validity: Option<(SystemTime, SystemTime)>,
+    /// `None` when the certificate is of a form that only TLS reads.
+    pub leaf: Option<x509::Certificate>,
     warned: bool,
 }
 
@@ -66,6 +66,13 @@ impl Role {
             Role::Cert | Role::Ca => ItemKind::Certificate,
             Role::Key => ItemKind::PrivateKey,
         }
+    }
+}
+
+impl Contents {
+    /// The same with another pair.
+    pub fn with(&self, cert: &[u8], key: &[u8]) -> Self {
+        Self { cert: cert.to_vec(), key: key.to_vec(), ca: self.ca.clone() }
     }
 }
 
@@ -115,13 +122,13 @@ impl Files {
         // TLS wants it first, wherever it stands in the file.
         chain[..=leaf].rotate_right(1);
         check_validity(&chain[0], now).map_err(|fault| Error::new(cert, fault))?;
-        let validity = validity(&chain[0]);
+        let leaf = x509::Certificate::read(&chain[0].0).ok();
         let config = ClientConfig::builder()
             .with_safe_defaults()
             .with_root_certificates(Arc::new(roots))
             .with_client_auth_cert(chain, private)
             .map_err(|_| bad_key())?;
-        Ok(Loaded { tls: TlsConnector::from(config), validity, warned: false })
+        Ok(Loaded { tls: TlsConnector::from(config), leaf, warned: false })
     }
 }
 
@@ -139,17 +146,20 @@ impl Loaded {
 
     /// The remaining time, once it is less than a tenth of the certificate's lifetime.
     fn ends_soon(&self, now: SystemTime) -> Option<Duration> {
-        let (not_before, not_after) = self.validity?;
-        let left = not_after.duration_since(now).unwrap_or_default();
-        let lifetime = not_after.duration_since(not_before).unwrap_or_default();
-        (left < lifetime / 10).then_some(left)
+        let x509::Certificate { not_before, not_after, .. } = *self.leaf.as_ref()?;
+        let end = SystemTime::UNIX_EPOCH + Duration::from_secs(not_after);
+        let left = end.duration_since(now).unwrap_or_default();
+        (left < Duration::from_secs(not_after.saturating_sub(not_before)) / 10).then_some(left)
     }
-}
 
-fn validity(certificate: &Certificate) -> Option<(SystemTime, SystemTime)> {
-    let validity = x509_cert::Certificate::from_der(&certificate.0).ok()?.tbs_certificate.validity;
-    let time = |time: x509_cert::time::Time| SystemTime::UNIX_EPOCH + time.to_unix_duration();
-    Some((time(validity.not_before), time(validity.not_after)))
+    /// From when on it can be renewed, in seconds since the Unix epoch.
+    pub fn due(&self) -> Option<u64> {
+        self.leaf.as_ref().map(|leaf| x509::due(leaf.not_before, leaf.not_after))
+    }
+
+    pub fn is_due(&self, now: SystemTime) -> bool {
+        self.due().is_some_and(|due| seconds(now) >= due)
+    }
 }
 
 /// At least one item of the kind that is wanted, in the order of the file.
@@ -171,9 +181,9 @@ fn items(role: Role, path: &Path, bytes: &[u8]) -> Result<Vec<Item>, Error> {
 fn advice(item: &Item, role: Role, path: &Path) -> Option<Advice> {
     let conversion = convert::to_pem(item, role, path).map(Advice::Convert);
     conversion.or(match (item.kind, role) {
-        (ItemKind::Request, Role::Cert) => {
-            Some(Advice::Words("the administrator of rollcall makes a certificate of it (certs/ca sign)"))
-        }
+        (ItemKind::Request, Role::Cert) => Some(Advice::Words(
+            "the administrator of rollcall makes a certificate of it (just enrol EMAIL --csr FILE)",
+        )),
         (ItemKind::PublicKey, Role::Key) => {
             Some(Advice::Words("the private key that was made with it is in another file"))
         }

@@ -8,6 +8,7 @@ use async_std::io::prelude::*;
 
 use crate::cli::printable;
 
+const USER_AGENT: &str = concat!("User-Agent: rollcall-client/", env!("CARGO_PKG_VERSION"), "\r\n");
 const MAX_HEAD: usize = 16 * 1024;
 const MAX_BODY: usize = 64 * 1024;
 
@@ -32,12 +33,31 @@ pub async fn patch<S: Read + Write + Unpin>(
     path: &str,
     keep: bool,
 ) -> Result<Answer, Error> {
+    let connection = if keep { "keep-alive" } else { "close" };
     let request = format!(
-        "PATCH {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: rollcall-client/{}\r\n\
-         Accept: application/problem+json\r\nContent-Length: 0\r\nConnection: {}\r\n\r\n",
-        env!("CARGO_PKG_VERSION"),
-        if keep { "keep-alive" } else { "close" },
+        "PATCH {path} HTTP/1.1\r\nHost: {authority}\r\n{USER_AGENT}Accept: application/problem+json\r\n\
+         Content-Length: 0\r\nConnection: {connection}\r\n\r\n"
     );
+    Ok(send(stream, &request).await?.0)
+}
+
+/// Sends a body that is a text, and reads the answer and its body.
+pub async fn post<S: Read + Write + Unpin>(
+    stream: &mut S,
+    authority: &str,
+    path: &str,
+    content_type: &str,
+    body: &str,
+) -> Result<(Answer, Vec<u8>), Error> {
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nHost: {authority}\r\n{USER_AGENT}Content-Type: {content_type}\r\n\
+         Content-Transfer-Encoding: base64\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    send(stream, &request).await
+}
+
+async fn send<S: Read + Write + Unpin>(stream: &mut S, request: &str) -> Result<(Answer, Vec<u8>), Error> {
     // An answer may be waiting although the write fails: a refusal that closed the connection.
     let written = match stream.write_all(request.as_bytes()).await {
         Ok(()) => stream.flush().await,
@@ -49,7 +69,8 @@ pub async fn patch<S: Read + Write + Unpin>(
     }
 }
 
-async fn read_answer<S: Read + Unpin>(stream: &mut S) -> Result<Answer, Error> {
+/// The body is empty where its length is not known.
+async fn read_answer<S: Read + Unpin>(stream: &mut S) -> Result<(Answer, Vec<u8>), Error> {
     let mut received = Vec::with_capacity(1024);
     let (mut answer, body_start, body_len) = loop {
         match read_head(&received)? {
@@ -73,13 +94,17 @@ async fn read_answer<S: Read + Unpin>(stream: &mut S) -> Result<Answer, Error> {
                     return Err(Error::Truncated);
                 }
             }
-            answer.read_problem(&received[body_start..body_start + len]);
+            let body = received[body_start..body_start + len].to_vec();
+            answer.read_problem(&body);
             // Bytes that nobody asked for: the next answer on this connection could not be trusted.
             answer.reusable &= received.len() == body_start + len;
+            Ok((answer, body))
         }
-        Body::Length(_) | Body::Unknown => answer.reusable = false,
+        Body::Length(_) | Body::Unknown => {
+            answer.reusable = false;
+            Ok((answer, Vec::new()))
+        }
     }
-    Ok(answer)
 }
 
 async fn read_some<S: Read + Unpin>(stream: &mut S, received: &mut Vec<u8>) -> Result<usize, Error> {
@@ -171,7 +196,7 @@ mod tests {
     use async_std::task::block_on;
 
     fn read(answer: &str) -> Result<Answer, Error> {
-        block_on(read_answer(&mut Cursor::new(answer.as_bytes())))
+        block_on(read_answer(&mut Cursor::new(answer.as_bytes()))).map(|(answer, _)| answer)
     }
 
     #[test]

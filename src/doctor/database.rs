@@ -6,8 +6,10 @@ use async_std::{future, task};
 
 use super::validity::SOON;
 use super::{Finding, Settings};
-use crate::cli::seconds;
+use crate::cli::{seconds, setting};
+use crate::files;
 use crate::store::{self, CertificateRow, Guarantee, Store};
+use crate::x509;
 
 /// Clocks that are kept by NTP differ by less.
 const TOLERATED: Duration = Duration::from_secs(1);
@@ -34,7 +36,9 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
         findings.push(of_recording(store.ready().await)?);
         findings.push(of_clocks(&clocks(store).await?));
         findings.extend(of_the_future(store.in_the_future().await?));
-        findings.push(of_certificates(&store.certificates(None).await?, SystemTime::now()));
+        let known = store.certificates().await?;
+        findings.push(of_certificates(&known, SystemTime::now(), soon()));
+        findings.extend(of_issuers(&known, &trusted(settings), SystemTime::now()));
         store.close().await;
         Ok(())
     };
@@ -123,17 +127,51 @@ fn of_clocks(&Clocks { theirs, ours, within }: &Clocks) -> Finding {
     }
 }
 
+/// Certificates that live for a week are renewed by their devices when a third of it is left.
+fn soon() -> Duration {
+    let days: u32 = setting(None, "ROLLCALL_CERT_DAYS", "365").unwrap_or(365);
+    SOON.min(Duration::from_secs(24 * 60 * 60) * days / 4)
+}
+
 /// One that has ended already was replaced, or nobody misses it.
-fn of_certificates(known: &[CertificateRow], now: SystemTime) -> Finding {
-    let soon = seconds(now)..seconds(now + SOON);
-    let ending = known.iter().filter(|known| !known.revoked && soon.contains(&known.certificate.not_after));
+fn of_certificates(known: &[CertificateRow], now: SystemTime, soon: Duration) -> Finding {
+    let said = match soon.as_secs() / 3600 {
+        hours @ 0..72 => format!("{hours} hours"),
+        hours => format!("{} days", hours / 24),
+    };
+    let soon = seconds(now)..seconds(now + soon);
+    let ending = known
+        .iter()
+        .filter(|known| known.revoked_at.is_none() && soon.contains(&known.certificate.not_after));
     match ending.count() {
-        0 => Finding::green("the database knows no certificate that ends within 30 days"),
+        0 => Finding::green(format!("the database knows no certificate that ends within {said}")),
         count => Finding::yellow(
-            format!("{count} of the certificates in the database end within 30 days"),
+            format!("{count} of the certificates in the database end within {said}"),
             "just certs --expiring 30d, and just renew NAME for those that are still in use",
         ),
     }
+}
+
+/// The names of the CAs that nginx believes; none, if they cannot be read.
+fn trusted(settings: &Settings) -> Vec<String> {
+    let bytes = files::read(&settings.certs.join("ca.crt"), files::SMALL).unwrap_or_default();
+    x509::certificates(&bytes).unwrap_or_default().into_iter().map(|ca| ca.subject_text).collect()
+}
+
+fn of_issuers(known: &[CertificateRow], trusted: &[String], now: SystemTime) -> Option<Finding> {
+    let is_refused = |row: &&CertificateRow| {
+        let lives = row.revoked_at.is_none() && row.certificate.not_after > seconds(now);
+        lives && row.issuer.as_ref().is_some_and(|issuer| !trusted.contains(issuer))
+    };
+    let count = if trusted.is_empty() { 0 } else { known.iter().filter(is_refused).count() };
+    (count > 0).then(|| {
+        Finding::yellow(
+            format!(
+                "{count} certificates in the database are of a CA that is not in ca.crt: nginx refuses them"
+            ),
+            "just certs says untrusted; just renew NAME for those that are still in use",
+        )
+    })
 }
 
 #[cfg(test)]

@@ -4,20 +4,18 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use x509_cert::Certificate;
-use x509_cert::der::asn1::AnyRef;
-use x509_cert::der::{self, Decode, Reader};
-use x509_cert::time::Time;
-
 use super::{Finding, Level, Settings};
 use crate::files;
-use crate::keyfile::{self, Damaged, ItemKind};
+use crate::keyfile::ItemKind;
+use crate::stack::trust::{Authority, Lists, Trust};
+use crate::x509;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// A certificate that ends within this needs a successor.
 pub const SOON: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// A timer renews the CRL when it has 20 days left. With fewer than this, it did not run.
 const CRL_SOON: Duration = Duration::from_secs(10 * 24 * 60 * 60);
+const CRL_LATE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// No CRL is longer than this.
 const LARGEST: u64 = 64 << 20;
 
@@ -27,6 +25,8 @@ struct Dated {
     name: &'static str,
     kind: ItemKind,
     soon: Duration,
+    /// A fault from now on.
+    late: Duration,
     consequence: &'static str,
     remedy: String,
 }
@@ -40,24 +40,37 @@ struct Span {
 
 pub fn check(settings: &Settings) -> Vec<Finding> {
     let now = SystemTime::now();
+    let trust = Trust::read().ok();
+    let is_external = trust.as_ref().is_some_and(|trust| trust.authority == Authority::External);
     let certificate = |file: &str, consequence, remedy: &str| {
         let path = settings.certs.join(file);
-        let remedy = remedy.replace("FILE", &path.display().to_string());
+        let remedy = if is_external { "get a new one from its CA, and just up" } else { remedy }.to_owned();
         let (name, kind) = ("the certificate", ItemKind::Certificate);
-        Dated { path, name, kind, soon: SOON, consequence, remedy }
+        Dated { path, name, kind, soon: SOON, late: Duration::ZERO, consequence, remedy }
     };
+    let path = settings.server.state.join("nginx/crl.pem");
+    let is_one_of_several = spans(&path, ItemKind::Crl).is_ok_and(|spans| spans.len() > 1);
     let crl = Dated {
-        path: settings.server.state.join("nginx/crl.pem"),
+        path,
         name: "the CRL",
         kind: ItemKind::Crl,
         soon: CRL_SOON,
-        consequence: "nginx refuses everybody",
+        late: CRL_LATE,
+        consequence: if is_one_of_several {
+            "nginx refuses everybody of its CA"
+        } else {
+            "nginx refuses everybody"
+        },
         remedy: "just crl; a timer should do that (deploy/)".to_owned(),
     };
-    let ca = certificate("ca.crt", "nobody believes any certificate", "rm FILE, and just up; the key stays");
+    let ca = certificate("ca.crt", "nobody believes any certificate", "just ca renew");
     let server = certificate("server.crt", "no client speaks to this server", "just renew-server");
-    let client = certificate("client.crt", "just client stops at it", "certs/ca renew client, and just up");
-    let mut findings = vec![of(&crl, now), of(&ca, now), of(&server, now)];
+    let client = certificate("client.crt", "just client stops at it", "just renew client");
+    let mut findings = vec![of(&ca, now), of(&server, now)];
+    // nginx reads none where somebody else's CA has none.
+    if trust.is_none_or(|trust| trust.crl != Lists::Off) {
+        findings.insert(0, of(&crl, now));
+    }
     // Only the walkthrough has this one, and nobody else depends on it.
     if client.path.exists() {
         let finding = of(&client, now);
@@ -85,7 +98,7 @@ fn of(dated: &Dated, now: SystemTime) -> Finding {
 
 /// A file holds as long as everything in it.
 fn of_spans(spans: &[Span], name: &str, dated: &Dated, now: SystemTime) -> Finding {
-    let Dated { soon, consequence, remedy, .. } = dated;
+    let Dated { soon, late, consequence, remedy, .. } = dated;
     let days = |duration: Duration| duration.as_secs() / DAY.as_secs();
     if let Some(begin) = spans.iter().map(|span| span.begin).filter(|begin| *begin > now).max() {
         let begin = humantime::format_rfc3339_seconds(begin);
@@ -103,50 +116,25 @@ fn of_spans(spans: &[Span], name: &str, dated: &Dated, now: SystemTime) -> Findi
             format!("{name} ended {} days ago ({time}): {consequence}", days(over.duration())),
             remedy,
         ),
-        Ok(left) if left < *soon => Finding::yellow(
-            format!("{name} ends in {} days ({time}); then {consequence}", days(left)),
-            remedy,
-        ),
+        Ok(left) if left < *soon => {
+            let text = format!("{name} ends in {} days ({time}); then {consequence}", days(left));
+            if left < *late { Finding::red(text, remedy) } else { Finding::yellow(text, remedy) }
+        }
         Ok(left) => Finding::green(format!("{name} ends in {} days ({time})", days(left))),
     }
 }
 
 /// At least one, in the order of the file.
 fn spans(path: &Path, kind: ItemKind) -> Result<Vec<Span>, Fault> {
-    let items = keyfile::items(&files::read(path, LARGEST)?)?;
-    let read = if kind == ItemKind::Crl { crl } else { certificate };
-    let wanted = items.iter().filter(|item| item.kind == kind);
-    let spans: Vec<Span> =
-        wanted.map(|item| read(&item.bytes)).collect::<der::Result<_>>().map_err(Fault::Der)?;
+    let bytes = files::read(path, LARGEST)?;
+    let time = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    let span = |begin, end: Option<u64>| Span { begin: time(begin), end: end.map(time) };
+    let spans: Vec<Span> = if kind == ItemKind::Crl {
+        x509::crls(&bytes)?.iter().map(|crl| span(crl.this_update, crl.next_update)).collect()
+    } else {
+        x509::certificates(&bytes)?.iter().map(|it| span(it.not_before, Some(it.not_after))).collect()
+    };
     if spans.is_empty() { Err(Fault::Empty) } else { Ok(spans) }
-}
-
-fn certificate(der: &[u8]) -> der::Result<Span> {
-    let validity = Certificate::from_der(der)?.tbs_certificate.validity;
-    Ok(Span { begin: time(validity.not_before), end: Some(time(validity.not_after)) })
-}
-
-/// RFC 5280, section 5.1. Taken apart here, because `CertificateList` of x509-cert refuses version 1, which
-/// `openssl ca -gencrl` makes unless it numbers its CRLs.
-fn crl(der: &[u8]) -> der::Result<Span> {
-    let tbs = AnyRef::from_der(der)?.sequence(|list| {
-        let tbs = AnyRef::decode(list)?;
-        let (_algorithm, _signature) = (AnyRef::decode(list)?, AnyRef::decode(list)?);
-        Ok(tbs)
-    })?;
-    tbs.sequence(|tbs| {
-        let _version = Option::<u8>::decode(tbs)?;
-        let (_algorithm, _issuer) = (AnyRef::decode(tbs)?, AnyRef::decode(tbs)?);
-        let (this_update, next_update) = (Time::decode(tbs)?, Option::<Time>::decode(tbs)?);
-        while !tbs.is_finished() {
-            AnyRef::decode(tbs)?;
-        }
-        Ok(Span { begin: time(this_update), end: next_update.map(time) })
-    })
-}
-
-fn time(time: Time) -> SystemTime {
-    SystemTime::UNIX_EPOCH + time.to_unix_duration()
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -155,10 +143,8 @@ enum Fault {
     Unreadable(#[from] io::Error),
     #[error("there is none in the file")]
     Empty,
-    #[error("it is damaged: {0}")]
-    Text(#[from] Damaged),
-    #[error("it is damaged: {0}")]
-    Der(der::Error),
+    #[error(transparent)]
+    Damaged(#[from] x509::Error),
 }
 
 #[cfg(test)]
@@ -175,6 +161,7 @@ mod tests {
             name: "",
             kind: ItemKind::Crl,
             soon: SOON,
+            late: 5 * DAY,
             consequence: "woe",
             remedy: "renew".to_owned(),
         };
@@ -184,6 +171,7 @@ mod tests {
         let (later, soon, over) = (span(now + 90 * DAY), span(now + 29 * DAY), span(now - 2 * DAY));
         for (spans, level, text) in [
             (&[span(now + 31 * DAY), later][..], Level::Green, "it ends in 31 days (2026-12-24T17:54:02Z)"),
+            (&[span(now + 4 * DAY)], Level::Red, "it ends in 4 days (2026-11-27T17:54:02Z); then woe"),
             (&[later, soon], Level::Yellow, "it ends in 29 days (2026-12-22T17:54:02Z); then woe"),
             (&[later, over], Level::Red, "it ended 2 days ago (2026-11-21T17:54:02Z): woe"),
             (&[endless, later], Level::Green, "it ends in 90 days (2027-02-21T17:54:02Z)"),
@@ -243,16 +231,6 @@ mod tests {
         ] {
             let found = read(name, ItemKind::Crl).unwrap_err();
             assert!(found.starts_with(fault), "{name}: {found}");
-        }
-        // No truncated or changed one makes it panic.
-        let der = &keyfile::items(text("two").as_bytes()).unwrap()[0].bytes;
-        for at in 0..der.len() {
-            assert!(crl(&der[..at]).is_err(), "{at}");
-            for bit in 0..8 {
-                let mut changed = der.clone();
-                changed[at] ^= 1 << bit;
-                let _ = crl(&changed);
-            }
         }
         fs::remove_dir_all(&folder).unwrap();
     }

@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a connection may be there before its first request is whole. nginx opens one to send one.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of one request, head and body. nginx forwards far less.
+/// Bytes of one request, head and body. nginx forwards a body of 8 kB at most, and a head that is smaller.
 const MAX_REQUEST: usize = 16 * 1024;
 const NO_CONTENT: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
 const NO_CONTENT_AND_CLOSE: &[u8] = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
@@ -172,7 +172,7 @@ async fn converse<S: Stream, T: Clone + Send + Sync + 'static>(
                 if newcomer.is_some() && knows(app.state(), &request) {
                     newcomer = None;
                 }
-                // The body is never read. The rest of one would look like the next request.
+                // Only a renewal reads its body. The rest of one would look like the next request.
                 let asked_to_close = request
                     .header("Connection")
                     .is_some_and(|value| value.as_str().eq_ignore_ascii_case("close"));

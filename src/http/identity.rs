@@ -4,12 +4,49 @@
 //! the request came from nginx at all, and reads those headers with no tolerance: each exactly
 //! once, and each in its one form.
 
+use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use subtle::ConstantTimeEq;
 
 use crate::protocol::status::{Email, EmailError, Status};
 use crate::store::sighting::{self, Certificate, Sighting};
+use crate::x509;
+
+/// The values of `ROLLCALL_IDENTITY`: whose a certificate is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// The one CN in its subject is the email.
+    Cn,
+    /// The one rfc822Name in its subjectAltName is.
+    San,
+    /// The database has the email beside the certificate.
+    Registered,
+}
+
+impl FromStr for Identity {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "cn" => Ok(Identity::Cn),
+            "san" => Ok(Identity::San),
+            "registered" => Ok(Identity::Registered),
+            _ => Err("it is cn, san or registered"),
+        }
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Identity::Cn => "cn",
+            Identity::San => "san",
+            Identity::Registered => "registered",
+        })
+    }
+}
 
 /// How the server knows that a request came through nginx and not from a neighbour on the host.
 pub enum Trust {
@@ -51,7 +88,7 @@ pub enum CredentialError {
     NotPrintable,
 }
 
-/// Every value of every header by which nginx names the caller, in order.
+/// Every value of every header that nginx sends with each request, in order.
 #[derive(Default)]
 pub struct Forwarded<'a> {
     pub proxy_credential: Vec<&'a str>,
@@ -68,6 +105,9 @@ pub struct Forwarded<'a> {
 /// suspended, tells of then and not of now.
 const LATE_NS: u64 = 1_000_000_000;
 
+/// Bytes of X-Client-Certificate. nginx cuts a longer one here, since async-h1 reads a head of 8 kB.
+const MAX_CERTIFICATE: usize = 7000;
+
 impl Trust {
     /// Did this request come through nginx?
     pub fn admit(&self, forwarded: &Forwarded<'_>) -> Result<(), Refusal> {
@@ -83,10 +123,7 @@ impl Trust {
 
 impl<'a> Forwarded<'a> {
     pub fn of(request: &'a impl AsRef<tide::http::Headers>) -> Self {
-        let values = |name: &str| {
-            let values = request.as_ref().get(name);
-            values.map(|values| values.iter().map(|value| value.as_str()).collect()).unwrap_or_default()
-        };
+        let values = |name| values(request, name);
         Self {
             proxy_credential: values("X-Proxy-Credential"),
             subject_cn: values("X-Subject-CN"),
@@ -99,27 +136,54 @@ impl<'a> Forwarded<'a> {
         }
     }
 
-    /// The sighting at `now_ns`, by the certificate. Call it only for a request that [`Trust::admit`] let in.
-    ///
-    /// nginx looks at a certificate's end in the handshake only;
-    /// a connection that is kept or a session that is resumed outlives it.
-    pub fn sighting(&self, now_ns: u64) -> Result<Sighting, Refusal> {
+    /// The person by the CN. Like the rest, call it only for a request that [`Trust::admit`] let in.
+    pub fn common_name(&self) -> Result<Email, Refusal> {
         let subject_cn = match self.subject_cn.as_slice() {
             [] | [""] => return Err(Refusal::NoName),
             values => exactly_one("X-Subject-CN", values)?,
         };
         let name = unescape(subject_cn).ok_or_else(|| Refusal::BadEscape(subject_cn.to_owned()))?;
-        let email = Email::new(&name).map_err(Refusal::NotAnEmail)?;
-        let ip = exactly_one("X-Real-IP", &self.real_ip)?;
-        let ip: IpAddr = ip.parse().map_err(|_| Refusal::bad("X-Real-IP", ip))?;
-        let port = exactly_one("X-Real-Port", &self.real_port)?;
-        let port = port.parse().map_err(|_| Refusal::bad("X-Real-Port", port))?;
-        let certificate = Certificate::read(
+        Email::new(&name).map_err(Refusal::NotAnEmail)
+    }
+
+    /// The person by the rfc822Name in these values of X-Client-Certificate ([`escaped_certificate`]).
+    pub fn alternative_name(&self, escaped: &[&str]) -> Result<Email, Refusal> {
+        let escaped = match escaped {
+            [] | [""] => return Err(Refusal::NoCertificate),
+            values => exactly_one("X-Client-Certificate", values)?,
+        };
+        if escaped.len() >= MAX_CERTIFICATE {
+            return Err(Refusal::LargeCertificate);
+        }
+        let certificate = read_certificate(escaped)?;
+        if certificate.fingerprint != self.certificate()?.fingerprint {
+            return Err(Refusal::TwoCertificates);
+        }
+        match certificate.emails.as_slice() {
+            [email] => Email::new(email).map_err(Refusal::NotAnRfc822Name),
+            emails => Err(Refusal::NotOneRfc822Name(emails.len())),
+        }
+    }
+
+    pub fn certificate(&self) -> Result<Certificate, Refusal> {
+        Certificate::read(
             exactly_one("X-Client-Serial", &self.serial)?,
             exactly_one("X-Client-Fingerprint", &self.fingerprint)?,
             exactly_one("X-Client-Not-After", &self.not_after)?,
         )
-        .map_err(Refusal::Certificate)?;
+        .map_err(Refusal::Certificate)
+    }
+
+    /// The sighting of this person at `now_ns`, by the certificate.
+    ///
+    /// nginx looks at a certificate's end in the handshake only;
+    /// a connection that is kept or a session that is resumed outlives it.
+    pub fn sighting(&self, email: Email, now_ns: u64) -> Result<Sighting, Refusal> {
+        let ip = exactly_one("X-Real-IP", &self.real_ip)?;
+        let ip: IpAddr = ip.parse().map_err(|_| Refusal::bad("X-Real-IP", ip))?;
+        let port = exactly_one("X-Real-Port", &self.real_port)?;
+        let port = port.parse().map_err(|_| Refusal::bad("X-Real-Port", port))?;
+        let certificate = self.certificate()?;
         if certificate.not_after < now_ns / 1_000_000_000 {
             return Err(Refusal::Expired);
         }
@@ -134,6 +198,23 @@ impl<'a> Forwarded<'a> {
         };
         Ok(Sighting { status: Status { email, last_seen_ns, ip, port }, certificate })
     }
+}
+
+/// Since when the certificate holds, in seconds since the Unix epoch. Only renewals ask, and nginx says it only there.
+pub fn not_before(request: &impl AsRef<tide::http::Headers>) -> Result<u64, Refusal> {
+    const HEADER: &str = "X-Client-Not-Before";
+    let text = exactly_one(HEADER, &values(request, HEADER))?;
+    sighting::seconds(text).ok_or_else(|| Refusal::bad(HEADER, text))
+}
+
+/// The certificate itself. nginx sends it with `ROLLCALL_IDENTITY=san` alone.
+pub fn escaped_certificate(request: &impl AsRef<tide::http::Headers>) -> Vec<&str> {
+    values(request, "X-Client-Certificate")
+}
+
+fn values<'a>(request: &'a impl AsRef<tide::http::Headers>, name: &str) -> Vec<&'a str> {
+    let values = request.as_ref().get(name);
+    values.map(|values| values.iter().map(|value| value.as_str()).collect()).unwrap_or_default()
 }
 
 fn exactly_one<'a>(header: &'static str, values: &[&'a str]) -> Result<&'a str, Refusal> {
@@ -165,10 +246,7 @@ fn unescape(text: &str) -> Option<String> {
                 special @ (b' ' | b'"' | b'#' | b'+' | b',' | b';' | b'<' | b'=' | b'>' | b'\\') => {
                     bytes.push(special);
                 }
-                high => {
-                    let digit = |byte: u8| char::from(byte).to_digit(16);
-                    bytes.push((digit(high)? * 16 + digit(rest.next()?)?) as u8);
-                }
+                high => bytes.push(pair(high, rest.next()?)?),
             },
             // Unescaped, these would end the value: somebody else's text follows.
             b'"' | b'+' | b',' | b';' | b'<' | b'>' | b'\0' => return None,
@@ -178,6 +256,38 @@ fn unescape(text: &str) -> Option<String> {
         }
     }
     String::from_utf8(bytes).ok()
+}
+
+/// Reads nginx's `$ssl_client_escaped_cert`: PEM as openssl writes it, in which the bytes that a URL has another use for
+/// are escaped.
+fn read_certificate(escaped: &str) -> Result<x509::Certificate, Refusal> {
+    let pem = percent_decode(escaped).ok_or(Refusal::NotPem)?;
+    let certificates =
+        x509::certificates(&pem).map_err(|error| Refusal::DamagedCertificate(error.to_string()))?;
+    match <[_; 1]>::try_from(certificates) {
+        Ok([certificate]) if x509::pem("CERTIFICATE", &certificate.der).as_bytes() == pem => Ok(certificate),
+        _ => Err(Refusal::NotPem),
+    }
+}
+
+/// Undoes the escapes of RFC 3986, section 2.1. `None` if a byte that needs one has none.
+fn percent_decode(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => pair(rest.next()?, rest.next()?)?,
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => byte,
+            _ => return None,
+        });
+    }
+    Some(bytes)
+}
+
+/// The byte of two hexadecimal digits.
+fn pair(high: u8, low: u8) -> Option<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    Some((digit(high)? * 16 + digit(low)?) as u8)
 }
 
 /// A request that proves nobody.
@@ -193,6 +303,26 @@ pub enum Refusal {
     BadEscape(String),
     #[error("the certificate's CN is {0}")]
     NotAnEmail(EmailError),
+    #[error("there is no X-Client-Certificate")]
+    NoCertificate,
+    #[error(
+        "the certificate is too large: in PEM with the escapes of a URL it must have fewer than {MAX_CERTIFICATE} \
+         bytes; get a smaller one from the administrator of rollcall"
+    )]
+    LargeCertificate,
+    #[error("X-Client-Certificate is not one certificate in PEM with the escapes of a URL")]
+    NotPem,
+    #[error("the certificate cannot be read: {0}; get another from the administrator of rollcall")]
+    DamagedCertificate(String),
+    #[error("X-Client-Certificate and X-Client-Fingerprint are of two certificates")]
+    TwoCertificates,
+    #[error(
+        "the certificate must hold exactly one email (rfc822Name in its subjectAltName), and holds {0}; get another \
+         from the administrator of rollcall"
+    )]
+    NotOneRfc822Name(usize),
+    #[error("the certificate's rfc822Name is {0}")]
+    NotAnRfc822Name(EmailError),
     #[error("{header} is malformed: {value:?}")]
     BadValue { header: &'static str, value: String },
     #[error("{header} from nginx is {0}", header = header_of(.0))]
@@ -237,9 +367,13 @@ mod tests {
         }
     }
 
+    fn by_cn(forwarded: &Forwarded<'_>, now_ns: u64) -> Result<Sighting, Refusal> {
+        forwarded.sighting(forwarded.common_name()?, now_ns)
+    }
+
     #[track_caller]
     fn refused(forwarded: &Forwarded<'_>, message: &str) {
-        assert_eq!(forwarded.sighting(NOW).unwrap_err().to_string(), message);
+        assert_eq!(by_cn(forwarded, NOW).unwrap_err().to_string(), message);
     }
 
     #[test]
@@ -251,7 +385,7 @@ mod tests {
             (r"a=b@example.com", "a=b@example.com"),
             (r"\#a@example.com", "#a@example.com"),
         ] {
-            let status = forwarded(cn).sighting(NOW).unwrap().status;
+            let status = by_cn(&forwarded(cn), NOW).unwrap().status;
             assert_eq!(status.email.as_str(), email);
             assert_eq!((status.ip, status.port), ("192.0.2.10".parse().unwrap(), 41234));
         }
@@ -305,17 +439,177 @@ mod tests {
         );
     }
 
+    /// DER.
+    fn element(tag: u8, contents: &[&[u8]]) -> Vec<u8> {
+        let content = contents.concat();
+        let [high, low] = (content.len() as u16).to_be_bytes();
+        let length = match content.len() {
+            0..128 => vec![low],
+            128..256 => vec![0x81, low],
+            _ => vec![0x82, high, low],
+        };
+        [&[tag], &length[..], &content].concat()
+    }
+
+    /// A certificate that nobody signed, with this subjectAltName.
+    fn certificate(names: &[(u8, &[u8])]) -> Vec<u8> {
+        const P_256_WITH_SHA_256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
+        const SUBJECT_ALT_NAME: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x11];
+        let algorithm = element(0x30, &[P_256_WITH_SHA_256]);
+        let names: Vec<u8> = names.iter().flat_map(|(tag, content)| element(*tag, &[content])).collect();
+        let names = element(0x04, &[&element(0x30, &[&names])]);
+        let extensions = element(0x30, &[&element(0x30, &[SUBJECT_ALT_NAME, &names])]);
+        let (begin, end) = (element(0x17, &[b"260101000000Z"]), element(0x17, &[b"360101000000Z"]));
+        let nobody = element(0x30, &[]);
+        let contents = element(
+            0x30,
+            &[
+                &element(0xa0, &[&[0x02, 0x01, 0x02]]),
+                &[0x02, 0x01, 0x01],
+                &algorithm,
+                &nobody,
+                &element(0x30, &[&begin, &end]),
+                &nobody,
+                &element(0x30, &[&algorithm, &[0x03, 0x01, 0x00]]),
+                &element(0xa3, &[&extensions]),
+            ],
+        );
+        element(0x30, &[&contents, &algorithm, &[0x03, 0x01, 0x00]])
+    }
+
+    /// As nginx does it.
+    fn escape(pem: &str) -> String {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+        pem.bytes()
+            .map(|byte| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+            .collect()
+    }
+
+    /// The person of the one certificate in this DER, to which the fingerprint belongs.
+    fn by_san(der: &[u8], escaped: &[&str]) -> Result<String, String> {
+        let fingerprint = x509::Certificate::read(der).unwrap().fingerprint;
+        let forwarded =
+            Forwarded { subject_cn: vec![], fingerprint: vec![&fingerprint], ..forwarded("not_an_email") };
+        let email = forwarded.alternative_name(escaped).map_err(|refusal| refusal.to_string())?;
+        let sighting = forwarded.sighting(email, NOW).unwrap();
+        assert_eq!(sighting.certificate.fingerprint, fingerprint);
+        Ok(sighting.status.email.to_string())
+    }
+
+    const EMAIL: u8 = 0x81;
+    /// otherName: a UPN, and an SmtpUTF8Mailbox (RFC 9598).
+    const OTHER: u8 = 0xa0;
+    const UPN: &[u8] = b"\x06\x0a\x2b\x06\x01\x04\x01\x82\x37\x14\x02\x03\xa0\x07\x0c\x05eve@x";
+    const SMTP_UTF8: &[u8] = b"\x06\x08\x2b\x06\x01\x05\x05\x07\x08\x09\xa0\x07\x0c\x05eve@x";
+
+    #[test]
+    fn the_one_rfc822_name_is_the_person() {
+        for names in [
+            &[(EMAIL, &b"Alice@Example.com"[..])][..],
+            &[(OTHER, UPN), (EMAIL, b"alice@example.com"), (0x82, b"host.example.com"), (OTHER, SMTP_UTF8)],
+        ] {
+            let der = certificate(names);
+            let escaped = escape(&x509::pem("CERTIFICATE", &der));
+            assert_eq!(by_san(&der, &[&escaped]).as_deref(), Ok("alice@example.com"));
+        }
+    }
+
+    #[test]
+    fn every_san_but_one_plain_rfc822_name_is_refused() {
+        let not_one = |count| {
+            format!(
+                "the certificate must hold exactly one email (rfc822Name in its subjectAltName), and holds {count}; \
+                 get another from the administrator of rollcall"
+            )
+        };
+        let no_email = |text: &str| format!("the certificate's rfc822Name is not an email address: {text}");
+        for (names, message) in [
+            (&[][..], not_one(0)),
+            (&[(OTHER, UPN)], not_one(0)),
+            (&[(OTHER, SMTP_UTF8)], not_one(0)),
+            (&[(0x82, b"alice@example.com")], not_one(0)),
+            (&[(0x86, b"mailto:alice@example.com")], not_one(0)),
+            (&[(EMAIL, b"a@x"), (EMAIL, b"b@x")], not_one(2)),
+            (&[(EMAIL, b"a@x"), (EMAIL, b"a@x")], not_one(2)),
+            (&[(EMAIL, b"")], no_email(r#""": it is empty"#)),
+            (
+                &[(EMAIL, b"a@x\0.example.com")],
+                no_email(r#""a@x\0.example.com": unexpected character '\0' in the domain at byte 3"#),
+            ),
+            (
+                &[(EMAIL, b"a\n@x")],
+                no_email(r#""a\n@x": unexpected character '\n' in the local part at byte 1"#),
+            ),
+            (
+                &[(EMAIL, "jos\u{e9}@x".as_bytes())],
+                no_email("\"jos\u{e9}@x\": non-ASCII character at byte 3"),
+            ),
+            (&[(EMAIL, b"jos\xe9@x")], no_email("\"jos\u{fffd}@x\": non-ASCII character at byte 3")),
+            (
+                &[(EMAIL, b"<a@x>")],
+                no_email(r#""<a@x>": unexpected character '<' in the local part at byte 0"#),
+            ),
+        ] {
+            let der = certificate(names);
+            let escaped = escape(&x509::pem("CERTIFICATE", &der));
+            assert_eq!(by_san(&der, &[&escaped]), Err(message), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn the_certificate_has_one_form_and_is_the_one_of_the_fingerprint() {
+        let der = certificate(&[(EMAIL, b"a@x")]);
+        let pem = x509::pem("CERTIFICATE", &der);
+        let good = escape(&pem);
+        assert!(by_san(&der, &[&good]).is_ok());
+        let refused = |escaped: &[&str], message: &str| {
+            assert_eq!(by_san(&der, escaped), Err(message.to_owned()), "{escaped:?}");
+        };
+        refused(&[], "there is no X-Client-Certificate");
+        refused(&[""], "there is no X-Client-Certificate");
+        refused(&[&good, &good], "X-Client-Certificate must be there once, it was there 2 times");
+        let not_pem = "X-Client-Certificate is not one certificate in PEM with the escapes of a URL";
+        let text = pem.replace("-----BEGIN", "x\n-----BEGIN");
+        let [twice, crlf, label] =
+            [pem.repeat(2), pem.replace('\n', "\r\n"), pem.replace("CERTIFICATE", "X509 CERTIFICATE")];
+        for pem in ["x", pem.trim_end(), &text, &twice, &crlf, &label] {
+            refused(&[&escape(pem)], not_pem);
+        }
+        for escaped in
+            [&pem, &good.replace("%0A", "+"), &format!("{good}%"), &format!("{good}%2"), "%zz", "%+A"]
+        {
+            refused(&[escaped], not_pem);
+        }
+        let other = certificate(&[(EMAIL, b"b@x")]);
+        refused(
+            &[&escape(&x509::pem("CERTIFICATE", &other))],
+            "X-Client-Certificate and X-Client-Fingerprint are of two certificates",
+        );
+        let damaged = x509::pem("CERTIFICATE", &der[..der.len() - 1]);
+        let message = by_san(&der, &[&escape(&damaged)]).unwrap_err();
+        assert!(message.starts_with("the certificate cannot be read: it is damaged: "), "{message}");
+        let fits = certificate(&[(EMAIL, b"a@x"), (0x82, &[b'x'; 4000])]);
+        let escaped = escape(&x509::pem("CERTIFICATE", &fits));
+        assert_eq!(by_san(&fits, &[&escaped]).as_deref(), Ok("a@x"));
+        let large = certificate(&[(EMAIL, b"a@x"), (0x82, &[b'x'; 5200])]);
+        let escaped = escape(&x509::pem("CERTIFICATE", &large));
+        let message = "the certificate is too large: in PEM with the escapes of a URL it must have fewer than 7000 \
+                       bytes; get a smaller one from the administrator of rollcall";
+        assert_eq!(by_san(&large, &[&escaped]), Err(message.to_owned()));
+        assert_eq!(by_san(&large, &[&escaped[..MAX_CERTIFICATE]]), Err(message.to_owned()), "nginx cut it");
+    }
+
     #[test]
     fn a_certificate_ends_also_on_a_connection_that_is_kept() {
-        assert!(forwarded("a@b").sighting(NOW).is_ok());
-        assert_eq!(forwarded("a@b").sighting(NOW + 1_000_000_000), Err(Refusal::Expired));
+        assert!(by_cn(&forwarded("a@b"), NOW).is_ok());
+        assert_eq!(by_cn(&forwarded("a@b"), NOW + 1_000_000_000), Err(Refusal::Expired));
     }
 
     #[test]
     fn a_request_that_lay_for_long_tells_of_then() {
         let seen = |start: &[&'static str]| {
             let forwarded = Forwarded { request_start: start.to_vec(), ..forwarded("a@b") };
-            forwarded.sighting(NOW).map(|sighting| sighting.status.last_seen_ns)
+            by_cn(&forwarded, NOW).map(|sighting| sighting.status.last_seen_ns)
         };
         assert_eq!(seen(&["1826999414.123"]), Ok(1_826_999_414_123_000_000));
         for start in [&[][..], &["1826999455.000"], &["1826999456.001"], &["1999999999.999"]] {

@@ -45,7 +45,7 @@ impl From<Problem> for Response {
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         let status = match refusal {
-            Refusal::NotThroughProxy | Refusal::NoName => StatusCode::Unauthorized,
+            Refusal::NotThroughProxy | Refusal::NoName | Refusal::NoCertificate => StatusCode::Unauthorized,
             _ => StatusCode::BadRequest,
         };
         Problem::new(status, refusal.to_string())

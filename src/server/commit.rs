@@ -41,6 +41,8 @@ pub enum Refused {
     NotEnrolled,
     Disabled,
     Revoked,
+    /// The database does not know whose the certificate is ([`super::registry`]).
+    NotRegistered,
     /// The database is away or slow, or too many wait for it.
     Unavailable,
     /// This person has [`MAX_REPEATS`] requests waiting.

@@ -46,6 +46,7 @@ impl Proof {
         add(SETTINGS);
         add(settings.listen.to_string().as_bytes());
         add(announces.as_bytes());
+        add(settings.identity.to_string().as_bytes());
         add(&settings.deadline.as_nanos().to_be_bytes());
         add(settings.database_url.as_deref().unwrap_or_default().as_bytes());
         add(format!("{:?}", settings.log).as_bytes());

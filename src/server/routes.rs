@@ -8,18 +8,24 @@ use tide::{Request, Response, StatusCode};
 
 use super::commit::{Commits, MAX_REPEATS, Refused};
 use super::proof::{self, Proof};
+use super::registry::Registry;
+use super::renewal;
 use crate::cli::now_ns;
-use crate::http::identity::{Forwarded, Trust};
+use crate::http::identity::{Forwarded, Identity, Trust, escaped_certificate};
 use crate::http::problem::{Problem, answer};
 use crate::store::Store;
+use crate::store::sighting::Sighting;
 
 /// The means of an answer: the trust in a request, and the place where it is recorded.
 pub struct State {
     pub trust: Trust,
+    pub identity: Identity,
+    /// Asked with [`Identity::Registered`] only.
+    pub registry: Registry,
     /// For a script that asks whose server this is.
     pub proof: Option<Proof>,
     pub commits: Commits,
-    /// To ask whether the database answers.
+    /// To ask whether the database answers, and whose a certificate is.
     pub store: Store,
 }
 
@@ -27,6 +33,7 @@ pub struct State {
 pub fn app(state: State) -> tide::Server<Arc<State>> {
     let mut app = tide::with_state(Arc::new(state));
     app.at("/api/client").all(|request| answer(request, client));
+    app.at(renewal::PATH).all(|request| answer(request, renewal::renew));
     app.at("/livez").get(|_| async { Ok(Response::new(StatusCode::NoContent)) });
     app.at("/readyz").get(|request| answer(request, readyz));
     app.at("/proof").all(|request| answer(request, prove));
@@ -45,9 +52,19 @@ async fn client(request: Request<Arc<State>>) -> Result<Response, Problem> {
         return Err(Problem::new(StatusCode::MethodNotAllowed, "only PATCH is answered here")
             .with_header("Allow", "PATCH"));
     }
-    let sighting = forwarded.sighting(now_ns())?;
-    state.commits.record(sighting).await?;
+    state.commits.record(sighting(&request).await?).await?;
     Ok(Response::new(StatusCode::NoContent))
+}
+
+/// The person, and the certificate that proves it: of a heartbeat and of a renewal alike.
+pub async fn sighting(request: &Request<Arc<State>>) -> Result<Sighting, Problem> {
+    let (state, forwarded, now_ns) = (request.state(), Forwarded::of(request), now_ns());
+    let email = match state.identity {
+        Identity::Cn => forwarded.common_name()?,
+        Identity::San => forwarded.alternative_name(&escaped_certificate(request))?,
+        Identity::Registered => state.registry.holder(&state.store, forwarded.certificate()?).await?,
+    };
+    Ok(forwarded.sighting(email, now_ns)?)
 }
 
 /// Ready: the database answers and its schema is in place.
@@ -75,7 +92,7 @@ async fn prove(request: Request<Arc<State>>) -> Result<Response, Problem> {
 
 async fn elsewhere(request: Request<Arc<State>>) -> Result<Response, Problem> {
     request.state().trust.admit(&Forwarded::of(&request))?;
-    Err(Problem::new(StatusCode::NotFound, "there is nothing here; the path is /api/client"))
+    Err(Problem::new(StatusCode::NotFound, "there is nothing here; the path of a heartbeat is /api/client"))
 }
 
 impl From<Refused> for Problem {
@@ -91,6 +108,10 @@ impl From<Refused> for Problem {
             Refused::Revoked => {
                 forbidden("this certificate is revoked; ask the administrator of rollcall for a new one")
             }
+            Refused::NotRegistered => forbidden(
+                "this certificate is not registered; the administrator of rollcall notes its holder with: \
+                 rollcall-admin enrol EMAIL --cert FILE",
+            ),
             Refused::Unavailable => unavailable(),
             Refused::TooMany => {
                 let detail = format!("more than {MAX_REPEATS} requests at once of one person");

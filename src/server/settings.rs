@@ -12,7 +12,7 @@ use super::epoch::LastEpoch;
 use super::logging;
 use crate::cli::{FromArgs, Timespan, setting};
 use crate::files;
-use crate::http::identity::{Credential, Trust};
+use crate::http::identity::{Credential, Identity, Trust};
 use crate::keyfile;
 use crate::lan::destination::{self, Destination};
 use crate::protocol::keys::Signer;
@@ -43,7 +43,8 @@ impl FromStr for Address {
 
 /// Records sightings and announces them. Runs behind nginx, which checks the certificates. The
 /// database is DATABASE_URL; the log's detail is ROLLCALL_LOG (error, warn, info, debug). Announcements
-/// carry emails or, with ROLLCALL_PRIVACY=pseudonym, what ROLLCALL_PRIVACY_KEY makes of them.
+/// carry emails or, with ROLLCALL_PRIVACY=pseudonym, what ROLLCALL_PRIVACY_KEY makes of them. A certificate is
+/// that of its CN or, by ROLLCALL_IDENTITY, of its rfc822Name (san) or its row in the database (registered).
 #[derive(Default, FromArgs)]
 pub struct Options {
     /// where to listen: HOST:PORT or unix:PATH (ROLLCALL_LISTEN, default 127.0.0.1:8000)
@@ -97,6 +98,7 @@ pub(crate) struct Settings {
     pub broadcast_key: Option<PathBuf>,
     /// `None` if announcements carry the email.
     pub privacy_key: Option<PathBuf>,
+    pub identity: Identity,
     pub proxy_credential: PathBuf,
     pub state: PathBuf,
     pub log: logging::Filter,
@@ -127,6 +129,7 @@ impl Settings {
             database_url: Some(database_url).filter(|url| !url.is_empty()),
             broadcast_key: path(options.broadcast_key, "ROLLCALL_BROADCAST_KEY")?,
             privacy_key,
+            identity: setting(None, "ROLLCALL_IDENTITY", "cn")?,
             proxy_credential: options.proxy_credential.unwrap_or_else(|| state.join("proxy-credential")),
             state,
             log: setting(None, "ROLLCALL_LOG", logging::DEFAULT)?,

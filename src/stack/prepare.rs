@@ -12,10 +12,12 @@ use nix::sys::stat::{Mode, umask};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::folder::make_open;
+use super::trust::{Lists, Trust};
 use super::users::Users;
 use super::{Error, Settings, print};
 use crate::cli::setting;
 use crate::files;
+use crate::http::identity::Identity;
 use crate::keyfile;
 use crate::server::{self, Address, Privacy};
 
@@ -147,7 +149,19 @@ fn configuration(
         true => format!("listen [::]:{port} ssl backlog=4096;"),
         false => String::new(),
     };
+    let trust = Trust::read()?;
+    let crl = match trust.crl {
+        Lists::Off => String::new(),
+        _ => format!("ssl_crl \"{}/nginx/crl.pem\";", settings.state.display()),
+    };
+    let sessions = if trust.rests_on_lists(&settings.certs) { "off" } else { "shared:tls:10m" };
+    // Lines of another identity become comments.
+    let only = |identity| if settings.identity == identity { "" } else { "#" }.to_owned();
     for (name, value) in [
+        ("CN", only(Identity::Cn)),
+        ("SAN", only(Identity::San)),
+        ("CRL", crl),
+        ("SESSIONS", sessions.to_owned()),
         ("USER", if users.is_root() { "user www-data;" } else { "" }.to_owned()),
         ("OPEN_FILES", open_files().to_string()),
         ("STATE", settings.state.display().to_string()),

@@ -54,6 +54,15 @@ macro_rules! stands {
     };
 }
 
+/// Is the certificate revoked? One that has no row is, if its number was revoked.
+macro_rules! revoked {
+    () => {
+        "(case when certificates.email is null
+              then exists (select from revoked_serials where revoked_serials.serial_number = seen.serial_number)
+              else certificates.revoked_at is not null end)"
+    };
+}
+
 /// The parameters are arrays, one element for each sighting, each email once and in their order: rows are
 /// visited in the order of the arrays, so two batches cannot wait for each other. The last one is how far a time
 /// may be ahead of the database's clock.
@@ -72,9 +81,9 @@ macro_rules! record {
             " as now_ns) as clock
 ),
 seen as (
-    select email, last_seen_ns, ip::inet, port, serial, fingerprint, not_after, n, now_ns, future_ns
+    select email, last_seen_ns, ip::inet, port, serial_number, fingerprint, not_after, n, now_ns, future_ns
       from clock, unnest($1::text[], $2::bigint[], $3::text[], $4::integer[], $5::text[], $6::text[], $7::bigint[])
-      with ordinality as given (email, last_seen_ns, ip, port, serial, fingerprint, not_after, n)
+      with ordinality as given (email, last_seen_ns, ip, port, serial_number, fingerprint, not_after, n)
 ),
 ",
             $free,
@@ -93,8 +102,10 @@ seen as (
             " then users.port else seen.port end
       from ",
             $from,
-            " seen left join certificates using (serial)
-     where users.email = seen.email and users.disabled_at is null and certificates.revoked_at is null
+            " seen left join certificates using (fingerprint, serial_number)
+     where users.email = seen.email and users.disabled_at is null and not ",
+            revoked!(),
+            "
  returning seen.*, users.last_seen_ns as committed_ns, host(users.ip) as committed_ip,
            users.port as committed_port,
            case when seen.last_seen_ns > seen.future_ns then seen.now_ns else seen.last_seen_ns end as used_ns,
@@ -113,10 +124,10 @@ pub const RECORD: &str = record!(
     "seen",
     ",
 used as (
-    insert into certificates (serial, email, fingerprint, not_after, last_used_ns)
-    select distinct on (serial) serial, email, fingerprint, not_after, used_ns
+    insert into certificates (serial_number, email, fingerprint, not_after, last_used_ns)
+    select distinct on (fingerprint, serial_number) serial_number, email, fingerprint, not_after, used_ns
       from committed where fresh is not true
-        on conflict (serial) do update set last_used_ns =
+        on conflict (fingerprint, serial_number) do update set last_used_ns =
            case when certificates.last_used_ns between excluded.last_used_ns and (select future_ns from clock)
                 then certificates.last_used_ns else excluded.last_used_ns end
 )"
@@ -134,11 +145,15 @@ const RECORD_UNLOCKED: &str = record!(
 );
 
 /// The reason why nothing was written, for those alone to whom it happened.
-const WHY_NOT: &str = "
-select users.email is not null, users.disabled_at is not null, certificates.revoked_at is not null
-  from unnest($1::text[], $2::text[]) with ordinality as seen (email, serial, n)
-  left join users using (email) left join certificates using (serial)
- order by n";
+const WHY_NOT: &str = concat!(
+    "
+select users.email is not null, users.disabled_at is not null, ",
+    revoked!(),
+    "
+  from unnest($1::text[], $2::text[], $3::text[]) with ordinality as seen (email, serial_number, fingerprint, n)
+  left join users using (email) left join certificates using (fingerprint, serial_number)
+ order by n"
+);
 
 /// Writes heartbeats over a connection of its own, that it keeps.
 pub struct Recorder {
@@ -273,9 +288,14 @@ async fn judge(
     outcomes: &mut [Outcome],
 ) -> Result<(), Error> {
     let missed: Vec<usize> = (0..outcomes.len()).filter(|i| outcomes[*i] == Outcome::Locked).collect();
-    let emails: Vec<&str> = missed.iter().map(|i| sightings[*i].status.email.as_str()).collect();
-    let serials: Vec<&str> = missed.iter().map(|i| sightings[*i].certificate.serial.as_str()).collect();
-    let rows = sqlx::query(WHY_NOT).bind(emails).bind(serials).fetch_all(connection).await?;
+    let column =
+        |value: fn(&Sighting) -> &str| -> Vec<&str> { missed.iter().map(|i| value(sightings[*i])).collect() };
+    let rows = sqlx::query(WHY_NOT)
+        .bind(column(|sighting| sighting.status.email.as_str()))
+        .bind(column(|sighting| sighting.certificate.serial.as_str()))
+        .bind(column(|sighting| &sighting.certificate.fingerprint))
+        .fetch_all(connection)
+        .await?;
     for (i, row) in missed.into_iter().zip(&rows) {
         outcomes[i] = if row.try_get(2)? {
             Outcome::Revoked

@@ -34,14 +34,7 @@ impl UserRow {
 impl Store {
     /// Enrols; `false` if the row was there before, which stays as it was, disabled or not.
     pub async fn enrol(&self, email: &Email) -> Result<bool, Error> {
-        self.run(async |connection| {
-            let done = sqlx::query("insert into users (email) values ($1) on conflict do nothing")
-                .bind(email.as_str())
-                .execute(connection)
-                .await?;
-            Ok(done.rows_affected() == 1)
-        })
-        .await
+        self.run(async |connection| insert(connection, email).await).await
     }
 
     /// Disables or enables; `false` if it already was.
@@ -78,6 +71,14 @@ impl Store {
         })
         .await
     }
+}
+
+pub(super) async fn insert(connection: &mut PgConnection, email: &Email) -> Result<bool, Error> {
+    let done = sqlx::query("insert into users (email) values ($1) on conflict do nothing")
+        .bind(email.as_str())
+        .execute(connection)
+        .await?;
+    Ok(done.rows_affected() == 1)
 }
 
 pub(super) async fn must_be_enrolled(connection: &mut PgConnection, email: &Email) -> Result<(), Error> {

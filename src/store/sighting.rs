@@ -5,15 +5,23 @@ use std::time::SystemTime;
 
 use crate::protocol::status::Status;
 
-/// A serial number as nginx and openssl(1) write it: upper-case hex, at most 32 bytes of it. RFC 5280,
-/// section 4.1.2.2 allows 20; CAs in the field exceed that.
+/// A serial number as nginx and openssl(1) write it: upper-case hex, two digits for each byte and none too many, at most
+/// 32 bytes. RFC 5280, section 4.1.2.2 allows 20; CAs in the field exceed that.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Serial(String);
 
 impl Serial {
     pub fn new(text: &str) -> Result<Self, Error> {
         let hex = (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if hex { Ok(Self(text.to_ascii_uppercase())) } else { Err(Error::Serial(clip(text))) }
+        if !hex {
+            return Err(Error::Serial(clip(text)));
+        }
+        let digits = text.trim_start_matches('0').to_ascii_uppercase();
+        Ok(Self(match digits.len() {
+            0 => "00".to_owned(),
+            len if len % 2 == 1 => format!("0{digits}"),
+            _ => digits,
+        }))
     }
 
     pub fn as_str(&self) -> &str {
@@ -58,7 +66,7 @@ pub struct Sighting {
 }
 
 /// `Nov  3 19:50:56 2027 GMT`, the form of ASN1_TIME_print(3), as seconds since the Unix epoch.
-fn seconds(text: &str) -> Option<u64> {
+pub fn seconds(text: &str) -> Option<u64> {
     const MONTHS: [&str; 12] =
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let words: Vec<&str> = text.split_ascii_whitespace().collect();
@@ -132,6 +140,9 @@ mod tests {
             assert_eq!(error.to_string(), message);
         }
         assert!(Serial::new(&"F".repeat(64)).is_ok());
+        for (text, serial) in [("0", "00"), ("1", "01"), ("00ab", "AB"), ("0abc", "0ABC"), ("000", "00")] {
+            assert_eq!(Serial::new(text).unwrap().as_str(), serial);
+        }
         assert_eq!(Serial::new(&"F".repeat(1000)).unwrap_err().to_string().len(), 110);
     }
 }

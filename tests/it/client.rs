@@ -11,9 +11,9 @@ use std::path::Path;
 fn files_that_prove_nothing_are_named() {
     let stack = Builder::new().with_certificates().stopped();
     let certs = &stack.certs;
-    let dates = [("NOT_BEFORE", "20200101000000Z"), ("NOT_AFTER", "20200201000000Z")];
+    let dates = [("ROLLCALL_SIGN_FROM", "20200101000000Z"), ("ROLLCALL_SIGN_UNTIL", "20200201000000Z")];
     let expired = stack.certificate("a@example.com", &dates);
-    let dates = [("NOT_BEFORE", "20990101000000Z"), ("NOT_AFTER", "20990201000000Z")];
+    let dates = [("ROLLCALL_SIGN_FROM", "20990101000000Z"), ("ROLLCALL_SIGN_UNTIL", "20990201000000Z")];
     let early = stack.certificate("a@example.com", &dates);
     fs::write(certs.join("empty"), " \n").unwrap();
     fs::write(certs.join("text"), "hello").unwrap();
@@ -89,7 +89,7 @@ fn a_server_that_is_not_ours_or_not_there() {
     let stack = Stack::up();
     let client = stack.pair("client");
     let foreign = Builder::new().stopped();
-    let _ = foreign.certificate("a@example.com", &[]);
+    expect(&mut foreign.administer(&["ca", "init"]), 0, "");
     let mut command = stack.program("rollcall-client");
     command.arg("--cert").arg(&client.cert).arg("--key").arg(&client.key);
     command.arg("--ca").arg(foreign.certs.join("ca.crt"));
@@ -182,7 +182,7 @@ fn a_dead_address_beside_a_live_one_costs_little() {
         "127.0.0.1 localhost\n2001:db8::dead half\n192.0.2.1 half\n2001:db8::dead dead\n192.0.2.66 dead\n";
     fs::write(folder.join("hosts"), names).unwrap();
     let stack = Builder::new().in_namespace(&namespace.name).up();
-    expect(stack.tool("stack/renew").args(["--server", "half", "dead"]), 0, "");
+    expect(&mut stack.administer(&["renew", "--server", "half", "dead"]), 0, "");
     let client = stack.pair("client");
     let url = |name: &str, port: u16| format!("https://{name}:{port}");
     let call = |url: &str, timeout: &str, exit, said: &str| {
@@ -205,7 +205,7 @@ fn a_dead_address_beside_a_live_one_costs_little() {
 #[test]
 fn a_client_that_is_started_before_the_clock_is_set_waits() {
     let stack = Stack::up();
-    let pair = stack.certificate("valid_user@qt-test.com", &[("NOT_BEFORE", &date(3))]);
+    let pair = stack.certificate("valid_user@qt-test.com", &[("ROLLCALL_SIGN_FROM", &date(3))]);
     let start = || {
         let client = stack.beating(&pair, "200ms");
         wait_until("it says so", || {
@@ -249,7 +249,7 @@ fn a_terminal_that_closes_ends_it_but_nohup_keeps_it() {
 fn an_alert_is_told_in_words_and_is_no_outage() {
     let stack = Builder::new().with_certificates().stopped();
     let foreign = Builder::new().stopped();
-    expect(foreign.tool("certs/ca").arg("init"), 0, "");
+    expect(&mut foreign.administer(&["ca", "init"]), 0, "");
     let own = foreign.certs.join("ca.crt").display().to_string();
     let stranger = ["-Verify", "1", "-verify_return_error", "-CAfile", &own];
     let not_accepted =

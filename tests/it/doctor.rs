@@ -1,7 +1,7 @@
 //! `rollcall-server doctor`, as `just doctor` runs it: its findings on a stack that is well, and on broken ones.
 
 use crate::namespace::Namespace;
-use crate::stack::{Builder, Running, Stack, expect, free_port, text, wait_until};
+use crate::stack::{Builder, Running, Stack, date, expect, free_port, text, wait_until};
 use std::fs;
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
@@ -26,11 +26,20 @@ fn says(lines: &[String], expected: &str) {
     assert_eq!(said, 1, "{expected}\n{lines:#?}");
 }
 
-/// Runs certs/ca.
+/// A certificate of the stack's CA with these dates, in the place of another.
 #[track_caller]
-fn authority(stack: &Stack, arguments: &[&str], settings: &[(&str, &str)]) {
-    let mut command = stack.command(Path::new(REPOSITORY).join("certs/ca"));
-    expect(command.args(arguments).envs(settings.iter().copied()), 0, "");
+fn put(stack: &Stack, name: &str, dates: &[(&str, &str)]) {
+    let made = stack.certificate("valid_user@qt-test.com", dates);
+    fs::rename(made.cert, stack.pair(name).cert).unwrap();
+    fs::rename(made.key, stack.pair(name).key).unwrap();
+}
+
+/// A CRL of the stack's CA with these dates.
+#[track_caller]
+fn list(stack: &Stack, dates: &[(&str, &str)]) -> String {
+    let output = stack.tool("certs/ca").arg("crl").envs(dates.iter().copied()).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    String::from_utf8(output.stdout).unwrap()
 }
 
 #[test]
@@ -140,19 +149,13 @@ fn ended_broken_or_missing_certificates_are_red() {
     says(&lines, "yellow  announcements are not signed: ROLLCALL_BROADCAST_KEY is not set");
     assert_eq!(exit, 1);
 
-    authority(&stack, &["init"], &[]);
-    let ended = [("NOT_BEFORE", "20200101000000Z"), ("NOT_AFTER", "20200201000000Z")];
-    authority(&stack, &["renew-server"], &ended);
-    authority(&stack, &["renew", "client"], &ended);
+    expect(&mut stack.administer(&["ca", "init"]), 0, "");
+    let ended = [("ROLLCALL_SIGN_FROM", "20200101000000Z"), ("ROLLCALL_SIGN_UNTIL", "20200201000000Z")];
+    put(&stack, "server", &ended);
+    put(&stack, "client", &ended);
     fs::create_dir(stack.state.join("nginx")).unwrap();
     let crl = stack.state.join("nginx/crl.pem");
-    let mut command = stack.command("openssl");
-    command
-        .env("SAN", "")
-        .args(["ca", "-gencrl", "-config"])
-        .arg(Path::new(REPOSITORY).join("certs/openssl.cnf"));
-    command.args(["-crl_lastupdate", "20200101000000Z", "-crl_nextupdate", "20200201000000Z", "-out"]);
-    expect(command.arg(&crl), 0, "");
+    fs::write(&crl, list(&stack, &ended)).unwrap();
     let (lines, exit) = doctor(&stack, &[]);
     for (level, what, file, consequence, advice) in [
         ("red   ", "the CRL", &crl, "nginx refuses everybody", "just crl"),
@@ -168,7 +171,7 @@ fn ended_broken_or_missing_certificates_are_red() {
             "the certificate",
             &stack.certs.join("client.crt"),
             "just client stops at it",
-            "certs/ca renew client",
+            "just renew client",
         ),
     ] {
         let line = lines.iter().find(|line| line.contains(&format!("{} ended ", file.display()))).unwrap();
@@ -185,7 +188,8 @@ fn ended_broken_or_missing_certificates_are_red() {
     assert_eq!(exit, 1);
 
     // One that holds beside one that has ended changes nothing.
-    let ours = fs::read_to_string(stack.certs.join("crl.pem")).unwrap();
+    let until = date(30 * 24 * 60 * 60 - 60);
+    let ours = list(&stack, &[("ROLLCALL_SIGN_UNTIL", &until)]);
     fs::write(&crl, ours.clone() + &fs::read_to_string(&crl).unwrap()).unwrap();
     says(&doctor(&stack, &[]).0, &format!("red     the CRL {} ended ", crl.display()));
     fs::write(&crl, ours.replacen("-----\n", "-----\nAAAA", 1)).unwrap();
@@ -203,7 +207,7 @@ fn the_key_that_signs_is_the_one_that_listeners_were_given() {
     fs::rename(&key, key.with_extension("old")).unwrap();
     says(&look(), "red     the private key of the broadcast, ");
     // Another key, and another public half with it.
-    authority(&stack, &["init"], &[]);
+    expect(stack.tool("certs/ca").arg("keys"), 0, "");
     says(&look(), "green   announcements are signed with the key ");
     fs::rename(key.with_extension("old"), &key).unwrap();
     says(&look(), "red     announcements are signed with the key ");

@@ -21,11 +21,16 @@ use crate::stack::{Builder, Running, Stack, binaries, text};
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// The recipes that are a program of ours, whose flags they take.
-const PROGRAMS_OF_RECIPES: [(&str, &[&str]); 5] = [
+const PROGRAMS_OF_RECIPES: [(&str, &[&str]); 10] = [
     ("client", &["rollcall-client"]),
     ("listen", &["rollcall-listen"]),
     ("doctor", &["rollcall-server", "doctor"]),
-    ("certs", &["rollcall-admin", "cert", "list"]),
+    ("enrol", &["rollcall-admin", "enrol"]),
+    ("renew", &["rollcall-admin", "renew"]),
+    ("renew-server", &["rollcall-admin", "renew"]),
+    ("certs", &["rollcall-admin", "certs"]),
+    ("crl", &["rollcall-admin", "crl"]),
+    ("ca", &["rollcall-admin", "ca", "replace"]),
     ("user", &["rollcall-admin", "user", "list"]),
 ];
 
@@ -36,7 +41,7 @@ const SHELL: &str =
 /// Makes a clone in this folder: the files that the documents' lines need, and the programs.
 fn clone_into(folder: &Path) {
     fs::create_dir_all(folder.join("certs")).unwrap();
-    let script = r#"cp -R "$0"/{justfile,stack,nginx,deploy} "$1" && cp "$0"/certs/{ca,openssl.cnf} "$1/certs" && mkdir "$1/target""#;
+    let script = r#"cp -R "$0"/{justfile,stack,nginx,deploy} "$1" && cp "$0"/certs/ca "$1/certs" && mkdir "$1/target""#;
     let copied = Command::new("bash").args(["-ec", script, ROOT]).arg(folder).output().unwrap();
     assert!(copied.status.success(), "{}", text(&copied));
     symlink(binaries(), folder.join("target/release")).unwrap();

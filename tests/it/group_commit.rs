@@ -39,7 +39,10 @@ fn each_sighting_of_a_batch_has_its_own_verdict() {
     let stack = Stack::database();
     members(&stack, 4);
     stack.sql("update users set disabled_at = now() where email = 'm1@example.com'");
-    stack.sql("insert into certificates values ('0BAD', 'm2@example.com', repeat('0', 40), 0, null, now())");
+    stack.sql(
+        "insert into certificates (serial_number, email, fingerprint, not_after, revoked_at)
+         values ('0BAD', 'm2@example.com', repeat('0123456789abcdef', 2) || '01234567', 0, now())",
+    );
     let mut recorder = recorder(&stack);
     let batch = [
         sighting("m0@example.com", 20, 1, "01"),
@@ -57,8 +60,7 @@ fn each_sighting_of_a_batch_has_its_own_verdict() {
         assert_eq!(stack.row(status.email.as_str()), row);
     }
     assert_eq!(stack.row("m1@example.com"), "||");
-    let used =
-        "select string_agg(serial, ',' order by serial) from certificates where last_used_ns is not null";
+    let used = "select string_agg(serial_number, ',' order by serial_number) from certificates where last_used_ns is not null";
     assert_eq!(stack.sql(used), "01,04");
 
     // One that comes late changes nothing: time, address and port are one fact.

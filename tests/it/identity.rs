@@ -119,8 +119,7 @@ fn every_hostile_subject_is_refused_or_is_the_one_that_was_signed() {
     let stack = Stack::up();
     members(&stack);
     let foreign = Builder::new().stopped();
-    let mut command = foreign.tool("certs/ca");
-    assert!(command.arg("init").output().unwrap().status.success());
+    assert!(foreign.admin(&["ca", "init"]).status.success());
     let ear = stack.ear();
     for (i, (subject, out)) in SUBJECTS.iter().enumerate() {
         check(&stack, &ear, &stack.certs, subject, out);
@@ -250,19 +249,24 @@ fn no_location_of_nginx_lets_a_client_name_itself() {
             let with = stack.curl(Some(&pair), &arguments);
             let without = stack.curl(None, &arguments);
             assert_eq!(without.status, 400, "{path}");
-            let expected = if path == "/api/client" || path == "/api/client?x" { 204 } else { 404 };
+            let expected = match path.trim_end_matches("?x") {
+                "/api/client" => 204,
+                // It takes a POST alone; renewal.rs forges headers there.
+                "/.well-known/est/simplereenroll" => 405,
+                _ => 404,
+            };
             assert_eq!(with.status, expected, "{path}: {with:?}");
         }
     }
     assert_eq!(stack.row(VICTIM), "||");
     assert!(!stack.row("own@example.com").contains("192.0.2.9"));
-    assert_eq!(stack.sql("select count(*) from certificates where serial = '09'"), "0");
+    assert_eq!(stack.sql("select count(*) from certificates where serial_number = '09'"), "0");
 }
 
 #[test]
 fn a_certificate_ends_on_a_kept_connection_too() {
     let stack = Stack::up();
-    let pair = stack.certificate("valid_user@qt-test.com", &[("NOT_AFTER", &date(4))]);
+    let pair = stack.certificate("valid_user@qt-test.com", &[("ROLLCALL_SIGN_UNTIL", &date(4))]);
     let client = stack.beating(&pair, "200ms");
     wait_until("it beats", || client.out().contains("Success!"));
     wait_until("it is refused", || {

@@ -2,13 +2,15 @@
 
 use crate::stack::{Answer, Pair, Stack, date, expect, free_port, text, wait_until};
 use std::fs;
-use std::path::Path;
 
 const REVOKED: &str = "this certificate is revoked; ask the administrator of rollcall for a new one";
 
-fn script(stack: &Stack, name: &str, arguments: &[&str], exit: i32, said: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("stack").join(name);
-    expect(stack.command(path).env("ROLLCALL_P12_PASSWORD", "secret").args(arguments), exit, said);
+/// rollcall-admin with the settings of the stack.
+#[track_caller]
+fn admin(stack: &Stack, arguments: &[&str], exit: i32, said: &str) {
+    let mut command = stack.program("rollcall-admin");
+    command.env("DATABASE_URL", stack.database_url()).env("ROLLCALL_P12_PASSWORD", "secret");
+    expect(command.args(arguments), exit, said);
 }
 
 fn serial(stack: &Stack, pair: &Pair) -> String {
@@ -57,8 +59,10 @@ fn a_revocation_holds_from_the_next_request_on_however_it_comes() {
     });
 
     // The server alone, so that nginx knows nothing yet.
-    let revoked = stack.admin(&["cert", "revoke", &serial(&stack, &pair)]);
-    assert!(text(&revoked).ends_with(" revoked\n"), "{}", text(&revoked));
+    stack.sql(&format!(
+        "update certificates set revoked_at = now() where serial_number = '{}'",
+        serial(&stack, &pair)
+    ));
     for version in ["-tls1_2", "-tls1_3"] {
         let (reused, answer) = patch(&stack, &pair, &[version, "-sess_in", &session(version)]);
         assert_eq!((reused, answer.status, answer.detail().as_str()), (true, 403, REVOKED), "{version}");
@@ -74,27 +78,37 @@ fn a_revocation_holds_from_the_next_request_on_however_it_comes() {
     assert_eq!(stack.curl(Some(&other), &[]).status, 204);
 
     // With the CRL, nginx refuses before the server is asked.
-    script(&stack, "revoke", &[&serial(&stack, &pair)], 0, "was revoked already");
+    admin(&stack, &["revoke", &serial(&stack, &pair)], 0, "was revoked already");
     wait_until("nginx has the CRL", || {
         let answer = stack.curl(Some(&pair), &[]);
         answer.status == 400 && answer.detail().contains("FAILED:certificate revoked")
     });
     assert_eq!(stack.curl(Some(&other), &[]).status, 204);
-    script(&stack, "revoke", &["a@example.com"], 0, "revoked");
+    admin(&stack, &["revoke", "a@example.com"], 0, "revoked");
     wait_until("nginx has the CRL", || stack.curl(Some(&other), &[]).status == 400);
     assert_eq!(stack.curl(Some(&stack.pair("client")), &[]).status, 204);
-    script(&stack, "revoke", &["00FF"], 1, "no certificate 00FF is known");
-    script(&stack, "revoke", &["nobody@example.com"], 1, "no certificate of nobody@example.com is known");
-    script(&stack, "revoke", &["x;y"], 1, "x;y.crt, and this is no email and no serial number");
+    admin(&stack, &["revoke", "00FF"], 1, "no certificate 00FF is known");
+    admin(&stack, &["revoke", "nobody@example.com"], 1, "no certificate nobody@example.com is known");
+    admin(
+        &stack,
+        &["revoke", "x;y"],
+        1,
+        "no certificate x;y is known: no email, device, serial number or fingerprint",
+    );
 }
 
 #[test]
 fn enrolling_is_one_command_and_safe_to_repeat() {
     let stack = Stack::up();
     for _ in 0..2 {
-        script(&stack, "enrol", &["Alice@example.com"], 0, "");
+        admin(&stack, &["enrol", "Alice@example.com"], 0, "");
     }
-    script(&stack, "enrol", &["alice@example.com", "--name", "phone", "--p12"], 0, "noted");
+    admin(
+        &stack,
+        &["enrol", "alice@example.com", "--name", "phone", "--p12"],
+        0,
+        "phone.p12 made; a system that calls",
+    );
     expect(&mut stack.client(&stack.pair("alice@example.com")), 0, "Success!");
     expect(&mut stack.client(&stack.pair("phone")), 0, "Success!");
     assert_eq!(stack.sql("select count(*) from certificates where email = 'alice@example.com'"), "2");
@@ -116,7 +130,12 @@ fn enrolling_is_one_command_and_safe_to_repeat() {
         .args(["-addext", "subjectAltName=email:victim@example.com", "-out", &request, "-keyout"])
         .arg(&key);
     expect(&mut command, 0, "");
-    script(&stack, "enrol", &["device@example.com", "--csr", &request, "--name", "device"], 0, "noted");
+    admin(
+        &stack,
+        &["enrol", "device@example.com", "--csr", &request, "--name", "device"],
+        0,
+        "device.crt made",
+    );
     let pair = Pair { cert: stack.certs.join("device.crt"), key };
     let ear = stack.ear();
     expect(&mut stack.client(&pair), 0, "Success!");
@@ -127,20 +146,31 @@ fn enrolling_is_one_command_and_safe_to_repeat() {
 
     fs::write(folder.join("forged.csr"), "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n").unwrap();
     let forged = folder.join("forged.csr").display().to_string();
-    script(&stack, "enrol", &["x@example.com", "--csr", &forged], 1, "openssl req failed");
-    script(
+    admin(
         &stack,
-        "enrol",
-        &[&format!("{}@example.com", "x".repeat(53))],
+        &["enrol", "x@example.com", "--csr", &forged],
+        1,
+        "forged.csr: it is damaged: its -----BEGIN CERTIFICATE REQUEST----- has no -----END",
+    );
+    admin(
+        &stack,
+        &["enrol", &format!("{}@example.com", "x".repeat(53))],
         1,
         "a CN holds at most 64 characters",
     );
-    script(&stack, "enrol", &["jos\u{e9}@example.com"], 1, "only ASCII emails are accepted (RFC 5321)");
-    script(&stack, "enrol", &["y@example.com", "--name", "ca"], 1, "the NAME ca is taken");
+    admin(&stack, &["enrol", "jos\u{e9}@example.com"], 2, "non-ASCII character at byte 3");
+    admin(
+        &stack,
+        &["enrol", "y@example.com", "--name", "ca"],
+        2,
+        "the name \"ca\" cannot be a device's: the stack has it",
+    );
     // None of those left a row behind.
     assert_eq!(stack.sql("select count(*) from users where email ~ '^(xx|jos|y@)'"), "0");
-    script(&stack, "enrol", &["nobody"], 2, "there is no '@'");
-    script(&stack, "enrol", &[], 1, "usage: stack/enrol EMAIL");
+    admin(&stack, &["enrol", "nobody"], 2, "there is no '@'");
+    admin(&stack, &["enrol", "a/x@example.com"], 2, "it cannot be a file name; take another --name");
+    admin(&stack, &["enrol", "y@example.com", "--name", "broadcast.next"], 2, "the stack has it");
+    admin(&stack, &["enrol"], 2, "Required positional arguments not provided");
 }
 
 #[test]
@@ -150,34 +180,35 @@ fn certificates_are_listed_with_their_end_and_last_use() {
     // One that nobody told the server about, which ends tomorrow.
     let pair = stack.certificate_of(&stack.certs, "/CN=a@example.com");
     assert_eq!(stack.curl(Some(&pair), &[]).status, 204);
-    let list = text(&stack.admin(&["cert", "list", "--json"]));
+    let list = text(&stack.admin(&["certs", "--json"]));
     let first: serde_json::Value = serde_json::from_str(list.lines().next().unwrap()).unwrap();
     assert_eq!(first["serial"], serial(&stack, &pair), "the soonest end comes first: {list}");
     assert_eq!((&first["email"], &first["revoked"]), (&"a@example.com".into(), &false.into()));
     assert!(first["last_used"].is_string(), "{list}");
-    let expiring = text(&stack.admin(&["cert", "list", "--expiring", "30d"]));
+    let expiring = text(&stack.admin(&["certs", "--expiring", "30d"]));
     assert_eq!(expiring.lines().count(), 1, "{expiring}");
     assert!(expiring.contains(&serial(&stack, &pair)));
-    let never = text(&stack.admin(&["cert", "list"]));
+    let never = text(&stack.admin(&["certs"]));
     assert_eq!(never.matches("never used").count(), 1, "{never}");
 }
 
 #[test]
 fn renewing_overlaps_and_a_running_client_picks_it_up() {
     let stack = Stack::up();
-    script(&stack, "enrol", &["a@example.com", "--name", "a"], 0, "noted");
+    admin(&stack, &["enrol", "a@example.com", "--name", "a"], 0, "a.crt made (CN a@example.com)");
     let pair = stack.pair("a");
     let old = Pair { cert: stack.certs.join("old.crt"), key: stack.certs.join("old.key") };
     fs::copy(&pair.cert, &old.cert).unwrap();
     fs::copy(&pair.key, &old.key).unwrap();
     let client = stack.beating(&pair, "100ms");
     wait_until("it beats", || client.out().contains("Success!"));
-    script(&stack, "renew", &["a"], 0, "renewed a.crt (CN a@example.com)");
+    admin(&stack, &["renew", "a"], 0, "a.crt renewed (CN a@example.com)");
     wait_until("it has the new one", || client.err().contains("goes on with the new certificate"));
     let new = serial(&stack, &pair);
     assert_ne!(new, serial(&stack, &old));
     wait_until("it used the new one", || {
-        stack.sql(&format!("select last_used_ns is not null from certificates where serial = '{new}'")) == "t"
+        stack.sql(&format!("select last_used_ns is not null from certificates where serial_number = '{new}'"))
+            == "t"
     });
     expect(&mut stack.client(&old), 0, "Success!");
 
@@ -200,10 +231,16 @@ fn the_client_warns_before_its_certificate_ends() {
     let stack = Stack::up();
     const HOUR: i64 = 60 * 60;
     let (from, until) = (date(-11 * HOUR), date(HOUR));
-    let pair = stack.certificate("valid_user@qt-test.com", &[("NOT_BEFORE", &from), ("NOT_AFTER", &until)]);
+    let pair = stack.certificate(
+        "valid_user@qt-test.com",
+        &[("ROLLCALL_SIGN_FROM", &from), ("ROLLCALL_SIGN_UNTIL", &until)],
+    );
     expect(&mut stack.client(&pair), 0, "warning: the certificate ends in 59m");
     let from = date(-8 * HOUR);
-    let pair = stack.certificate("valid_user@qt-test.com", &[("NOT_BEFORE", &from), ("NOT_AFTER", &until)]);
+    let pair = stack.certificate(
+        "valid_user@qt-test.com",
+        &[("ROLLCALL_SIGN_FROM", &from), ("ROLLCALL_SIGN_UNTIL", &until)],
+    );
     let output = stack.client(&pair).output().unwrap();
     assert_eq!(text(&output), "Success! (204 No Content)\n");
 }
@@ -214,7 +251,7 @@ fn the_servers_certificate_is_renewed_without_a_lost_beat() {
     let client = stack.beating(&stack.pair("client"), "50ms");
     wait_until("it beats", || client.out().contains("Success!"));
     let before = fs::read(stack.certs.join("server.crt")).unwrap();
-    script(&stack, "renew", &["--server"], 0, "renewed server.crt");
+    admin(&stack, &["renew", "--server"], 0, "server.crt made for DNS:");
     assert_ne!(fs::read(stack.certs.join("server.crt")).unwrap(), before);
     let beats = client.out().matches("Success!").count();
     wait_until("it goes on", || client.out().matches("Success!").count() > beats + 10);
@@ -230,61 +267,61 @@ fn the_server_gets_the_names_that_clients_call_it_by_and_keeps_them() {
         command
     };
     expect(&mut call(), 76, "its certificate is not for the name in the URL");
-    script(&stack, "renew", &["--server", "127.0.0.2", "rollcall.example.com"], 0, "renewed server.crt");
+    admin(&stack, &["renew", "--server", "127.0.0.2", "rollcall.example.com"], 0, "IP:127.0.0.2");
     // For a moment nginx's old workers still answer with the old one.
     wait_until("nginx has it", || call().status().unwrap().success());
-    script(&stack, "renew", &["--server"], 0, "renewed server.crt");
+    admin(&stack, &["renew", "--server"], 0, "server.crt made for DNS:");
     let mut openssl = stack.command("openssl");
     openssl.args(["x509", "-noout", "-ext", "subjectAltName", "-in"]).arg(stack.certs.join("server.crt"));
     expect(&mut openssl, 0, "DNS:rollcall.example.com, ");
-    script(&stack, "renew", &["--server", "two words"], 1, "not a host's name or address: two words");
+    admin(&stack, &["renew", "--server", "two words"], 2, "not a host's name or address: two words");
+    let without = ["renew", "--server", "--without", "127.0.0.2"];
+    admin(&stack, &without, 0, "server.crt made for DNS:");
+    expect(&mut call(), 76, "its certificate is not for the name in the URL");
+    admin(&stack, &without, 2, "server.crt is not for IP:127.0.0.2, but for DNS:");
 }
 
 #[test]
 fn one_device_is_revoked_by_the_name_of_its_files() {
     let stack = Stack::up();
-    script(&stack, "enrol", &["Alice@Example.com"], 0, "alice@example.com enrolled");
-    script(&stack, "enrol", &["alice@example.com", "--name", "phone"], 0, "was enrolled already");
-    script(&stack, "revoke", &["phone"], 0, "revoked");
+    admin(&stack, &["enrol", "Alice@Example.com"], 0, "alice@example.com enrolled");
+    admin(&stack, &["enrol", "alice@example.com", "--name", "phone"], 0, "was enrolled already");
+    admin(&stack, &["revoke", "phone"], 0, "revoked");
     expect(&mut stack.client(&stack.pair("phone")), 77, "refused");
     expect(&mut stack.client(&stack.pair("alice@example.com")), 0, "Success!");
     // A stolen device has its certificate from before the renewal, too.
-    script(&stack, "enrol", &["alice@example.com", "--name", "laptop"], 0, "made laptop.crt");
+    admin(&stack, &["enrol", "alice@example.com", "--name", "laptop"], 0, "laptop.crt made");
     for end in ["crt", "key"] {
         let file = |name: &str| stack.certs.join(format!("{name}.{end}"));
         fs::copy(file("laptop"), file("stolen")).unwrap();
     }
-    script(&stack, "renew", &["laptop"], 0, "renewed laptop.crt");
+    admin(&stack, &["renew", "laptop"], 0, "laptop.crt renewed");
     expect(&mut stack.client(&stack.pair("stolen")), 0, "Success!");
-    script(&stack, "revoke", &["laptop"], 0, "revoked");
+    admin(&stack, &["revoke", "laptop"], 0, "revoked");
     for name in ["stolen", "laptop"] {
         expect(&mut stack.client(&stack.pair(name)), 77, "refused");
     }
     expect(&mut stack.client(&stack.pair("alice@example.com")), 0, "Success!");
-    // Without the list of names, which earlier versions did not write, it is the present certificate.
-    script(&stack, "enrol", &["alice@example.com", "--name", "desk"], 0, "made desk.crt");
-    fs::remove_file(stack.certs.join("issued/names")).unwrap();
-    script(&stack, "revoke", &["desk"], 0, "revoked");
-    expect(&mut stack.client(&stack.pair("desk")), 77, "refused");
-    // Two people had it, one after the other.
-    for email in ["bob@example.com", "carol@example.com"] {
-        script(&stack, "enrol", &[email, "--name", "shared"], 0, "made shared.crt");
-        fs::rename(stack.certs.join("shared.crt"), stack.certs.join(format!("{email}-shared.crt"))).unwrap();
-        fs::rename(stack.certs.join("shared.key"), stack.certs.join(format!("{email}-shared.key"))).unwrap();
-    }
-    script(&stack, "revoke", &["shared"], 1, "shared was the name of several people's devices");
-    expect(&mut stack.client(&stack.pair("carol@example.com-shared")), 0, "Success!");
+    // A name is one person's, as long as the device has a certificate that is let in.
+    admin(&stack, &["enrol", "bob@example.com", "--name", "shared"], 0, "shared.crt made");
+    fs::remove_file(stack.certs.join("shared.crt")).unwrap();
+    let taken = "the name shared is that of a device of bob@example.com";
+    admin(&stack, &["enrol", "carol@example.com", "--name", "shared"], 1, taken);
+    assert_eq!(stack.sql("select count(*) from users where email = 'carol@example.com'"), "0");
+    admin(&stack, &["revoke", "shared"], 0, "(bob@example.com, shared) revoked");
+    admin(&stack, &["enrol", "carol@example.com", "--name", "shared"], 0, "shared.crt made");
+    let several = "shared was the name of several people's devices (bob@example.com, carol@example.com)";
+    admin(&stack, &["revoke", "shared"], 1, several);
+    expect(&mut stack.client(&stack.pair("shared")), 0, "Success!");
     // Without the database nothing changes: a CRL beside a row that says valid would look as if it had been done.
     let crl = fs::read(stack.certs.join("crl.pem")).unwrap();
     let nobody = format!("postgres://rollcall@127.0.0.1:{}/rollcall", free_port());
-    let mut revoke = stack.command(concat!(env!("CARGO_MANIFEST_DIR"), "/stack/revoke"));
-    expect(
-        revoke.args(["carol@example.com"]).env("DATABASE_URL", nobody),
-        1,
-        "without the database nothing is revoked",
-    );
+    let mut revoke = stack.administer(&["revoke", "carol@example.com"]);
+    expect(revoke.env("DATABASE_URL", nobody), 69, "Connection refused");
     assert_eq!(fs::read(stack.certs.join("crl.pem")).unwrap(), crl);
-    script(&stack, "revoke", &["tablet"], 1, "tablet.crt, and this is no email and no serial number: tablet");
+    admin(&stack, &["revoke", "shared", "tablet"], 1, "shared was the name");
+    admin(&stack, &["revoke", "carol@example.com", "tablet"], 1, "no certificate tablet is known");
+    expect(&mut stack.client(&stack.pair("shared")), 0, "Success!");
 }
 
 #[test]
@@ -295,28 +332,29 @@ fn a_crl_that_is_broken_missing_or_over_stops_nobody() {
     // Our own is made anew.
     for broken in ["", "garbage", "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"] {
         fs::write(&crl, broken).unwrap();
-        script(&stack, "crl", &["--if-due"], 0, "CRL          valid for ");
+        admin(&stack, &["crl", "--if-due"], 0, "CRL valid for ");
         assert_eq!(stack.curl(Some(&pair), &[]).status, 204);
     }
     fs::remove_file(&crl).unwrap();
-    script(&stack, "crl", &["--if-due"], 0, "CRL          valid for ");
+    admin(&stack, &["crl", "--if-due"], 0, "CRL valid for ");
     // One that ends soon is warned of.
-    let mut command = stack.command(concat!(env!("CARGO_MANIFEST_DIR"), "/certs/ca"));
-    expect(command.arg("crl").env("CRL_DAYS", "5"), 0, "");
-    fs::copy(&crl, stack.state.join("nginx/crl.pem")).unwrap();
-    script(&stack, "status", &[], 1, "DAYS; then nginx refuses everybody: just crl");
-    script(&stack, "crl", &["--if-due"], 0, "valid for");
-    script(&stack, "status", &[], 0, "CRL");
+    let until = date(5 * 24 * 60 * 60);
+    let output = stack.tool("certs/ca").arg("crl").env("ROLLCALL_SIGN_UNTIL", until).output().unwrap();
+    for file in [&crl, &stack.state.join("nginx/crl.pem")] {
+        fs::write(file, &output.stdout).unwrap();
+    }
+    expect(&mut stack.tool("stack/status"), 1, "then nginx refuses everybody; do: just crl");
+    admin(&stack, &["crl", "--if-due"], 0, "valid for");
+    expect(&mut stack.tool("stack/status"), 0, "CRL");
     // Somebody else's cannot be repaired by us: it is refused, and nginx goes on with its last good one.
     fs::create_dir(stack.certs.join("crl.d")).unwrap();
     fs::write(stack.certs.join("crl.d/other.pem"), "garbage").unwrap();
-    script(&stack, "crl", &[], 1, "other.pem is not a CRL; its last good copy stays in use");
-    script(&stack, "up", &[], 0, "nginx        ready");
+    admin(&stack, &["crl"], 1, "other.pem: it is not a CRL; its last good copy stays in use");
+    expect(&mut stack.tool("stack/up"), 0, "nginx        ready");
     // And it keeps no revocation of ours out.
-    let other = stack.member("a@example.com");
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/stack/revoke");
-    assert!(!stack.command(path).arg("a@example.com").output().unwrap().status.success());
-    wait_until("nginx has our CRL", || stack.curl(Some(&other), &[]).status == 400);
+    admin(&stack, &["enrol", "a@example.com"], 0, "enrolled");
+    admin(&stack, &["revoke", "a@example.com"], 0, "other.pem: it is not a CRL");
+    assert_eq!(stack.curl(Some(&stack.pair("a@example.com")), &[]).status, 400);
     expect(&mut stack.client(&pair), 0, "Success!");
 }
 
@@ -341,13 +379,18 @@ END
     "#;
     let mut command = stack.command("bash");
     expect(command.current_dir(&stack.certs).args(["-euc", script_text]), 0, "");
-    script(&stack, "crl", &[], 0, "valid for ");
+    admin(&stack, &["crl"], 0, "valid for ");
     let pair = stack.pair("branch");
     wait_until("nginx has both CRLs", || stack.curl(Some(&pair), &[]).status == 204);
     expect(&mut stack.client(&pair), 0, "Success!");
     assert_eq!(stack.curl(Some(&stack.pair("client")), &[]).status, 204);
+    // The CA in ca.crt stands behind it.
+    let file = pair.cert.display().to_string();
+    admin(&stack, &["enrol", "a@example.com", "--cert", &file, "--name", "branch"], 0, "noted");
+    let certs = text(&stack.admin(&["certs"]));
+    assert!(certs.lines().any(|line| line.contains(" branch ") && line.contains(" valid ")), "{certs}");
     // The server revokes a certificate that our own CA did not issue.
-    script(&stack, "revoke", &["a@example.com"], 0, "revoked");
+    admin(&stack, &["revoke", "a@example.com"], 0, "revoked");
     assert_eq!(stack.curl(Some(&pair), &[]).detail(), REVOKED);
 }
 

@@ -119,11 +119,11 @@ fn a_full_disk_is_no_mistake_in_the_settings() {
     drop(disk);
 }
 
-/// A small disk, which is the stack's state folder.
-struct Disk(std::path::PathBuf);
+/// A small disk.
+pub struct Disk(std::path::PathBuf);
 
 impl Disk {
-    fn mount(folder: &std::path::Path, size: &str) -> Self {
+    pub fn mount(folder: &std::path::Path, size: &str) -> Self {
         let mut mount = std::process::Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", &format!("size={size},mode=755"), "tmpfs"]).arg(folder);
         assert!(mount.status().unwrap().success());
@@ -131,7 +131,7 @@ impl Disk {
     }
 
     /// Leaves about so many bytes free.
-    fn fill(&self, free: u64) {
+    pub fn fill(&self, free: u64) {
         let mut file = OpenOptions::new().append(true).create(true).open(self.0.join("filler")).unwrap();
         let block = vec![0; 1 << 20];
         loop {
@@ -142,7 +142,7 @@ impl Disk {
         }
     }
 
-    fn clear(&self) {
+    pub fn clear(&self) {
         fs::remove_file(self.0.join("filler")).unwrap();
     }
 }

@@ -78,7 +78,7 @@ fn workers_without_their_master_are_nginx_all_the_same() {
     let phone = stack.member("phone@example.com");
     expect(&mut stack.client(&phone), 0, "Success!");
     orphaned();
-    expect(stack.tool("stack/revoke").arg("phone@example.com"), 0, "revoked");
+    expect(&mut stack.administer(&["revoke", "phone@example.com"]), 0, "revoked");
     expect(&mut stack.client(&phone), 77, "FAILED:certificate revoked");
 
     let workers = orphaned();
@@ -89,7 +89,8 @@ fn workers_without_their_master_are_nginx_all_the_same() {
 #[test]
 fn down_stops_the_parts_of_a_folder_that_was_moved() {
     let stack = Stack::with_its_own_cluster();
-    let parts = ["nginx/nginx.pid", "server/pid", "postgres/data/postmaster.pid", "keep-logs.pid"];
+    let parts =
+        ["nginx/nginx.pid", "server/pid", "postgres/data/postmaster.pid", "signer.pid", "keep-logs.pid"];
     let pids = parts.map(|file| stack.pid(file));
     let elsewhere = stack.state.with_extension("moved");
     fs::rename(&stack.state, &elsewhere).unwrap();
@@ -198,7 +199,7 @@ fn no_old_worker_answers_once_a_command_has_reloaded_nginx() {
             .to_owned()
     };
     for _ in 0..5 {
-        expect(stack.tool("stack/renew").arg("--server"), 0, "renewed server.crt");
+        expect(&mut stack.administer(&["renew", "--server"]), 0, "server.crt made for");
         let wanted = fs::read_to_string(stack.certs.join("server.crt")).unwrap();
         let wanted = wanted.split_once("-----BEGIN CERTIFICATE-----").unwrap().1;
         assert!(wanted.starts_with(&served()), "an old worker answered");
@@ -220,7 +221,8 @@ fn the_callers_shell_changes_nothing() {
     };
     expect(&mut with(UP), 0, "nginx        ready");
     // Turkish has another lower case of I.
-    expect(with("stack/enrol").arg("IRIS@example.com").args(["--name", "iris"]), 0, "noted");
+    let enrol = ["rollcall-admin", "enrol", "IRIS@example.com", "--name", "iris"];
+    expect(with("stack/run").args(enrol), 0, "iris.crt made (CN iris@example.com)");
     expect(&mut stack.client(&stack.pair("iris")), 0, "Success!");
     assert_eq!(stack.sql("select count(*) from users where email = 'iris@example.com'"), "1");
     expect(&mut with(STATUS), 0, "nginx        runs");

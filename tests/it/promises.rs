@@ -83,13 +83,13 @@ fn a_time_in_the_future_is_not_believed_and_does_not_stay() {
         assert!(is_now(recorded.committed[0].last_seen_ns), "{recorded:?}");
         assert!(recorded.doubt.is_some_and(|doubt| doubt.contains("ahead of the database's")));
     }
-    let used = "select last_used_ns from certificates where serial = '02'";
+    let used = "select last_used_ns from certificates where serial_number = '02'";
     assert!(is_now(stack.sql(used).parse().unwrap()));
 
     // A row that an older version left in the future yields to the next heartbeat, and so does its certificate.
     let future = now_ns() + 100 * DAY_NS;
     stack.sql(&format!("update users set last_seen_ns = {future} where email = '{ALICE}'"));
-    stack.sql(&format!("update certificates set last_used_ns = {future} where serial = '02'"));
+    stack.sql(&format!("update certificates set last_used_ns = {future} where serial_number = '02'"));
     let now = now_ns();
     let recorded = block_on(recorder.record(&[&sighting(ALICE, now, 4, "02")])).unwrap();
     assert_eq!((recorded.committed[0].last_seen_ns, recorded.committed[0].port), (now, 4));
@@ -110,7 +110,7 @@ fn a_time_in_the_future_is_not_believed_and_does_not_stay() {
 
     // The doctor tells of those who never come again, and a command mends them.
     stack.sql(&format!("update users set last_seen_ns = {future} where email = '{ALICE}'"));
-    stack.sql(&format!("update certificates set last_used_ns = {future} where serial = '02'"));
+    stack.sql(&format!("update certificates set last_used_ns = {future} where serial_number = '02'"));
     let mut doctor = stack.tool("stack/run");
     doctor.args(["rollcall-server", "doctor", "database"]);
     let told = "yellow  1 people were seen, and 1 certificates used, in the future";

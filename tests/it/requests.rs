@@ -62,7 +62,7 @@ fn only_patch_and_only_the_one_path() {
     {
         let answer = stack.curl(Some(&pair), &["--path-as-is", path]);
         assert_eq!(answer.status, 404, "{path}");
-        assert_eq!(answer.detail(), "there is nothing here; the path is /api/client");
+        assert_eq!(answer.detail(), "there is nothing here; the path of a heartbeat is /api/client");
     }
     assert_eq!(stack.curl(None, &["/livez"]).status, 400);
     assert_eq!(stack.row("valid_user@qt-test.com"), "||");
@@ -158,7 +158,13 @@ fn the_servers_own_port_believes_nobody_without_the_credential() {
             "X-Real-IP must be there once, it was there 0 times",
         ),
         ("GET", "/api/client", with.clone(), 405, "only PATCH is answered here"),
-        ("PATCH", "/elsewhere", with.clone(), 404, "there is nothing here; the path is /api/client"),
+        (
+            "PATCH",
+            "/elsewhere",
+            with.clone(),
+            404,
+            "there is nothing here; the path of a heartbeat is /api/client",
+        ),
     ] {
         let answer = Answer::parse(&stack.to_server(request(method, path, &headers).as_bytes()));
         assert_eq!((answer.status, answer.detail().as_str()), (status, detail), "{method} {path} {headers}");

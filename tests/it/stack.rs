@@ -36,6 +36,17 @@ pub struct Stack {
     server: Option<Child>,
 }
 
+/// A certificate for clients, as openssl-req(1) reads it.
+const CLIENT: &str = "[request]
+distinguished_name = empty
+prompt = no
+[empty]
+[client]
+basicConstraints = critical, CA:false
+keyUsage = critical, digitalSignature
+extendedKeyUsage = clientAuth
+";
+
 /// The settings of a stack, before anything runs.
 pub struct Builder(Stack);
 
@@ -44,7 +55,7 @@ fn origin() -> &'static Stack {
     static ORIGIN: OnceLock<Stack> = OnceLock::new();
     ORIGIN.get_or_init(|| {
         let origin = Builder::new().up_with_its_own_cluster();
-        for file in ["keep-logs.pid", "nginx/nginx.pid", "server/pid"] {
+        for file in ["keep-logs.pid", "signer.pid", "nginx/nginx.pid", "server/pid"] {
             let pid = origin.pid(file);
             signal("TERM", &[pid]);
             wait_until("it ended", || has_ended(pid));
@@ -223,6 +234,7 @@ impl Stack {
             .env("ROLLCALL_STATE", &self.state)
             .env("ROLLCALL_CERTS", &self.certs)
             .env("ROLLCALL_BIN", binaries())
+            .env("ROLLCALL_RELOAD", concat!(env!("CARGO_MANIFEST_DIR"), "/stack/reload"))
             .env("ROLLCALL_HTTPS_PORT", self.https_port.to_string())
             .env("ROLLCALL_LISTEN", &self.listen)
             .env("ROLLCALL_BROADCAST", format!("127.255.255.255:{}", self.broadcast_port))
@@ -261,11 +273,13 @@ impl Stack {
 
     /// A program that talks to the stack's database: `rollcall-admin user …`.
     pub fn admin(&self, arguments: &[&str]) -> Output {
-        self.program("rollcall-admin")
-            .env("DATABASE_URL", self.database_url())
-            .args(arguments)
-            .output()
-            .unwrap()
+        self.administer(arguments).output().unwrap()
+    }
+
+    pub fn administer(&self, arguments: &[&str]) -> Command {
+        let mut command = self.program("rollcall-admin");
+        command.env("DATABASE_URL", self.database_url()).args(arguments);
+        command
     }
 
     /// The answer to one SQL statement, columns separated by `|`.
@@ -293,22 +307,41 @@ impl Stack {
         command
     }
 
-    /// Makes a client certificate with this CN; `dates` may hold NOT_BEFORE and NOT_AFTER.
+    /// A client certificate with this CN that no row knows; `dates` may hold ROLLCALL_SIGN_FROM and ROLLCALL_SIGN_UNTIL.
     #[track_caller]
     pub fn certificate(&self, cn: &str, dates: &[(&str, &str)]) -> Pair {
-        let name = format!("made-{}", free_port());
-        let mut command = self.tool("certs/ca");
-        let output = command.args(["client", cn, &name]).envs(dates.iter().copied()).output().unwrap();
+        let pair = self.pair(&format!("made-{}", free_port()));
+        let request = self.request(&pair.key);
+        let mut sign = self.tool("certs/ca");
+        sign.arg("sign").envs(dates.iter().copied()).env("ROLLCALL_SIGN_CN", cn);
+        if cn.contains('@') {
+            sign.env("ROLLCALL_SIGN_SAN", format!("email:{cn}"));
+        }
+        let output = sign.stdin(File::open(request).unwrap()).output().unwrap();
         assert!(output.status.success(), "certs/ca: {}", text(&output));
-        self.pair(&name)
+        fs::write(&pair.cert, output.stdout).unwrap();
+        pair
+    }
+
+    /// A request (PKCS #10) of a new key that is put into this file, and names nobody.
+    #[track_caller]
+    pub fn request(&self, key: &Path) -> PathBuf {
+        let request = key.with_extension("csr");
+        let mut openssl = self.command("openssl");
+        openssl.args(["req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]);
+        openssl.args(["-subj", "/", "-keyout"]).arg(key).arg("-out").arg(&request);
+        expect(&mut openssl, 0, "");
+        request
     }
 
     /// A certificate with any subject that openssl(1) can express, signed by the CA in `folder`.
     #[track_caller]
     pub fn certificate_of(&self, folder: &Path, subject: &str) -> Pair {
         let [ca, key] = ["ca.crt", "ca.key"].map(|file| folder.join(file).display().to_string());
-        let config = concat!(env!("CARGO_MANIFEST_DIR"), "/certs/openssl.cnf");
-        let extensions = ["-config", config, "-section", "request", "-extensions", "client"];
+        let config = self.state.join("client.cnf");
+        fs::write(&config, CLIENT).unwrap();
+        let extensions =
+            ["-config", config.to_str().unwrap(), "-section", "request", "-extensions", "client"];
         self.self_signed(subject, &[&extensions[..], &["-CA", &ca, "-CAkey", &key]].concat())
     }
 
@@ -319,7 +352,7 @@ impl Stack {
         let mut command = self.command("openssl");
         command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]);
         command.args(["-days", "1", "-utf8", "-subj", subject, "-keyout"]).arg(&pair.key);
-        expect(command.env("SAN", "").arg("-out").arg(&pair.cert).args(options), 0, "");
+        expect(command.arg("-out").arg(&pair.cert).args(options), 0, "");
         pair
     }
 
@@ -460,7 +493,7 @@ impl Drop for Stack {
         }
         let down = self.script("stack/down");
         if std::thread::panicking() {
-            for log in ["server/log", "nginx/error.log", "nginx/access.log", "postgres/log"] {
+            for log in ["server/log", "signer.log", "nginx/error.log", "nginx/access.log", "postgres/log"] {
                 eprintln!("--- {log}\n{}", self.log(log));
             }
         } else {

@@ -43,6 +43,25 @@ start() { # UNIT
     ) >"/var/lib/$1.log" 2>&1 &
     echo $! >"/var/lib/$1.pid"
 }
+# Runs a unit of root's with the file system and the capabilities that it has.
+locked_in() { # UNIT
+    (
+        set -a
+        for file in $(unit "$1" EnvironmentFile); do . "$file"; done
+        WRITABLE=$(unit "$1" ReadWritePaths) PROGRAM=$(unit "$1" ExecStart)
+        BOUNDING=$(unit "$1" CapabilityBoundingSet | sed 's/CAP_/,+/g')
+        exec unshare -m bash -euc '
+            for folder in $WRITABLE; do mount --bind "$folder" "$folder"; done
+            for folder in $(cut -d " " -f 5 /proc/self/mountinfo); do
+                case " $WRITABLE " in *" $folder "*) continue ;; esac
+                case $folder in /proc* | /dev* | /sys*) continue ;; esac
+                mount -o remount,bind,ro "$folder"
+            done
+            mount -t tmpfs tmpfs /tmp
+            for folder in / /etc /usr/local /var/lib; do if [ -w "$folder" ]; then exit 1; fi; done
+            exec setpriv --bounding-set "-all${BOUNDING,,}" --no-new-privs $PROGRAM'
+    )
+}
 restart() { kill "$(cat "/var/lib/$1.pid")"; sleep 1; start "$1"; }
 until_it() { # COMMAND…
     for _ in $(seq 300); do ! "$@" >/dev/null 2>&1 || return 0; sleep 0.1; done
@@ -84,26 +103,28 @@ fn the_steps_make_a_host_and_devices() {
     add(&block("cat >/etc/rollcall/stack.env <<'END'"));
     add(&block("set -a; . /etc/rollcall/stack.env; set +a"));
     add(&block("(umask 077; sed -f <(cat <<END"));
-    let install = "install -m 0644 deploy/rollcall-{server,nginx,crl}.service deploy/rollcall-crl.timer /etc/systemd/system/";
+    let install = "install -m 0644 deploy/rollcall-{server,nginx,crl,signer}.service deploy/rollcall-crl.timer /etc/systemd/system/";
     page::documented(install);
     add(install);
     // Where systemd is installed it reads the units; a warning about the host's own is none about ours.
     add(
         "if command -v systemd-analyze; then systemd-analyze verify /etc/systemd/system/rollcall-*.service; fi",
     );
-    add("start rollcall-server.service; start rollcall-nginx.service");
+    add("start rollcall-server.service; start rollcall-nginx.service; start rollcall-signer.service");
     add("until_it curl -sS --cacert \"$ROLLCALL_CERTS/ca.crt\" https://localhost");
     add("until_it curl -fsS http://127.0.0.1:8000/readyz");
-    add("start rollcall-crl.service; wait $!");
-    add(&block("stack/enrol alice@example.com"));
+    page::documented("stack/run rollcall-admin crl --if-due");
+    add("locked_in rollcall-crl.service");
+    add(&block("stack/run rollcall-admin enrol alice@example.com"));
     add("rollcall-admin user list | grep -q '^alice@example.com .* 127.0.0.1:'");
     add(&block(
         "ROLLCALL_BROADCAST_KEY=/var/lib/rollcall-server/broadcast.key ROLLCALL_SERVER_DATABASE_URL=\"${DATABASE_URL/rollcall@/rollcall_server@}\" \\",
     ));
     // A device on this host, whose server has a further name.
     add("echo '127.0.0.1 rollcall.example.com' >>/etc/hosts");
-    page::documented("stack/renew --server");
-    add("stack/renew --server rollcall.example.com");
+    page::documented("stack/run rollcall-admin");
+    page::documented("stack/run rollcall-admin renew --server");
+    add("stack/run rollcall-admin renew --server rollcall.example.com");
     let device = block("useradd --system --no-create-home --shell /usr/sbin/nologin rollcall-client");
     add(&format!("(cd /etc/rollcall/certs; {})", device.replace("NAME.", "alice@example.com.")));
     add(&format!("until_it {renewed}"));
@@ -122,10 +143,35 @@ fn the_steps_make_a_host_and_devices() {
         page::documented(line);
         add(line);
     }
-    add("certs/ca init; restart rollcall-server.service");
+    page::documented("certs/ca keys");
+    add("certs/ca keys; restart rollcall-server.service");
     add(&format!("until_it {renewed}"));
-    add("stack/revoke alice@example.com; stack/crl");
+    // A list that the service makes anew, in its sandbox, reaches nginx.
+    add("list=/var/lib/rollcall/nginx/crl.pem; before=$(sha256sum <$list)");
+    add(
+        "rm \"$ROLLCALL_CERTS/crl.pem\"; locked_in rollcall-crl.service; [ \"$before\" != \"$(sha256sum <$list)\" ]",
+    );
+    add(&format!("until_it {renewed}"));
+    for line in ["stack/run rollcall-admin ca protect", "stack/run rollcall-admin revoke", "certs/ca crl"] {
+        page::documented(line);
+    }
+    add("echo secret >/etc/rollcall/passphrase; export ROLLCALL_CA_PASSIN=file:/etc/rollcall/passphrase");
+    add(
+        "stack/run rollcall-admin ca protect; echo ROLLCALL_CA_PASSIN=$ROLLCALL_CA_PASSIN >>/etc/rollcall/stack.env",
+    );
+    add("stack/run rollcall-admin revoke alice@example.com");
     add(&format!("if {renewed}; then exit 1; fi"));
+    add("rm \"$ROLLCALL_CERTS/crl.pem\"; locked_in rollcall-crl.service");
+    // The key of the CA goes elsewhere, where somebody makes the list.
+    let external = blocks.iter().find(|block| block.text.contains("ROLLCALL_CA=external")).unwrap();
+    add(&format!("cat >>/etc/rollcall/stack.env <<'END'\n{}END", external.text));
+    add("mv \"$ROLLCALL_CERTS/ca.key\" /var/lib/elsewhere.key; mkdir \"$ROLLCALL_CERTS/crl.d\"");
+    add("ROLLCALL_SIGN_KEY=/var/lib/elsewhere.key certs/ca crl </dev/null >\"$ROLLCALL_CERTS/crl.d/ca.pem\"");
+    add("sed -i 's/ssl_session_cache .*;/ssl_session_cache off;/' /var/lib/rollcall/nginx/nginx.conf");
+    add("locked_in rollcall-crl.service; cmp $list \"$ROLLCALL_CERTS/crl.d/ca.pem\"");
+    add(&format!(
+        "refused() {{ {{ {renewed} 2>&1 || true; }} | grep -q 'rollcall-server (403'; }}; until_it refused"
+    ));
     let rotate = "install -m 0644 deploy/logrotate.conf /etc/logrotate.d/rollcall";
     page::documented(rotate);
     add(rotate);

@@ -10,7 +10,7 @@ use super::{PROGRAMS_OF_RECIPES, ROOT};
 use crate::stack::{binaries, text};
 
 /// The lines that no test types, and why.
-const NOT_RUN: [(&str, &str); 18] = [
+const NOT_RUN: [(&str, &str); 21] = [
     (
         "stack/setup && just demo",
         "it may install packages; .ci/run runs the first half, walkthrough.rs the second",
@@ -29,8 +29,11 @@ const NOT_RUN: [(&str, &str); 18] = [
         "cargo build --release --no-default-features --features client",
         "it takes minutes; just lint builds it unoptimized",
     ),
-    ("certs/ca crl", "stack/crl runs it"),
     ("rollcall-admin migrate", "a block of deploy/README.md that deployment.rs runs has it"),
+    ("just client --every 30s --renew", "renewal.rs runs the client in this way"),
+    ("rollcall-client --renew", "renewal.rs runs it"),
+    ("rollcall-admin sign [--watch]", "renewal.rs runs both"),
+    ("rollcall-admin sign --watch", "just up runs it"),
     ("systemd-analyze security --offline=true", "it is a measurement, not a step"),
     ("systemd-analyze verify", "deployment.rs runs it where systemd is installed"),
     ("export ROLLCALL_HTTPS_PORT=8443", "every test here sets a port of its own in this way"),
@@ -100,17 +103,21 @@ fn recipes_and_flags_exist() {
                 ("just", Some(recipe)) => {
                     assert!(recipes.contains(recipe), "{}: {line}: there is no recipe {recipe}", page.name);
                     match PROGRAMS_OF_RECIPES.iter().find(|(name, _)| name == recipe) {
-                        Some((_, [program, subcommands @ ..])) if *recipe != "user" => {
-                            help(program, subcommands)
+                        Some((_, [program, group, default]))
+                            if *recipe == *group && ["user", "ca"].contains(group) =>
+                        {
+                            help(program, &[group, arguments.get(1).unwrap_or(default)])
                         }
-                        Some((_, [program, ..])) => {
-                            help(program, &["user", arguments.get(1).unwrap_or(&"list")])
-                        }
+                        Some((_, [program, subcommands @ ..])) => help(program, subcommands),
                         _ => script("justfile") + &script(&format!("stack/{}", script_of(recipe))),
                     }
                 }
+                ("stack/run", Some(program)) => {
+                    let words = 1 + usize::from(arguments.get(1) == Some(&"ca"));
+                    help(program, &arguments[1..].iter().copied().take(words).collect::<Vec<_>>())
+                }
                 (program, _) if program.starts_with("rollcall-") => {
-                    let subcommands = ["doctor"].into_iter().filter(|word| arguments.contains(word));
+                    let subcommands = ["doctor", "sign"].into_iter().filter(|word| arguments.contains(word));
                     help(program, &subcommands.collect::<Vec<_>>()) + &help(program, &[])
                 }
                 (program, _) if program.starts_with("stack/") || program == "certs/ca" => script(program),
@@ -126,11 +133,11 @@ fn recipes_and_flags_exist() {
     for (_, command) in PROGRAMS_OF_RECIPES {
         known += &help(command[0], &command[1..]);
     }
-    known += &help("rollcall-server", &[]);
+    known += &(help("rollcall-server", &[]) + &help("rollcall-admin", &["sign"]));
     for program in ["rollcall-server", "rollcall-admin", "rollcall-client", "rollcall-listen"] {
         known += &format!("--version {}", run(&binaries().join(program), &["--version"]));
     }
-    for name in ["enrol", "renew", "rotate", "crl", "logs"] {
+    for name in ["rotate", "logs"] {
         known += &script(&format!("stack/{name}"));
     }
     for page in page::pages() {
@@ -146,8 +153,7 @@ fn recipes_and_flags_exist() {
 fn script_of(recipe: &str) -> &str {
     match recipe {
         "rotate-key" => "rotate",
-        "renew-server" => "renew",
-        "cert" | "build" | "test" | "bench" | "lint" | "ci" | "docs-check" => "env",
+        "revoke" | "build" | "test" | "bench" | "lint" | "ci" | "docs-check" => "env",
         other => other,
     }
 }
@@ -211,7 +217,7 @@ fn tracked() -> impl Iterator<Item = String> {
             let path = entry.unwrap().path();
             let name = path.strip_prefix(ROOT).unwrap().to_str().unwrap().to_owned();
             let generated = ["target", ".git", ".run", "bench/target"].contains(&name.as_str())
-                || name.starts_with("certs/") && !["certs/ca", "certs/openssl.cnf"].contains(&name.as_str());
+                || name.starts_with("certs/") && name != "certs/ca";
             match path.is_dir() {
                 _ if generated => {}
                 true if !path.is_symlink() => folders.push(path),
@@ -251,7 +257,7 @@ fn files_and_links_exist() {
         for word in prose.split(|c: char| !(c.is_ascii_alphanumeric() || "/._-*".contains(c))) {
             let name = word.trim_end_matches(['.', '-']);
             let named = rooms.iter().any(|room| name.starts_with(room)) && !name.contains('*')
-                || ["certs/ca", "certs/openssl.cnf"].contains(&name)
+                || name == "certs/ca"
                 || !name.contains('/') && name.ends_with(".md");
             let exists = root.join(name).exists() || here.parent().unwrap().join(name).exists();
             assert!(!named || exists, "{}: there is no {name}", page.name);

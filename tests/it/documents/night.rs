@@ -4,14 +4,12 @@ use std::fs;
 use std::time::Instant;
 
 use super::Clone;
-use super::page::{self, Page, block};
+use super::page::{self, Page};
 use crate::stack::{PATIENCE, Running, text, wait_until};
 
-/// The settings of `certs/ca` for a certificate that has ended.
-const ENDED: &str = "export NOT_BEFORE=20200101000000Z NOT_AFTER=20200201000000Z";
-/// A list of our CA that has ended, to a file in `certs`.
-const ENDED_LIST: &str = "cd certs; export SAN= ROLLCALL_CERTS=$PWD; openssl ca -gencrl -config openssl.cnf \
-     -crl_lastupdate 20200101000000Z -crl_nextupdate 20200201000000Z -out";
+/// The dates of something that has ended, or has not begun.
+const ENDED: &str = "export ROLLCALL_SIGN_FROM=20200101000000Z ROLLCALL_SIGN_UNTIL=20200201000000Z";
+const EARLY: &str = "export ROLLCALL_SIGN_FROM=20990101000000Z ROLLCALL_SIGN_UNTIL=20990201000000Z";
 const CLIENT: &str = "just client --attempts 1";
 const ALICE: &str = "just client --attempts 1 --cert certs/alice.crt --key certs/alice.key";
 const BRANCH: &str = "just client --cert certs/branch.crt --key certs/branch.key";
@@ -30,11 +28,19 @@ const BRANCH_CA: &str = r#"
         openssl x509 -req -CA ca.crt -CAkey ca.key -days 9 -out leaf.crt -extfile leaf
     cat leaf.crt ca.crt >../certs/branch.crt"#;
 
-/// Our CA's certificate, of the same name and key, as one that has ended.
-const ENDED_CA: &str = "cd certs; export SAN= ROLLCALL_CERTS=$PWD; \
-     openssl x509 -x509toreq -in ca.crt -signkey ca.key -out ca.csr; \
-     openssl ca -batch -notext -config openssl.cnf -selfsign -in ca.csr -extensions authority \
-     -startdate 20200101000000Z -enddate 20200201000000Z -out ca.crt";
+/// A certificate for the key of ours, of the same name, with the dates of the environment.
+const CA: &str = r#"
+    openssl req -new -key certs/ca.key -subj / -out ca.csr
+    export ROLLCALL_SIGN_CN="$(openssl x509 -in certs/ca.crt -noout -subject -nameopt multiline | sed -n 's/.*commonName *= //p')"
+    ROLLCALL_SIGN_USAGE=authority certs/ca sign <ca.csr >ca.new; cp ca.new certs/ca.crt"#;
+
+/// A certificate for the key of a pair, with the dates of the environment.
+fn signed(name: &str, cn: &str) -> String {
+    format!(
+        "openssl req -new -key certs/{name}.key -subj / -out {name}.csr; \
+         ROLLCALL_SIGN_CN={cn} certs/ca sign <{name}.csr >{name}.new; cp {name}.new certs/{name}.crt"
+    )
+}
 
 struct Night {
     clone: Clone,
@@ -90,7 +96,7 @@ impl Night {
 #[test]
 fn each_fault_of_the_table_is_mended_by_its_line() {
     let clone = Clone::new();
-    clone.runs("just up && just enrol alice@example.com --name alice", 0, "noted");
+    clone.runs("just up && just enrol alice@example.com --name alice", 0, "alice.crt made");
     let prose = Page::read("docs/operations.md").prose();
     let table = prose.split_once("| the client prints |").unwrap().1.split_once("\n\n").unwrap().0;
     let rows = table.lines().skip(2).map(|row| {
@@ -106,22 +112,23 @@ fn each_fault_of_the_table_is_mended_by_its_line() {
 }
 
 fn lists(night: &mut Night) {
-    night.breaks(&format!("({ENDED_LIST} crl.pem); cp certs/crl.pem .run/nginx/crl.pem; {RELOAD}"));
+    night.breaks(&format!("{ENDED}; certs/ca crl </dev/null >old.pem"));
+    night.breaks(&format!("cp old.pem certs/crl.pem; cp old.pem .run/nginx/crl.pem; {RELOAD}"));
     night.prints("`FAILED:CRL has expired`", "`just crl`", CLIENT, 77);
-    night.clone.runs("just status", 1, "ENDS IN -1 DAYS");
+    night.clone.runs("just status", 1, "the CRL…ended…days ago");
     night.mends("just crl", CLIENT);
 
     night.breaks(BRANCH_CA);
     night.breaks("cp branch/crl.pem certs/crl.d/branch.pem; just crl");
-    night.comes("`just crl` says `crl.d/… has ended` or `is not a CRL`", "its copy in `.run/nginx/crl`");
+    night.comes("`just crl` says `crl.d/… has ended` or `is not a CRL`", "remove it; then `just crl`");
     night.mends("true", BRANCH);
-    // One that is broken costs nobody anything, and one that has ended only its own CA's certificates.
+    // One that is broken, or has ended, costs nobody anything as long as the last good copy lives.
     night.clone.runs("echo garbage >certs/crl.d/branch.pem; just crl", 1, "crl.d/…is not a CRL");
     night.clone.runs(BRANCH, 0, "Success!");
-    night.clone.runs(&format!("({ENDED_LIST} crl.d/branch.pem); just crl"), 1, "crl.d/…has ended");
-    night.mends("true", CLIENT);
+    night.clone.runs("cp old.pem certs/crl.d/branch.pem; just crl", 1, "crl.d/…has ended");
+    night.clone.runs(BRANCH, 0, "Success!");
     night.mends("cp branch/crl.pem certs/crl.d/branch.pem; just crl", BRANCH);
-    night.breaks("rm certs/crl.d/branch.pem .run/nginx/crl/branch.pem; just crl");
+    night.breaks("rm certs/crl.d/branch.pem; just crl");
 
     night.prints("`FAILED:unable to get certificate CRL`", "then `just crl`", BRANCH, 77);
     night.mends("true", CLIENT);
@@ -129,16 +136,18 @@ fn lists(night: &mut Night) {
 }
 
 fn certificates(night: &mut Night) {
-    night.breaks(&format!("({ENDED_CA}); {RELOAD}"));
-    night.prints("`FAILED:certificate has expired`, for everybody", "\"The CA\"", CLIENT, 77);
+    night.breaks(&format!("{ENDED}; {CA}; {RELOAD}"));
+    night.prints("`FAILED:certificate has expired`, for everybody", "`just ca renew`", CLIENT, 77);
     night.says("FAILED:certificate has expired", ALICE, 77);
-    night.mends(
-        &block("openssl x509 -in certs/ca.crt -signkey certs/ca.key -days 3650 -out certs/ca.crt.new"),
-        CLIENT,
-    );
+    night.mends("just ca renew", CLIENT);
     night.clone.runs(ALICE, 0, "Success!");
 
-    night.breaks(&format!("{ENDED}; certs/ca renew alice"));
+    night.breaks("just ca replace && just ca replace --finish --yes && just renew client");
+    night.prints("`FAILED:unable to verify the first certificate`", "`just renew NAME`", ALICE, 77);
+    night.clone.runs("just certs", 0, "untrusted");
+    night.mends("just renew alice", ALICE);
+
+    night.breaks(&format!("{ENDED}; {}", signed("alice", "alice@example.com")));
     night.prints("`the certificate … has expired` (exit code 78)", "`just renew NAME`", ALICE, 78);
     night.mends("just renew alice", ALICE);
 
@@ -151,10 +160,13 @@ fn certificates(night: &mut Night) {
     );
     night.mends("just renew alice", ALICE);
 
-    night.breaks(&format!("{ENDED}; stack/renew --server"));
+    night.breaks(&format!(
+        "{ENDED}; export ROLLCALL_SIGN_USAGE=serverAuth ROLLCALL_SIGN_SAN=DNS:localhost; {}; {RELOAD}",
+        signed("server", "localhost")
+    ));
     night.prints("`no TLS with the server: its certificate has ended, …`", "`just renew-server`", CLIENT, 76);
-    night.clone.runs("just status", 1, "DOES NOT ANSWER");
-    night.clone.runs("just up", 1, "server.crt has expired");
+    night.clone.runs("just status", 1, "the certificate…/server.crt ended…days ago");
+    night.clone.runs("just up", 1, "server.crt has ended: just renew-server");
     night.mends("just renew-server", CLIENT);
 
     let url = format!("{CLIENT} --url https://127.0.0.2:{}", night.clone.stack.https_port);
@@ -167,7 +179,7 @@ fn certificates(night: &mut Night) {
     night.mends("just renew-server 127.0.0.2", &url);
 
     let other = Clone::new();
-    other.runs("certs/ca init", 0, "made ca.crt");
+    other.runs("just ca init", 0, "ca.crt made");
     let theirs = other.folder.join("certs/ca.crt");
     night.breaks(&format!("cp {} theirs.crt", theirs.display()));
     night.prints(
@@ -232,7 +244,7 @@ fn people(night: &mut Night) {
     night.prints("403 `is not enrolled` or `is disabled` for everybody", "`DATABASE_URL`", ALICE, 77);
     night.mends("just up", ALICE);
 
-    night.breaks("export NOT_BEFORE=20990101000000Z NOT_AFTER=20990201000000Z; certs/ca renew alice");
+    night.breaks(&format!("{EARLY}; {}", signed("alice", "alice@example.com")));
     night.prints(
         "`the certificate … is not valid yet`, or `FAILED:certificate is not yet valid`",
         "set the clock",
@@ -259,9 +271,9 @@ fn people(night: &mut Night) {
     });
 
     // The walkthrough's own certificate stops nobody else.
-    night.breaks(&format!("{ENDED}; certs/ca renew client"));
-    night.clone.runs("just up", 0, "certs/ca: client.crt has expired");
+    night.breaks(&format!("{ENDED}; {}", signed("client", "valid_user@qt-test.com")));
+    night.clone.runs("just up", 0, "client.crt has ended");
     night.clone.runs("just client", 78, "has expired");
-    night.clone.types("certs/ca renew client", 0, "renewed client.crt");
-    night.mends("just up", CLIENT);
+    night.clone.types("just renew client", 0, "client.crt renewed");
+    night.says("Success!", CLIENT, 0);
 }
