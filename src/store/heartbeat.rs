@@ -54,12 +54,11 @@ macro_rules! stands {
     };
 }
 
-/// Is the certificate revoked? One that has no row is, if its number was revoked.
+/// Is the certificate revoked? One whose issuer no row names is, if its number was revoked.
 macro_rules! revoked {
     () => {
-        "(case when certificates.email is null
-              then exists (select from revoked_serials where revoked_serials.serial_number = seen.serial_number)
-              else certificates.revoked_at is not null end)"
+        "(certificates.revoked_at is not null or (certificates.issuer is null
+              and exists (select from revoked_serials where revoked_serials.serial_number = seen.serial_number)))"
     };
 }
 
