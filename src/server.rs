@@ -5,6 +5,8 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_std::channel;
@@ -24,6 +26,7 @@ use crate::store::{self, Recorder, Store};
 pub mod broadcast;
 pub mod commit;
 pub mod epoch;
+pub mod hearing;
 mod logging;
 pub mod proof;
 pub mod registry;
@@ -32,6 +35,7 @@ pub mod routes;
 mod settings;
 
 use broadcast::Broadcaster;
+use hearing::Hearing;
 use proof::Proof;
 use registry::Registry;
 use routes::{State, came_through_nginx};
@@ -77,13 +81,26 @@ pub fn run(options: Options) -> Result<(), Error> {
     }))
     .map_err(Error::Signals)?;
     task::block_on(async {
-        let commits = commit::start(Recorder::new(store.clone()), broadcaster.clone(), deadline / 2);
+        let accepts = Arc::new(AtomicBool::new(true));
+        let hearing =
+            Arc::new(Hearing::new(settings.name.clone(), settings.canary.clone(), Arc::clone(&accepts)));
+        let recorder = Recorder::new(store.clone(), settings.name.clone());
+        let commits = commit::start(recorder, broadcaster.clone(), Arc::clone(&hearing), deadline / 2);
         let (identity, registry) = (settings.identity, Registry::default());
-        let app = routes::app(State { trust, identity, registry, proof, commits, store: store.clone() });
+        let app = routes::app(State {
+            trust,
+            identity,
+            registry,
+            proof,
+            commits,
+            hearing: Arc::clone(&hearing),
+            store: store.clone(),
+        });
         let (fail, failed) = channel::bounded(1);
         task::spawn(async move {
-            if let Err(error) = wait_for_database(&store).await {
-                let _ = fail.send(error).await;
+            match wait_for_database(&store, &hearing).await {
+                Ok(()) => hearing.run(&store).await,
+                Err(error) => fail.send(error).await.unwrap_or_default(),
             }
         });
         let mut failure = None;
@@ -110,12 +127,12 @@ pub fn run(options: Options) -> Result<(), Error> {
                     );
                 }
                 listens();
-                connection::serve(listener, app, came_through_nginx, stop).await;
+                connection::serve(listener, app, came_through_nginx, &accepts, stop).await;
             }
             Address::Unix(path) => {
                 let listener = bind_unix(path).await?;
                 listens();
-                connection::serve(listener, app, came_through_nginx, stop).await;
+                connection::serve(listener, app, came_through_nginx, &accepts, stop).await;
                 let _ = fs::remove_file(path);
             }
         }
@@ -125,12 +142,13 @@ pub fn run(options: Options) -> Result<(), Error> {
 }
 
 /// Applies the migrations as soon as there is a database; meanwhile requests are answered with 503.
-async fn wait_for_database(store: &Store) -> Result<(), store::Error> {
+async fn wait_for_database(store: &Store, hearing: &Hearing) -> Result<(), store::Error> {
     let mut said = String::new();
     loop {
         let ready = async {
             store.migrate().await?;
-            store.ready().await
+            store.ready().await?;
+            hearing.start(store).await
         };
         match ready.await {
             Ok(()) => {

@@ -11,6 +11,7 @@ use async_std::channel::{self, Receiver, Sender};
 use async_std::task;
 
 use super::broadcast::Broadcaster;
+use super::hearing::Hearing;
 use crate::http::outage::Outage;
 use crate::protocol::status::Email;
 use crate::store::sighting::Sighting;
@@ -65,11 +66,16 @@ impl Refused {
 ///
 /// A request that waited for `patience` when its turn comes is refused; the store's own deadline bounds
 /// what comes then. So no request needs a timer.
-pub fn start(recorder: Recorder, broadcaster: Arc<Broadcaster>, patience: Duration) -> Commits {
+pub fn start(
+    recorder: Recorder,
+    broadcaster: Arc<Broadcaster>,
+    hearing: Arc<Hearing>,
+    patience: Duration,
+) -> Commits {
     let (queue, waiting) = channel::bounded(MAX_WAITING);
     task::spawn(async move {
         let _guard = EndTogether;
-        commit_all(waiting, recorder, broadcaster, patience).await;
+        commit_all(waiting, recorder, broadcaster, hearing, patience).await;
     });
     Commits { queue }
 }
@@ -100,6 +106,7 @@ async fn commit_all(
     waiting: Receiver<Waiting>,
     mut recorder: Recorder,
     broadcaster: Arc<Broadcaster>,
+    hearing: Arc<Hearing>,
     patience: Duration,
 ) {
     recorder.connect().await;
@@ -125,12 +132,20 @@ async fn commit_all(
         }
         let sightings: Vec<&Sighting> = batch.iter().map(|one| &one.sighting).collect();
         match recorder.record(&sightings).await {
-            Ok(recorded) => {
+            Ok(mut recorded) => {
                 outage.worked();
+                hearing.recorded(true);
                 match recorded.doubt {
                     None => clock.worked(),
                     Some(doubt) => clock.failed(&doubt),
                 }
+                recorded.committed.retain(|status| {
+                    let is_canary = hearing.is_canary(&status.email);
+                    if is_canary {
+                        hearing.canary_beat();
+                    }
+                    !is_canary
+                });
                 broadcaster.send(&recorded.committed);
                 for (one, outcome) in batch.iter().zip(recorded.outcomes) {
                     // A request whose client hung up no longer waits; it is recorded all the same.
@@ -139,6 +154,7 @@ async fn commit_all(
             }
             Err(error) => {
                 outage.failed(&error);
+                hearing.recorded(false);
                 // Requests behind a commit that failed have waited long enough too.
                 pending = Pending::default();
                 while waiting.try_recv().is_ok() {}

@@ -7,6 +7,7 @@ use tide::http::Method;
 use tide::{Request, Response, StatusCode};
 
 use super::commit::{Commits, MAX_REPEATS, Refused};
+use super::hearing::Hearing;
 use super::proof::{self, Proof};
 use super::registry::Registry;
 use super::renewal;
@@ -25,6 +26,7 @@ pub struct State {
     /// For a script that asks whose server this is.
     pub proof: Option<Proof>,
     pub commits: Commits,
+    pub hearing: Arc<Hearing>,
     /// To ask whether the database answers, and whose a certificate is.
     pub store: Store,
 }
@@ -64,7 +66,8 @@ pub async fn sighting(request: &Request<Arc<State>>) -> Result<Sighting, Problem
         Identity::San => forwarded.alternative_name(&escaped_certificate(request))?,
         Identity::Registered => state.registry.holder(&state.store, forwarded.certificate()?).await?,
     };
-    Ok(forwarded.sighting(email, now_ns)?)
+    let heard_ms = state.hearing.reading().ok_or(Refused::Unavailable)?;
+    Ok(forwarded.sighting(email, now_ns, heard_ms)?)
 }
 
 /// Ready: the database answers and its schema is in place.

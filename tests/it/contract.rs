@@ -1,11 +1,13 @@
 //! The HTTP contract, row by row, in process: the router with a real database behind it, and no port.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_std::task::block_on;
 use rollcall::http::identity::{Credential, Identity, Trust};
 use rollcall::server::broadcast::Broadcaster;
 use rollcall::server::commit;
+use rollcall::server::hearing::Hearing;
 use rollcall::server::registry::Registry;
 use rollcall::server::routes::{State, app};
 use rollcall::store::{Recorder, Store};
@@ -24,8 +26,12 @@ fn answer(identity: Identity, url: &str, method: Method, path: &str, replaced: &
     let broadcaster = Broadcaster::open(Vec::new(), None, None).unwrap();
     block_on(async {
         let trust = Trust::Credential(Credential::new(SECRET).unwrap());
-        let commits = commit::start(Recorder::new(store.clone()), broadcaster, DEADLINE);
-        let app = app(State { trust, identity, registry: Registry::default(), proof: None, commits, store });
+        let hearing = Arc::new(Hearing::new("here".to_owned(), None, Arc::default()));
+        let _ = hearing.start(&store).await;
+        let recorder = Recorder::new(store.clone(), "here".to_owned());
+        let commits = commit::start(recorder, broadcaster, Arc::clone(&hearing), DEADLINE);
+        let registry = Registry::default();
+        let app = app(State { trust, identity, registry, proof: None, commits, hearing, store });
         let mut request = Request::new(method, Url::parse(&format!("http://clerk{path}")).unwrap());
         for (name, value) in [
             ("X-Proxy-Credential", SECRET),
