@@ -41,6 +41,8 @@ pub mod x509;
 
 #[cfg(feature = "protocol")]
 pub mod lan;
+#[cfg(any(feature = "listen", feature = "server"))]
+pub mod prometheus;
 #[cfg(feature = "protocol")]
 pub mod protocol;
 
