@@ -25,17 +25,21 @@ pub mod broadcast;
 pub mod commit;
 pub mod epoch;
 mod logging;
+pub mod metrics;
 pub mod proof;
 pub mod registry;
 mod renewal;
 pub mod routes;
 mod settings;
+pub mod supervisor;
 
 use broadcast::Broadcaster;
+use metrics::{About, Heartbeats};
 use proof::Proof;
 use registry::Registry;
 use routes::{State, came_through_nginx};
 use settings::{MAX_DEADLINE, MIN_DEADLINE, load_signing};
+use supervisor::{Supervisor, Watchdog};
 
 pub(crate) use settings::{Address, Privacy, Settings};
 pub use settings::{Command, Doctor, Options};
@@ -47,6 +51,7 @@ const RETRY: Duration = Duration::from_millis(500);
 pub fn run(options: Options) -> Result<(), Error> {
     let check = options.check;
     let settings = Settings::read(options)?;
+    let about = About::this(settings.certs.clone());
     settings.log.start();
     let Settings { ref listen, deadline, .. } = settings;
     let url = settings.database_url.as_deref().ok_or(Error::NoDatabase)?;
@@ -76,10 +81,21 @@ pub fn run(options: Options) -> Result<(), Error> {
         log::info!("SIGHUP: there is nothing to read anew, and the log is on standard error; going on");
     }))
     .map_err(Error::Signals)?;
+    let supervisor = Supervisor::of_this_process();
     task::block_on(async {
-        let commits = commit::start(Recorder::new(store.clone()), broadcaster.clone(), deadline / 2);
-        let (identity, registry) = (settings.identity, Registry::default());
-        let app = routes::app(State { trust, identity, registry, proof, commits, store: store.clone() });
+        let watchdog = supervisor.as_ref().and_then(Watchdog::of);
+        let recorder = Recorder::new(store.clone());
+        let app = routes::app(State {
+            trust,
+            identity: settings.identity,
+            registry: Registry::default(),
+            proof,
+            commits: commit::start(recorder, broadcaster.clone(), deadline / 2, watchdog),
+            store: store.clone(),
+            broadcaster: broadcaster.clone(),
+            heartbeats: Heartbeats::default(),
+            about,
+        });
         let (fail, failed) = channel::bounded(1);
         task::spawn(async move {
             if let Err(error) = wait_for_database(&store).await {
@@ -97,9 +113,17 @@ pub fn run(options: Options) -> Result<(), Error> {
                 }
             };
             failure = async_std::prelude::FutureExt::race(signal, broken).await;
+            if let Some(supervisor) = &supervisor {
+                supervisor.stopping();
+            }
             log::info!("stopping: finishing the requests that are being answered");
         };
-        let listens = || log::info!("rollcall-server {} listens on {listen}", env!("CARGO_PKG_VERSION"));
+        let listens = || {
+            log::info!("rollcall-server {} listens on {listen}", env!("CARGO_PKG_VERSION"));
+            if let Some(supervisor) = &supervisor {
+                supervisor.ready();
+            }
+        };
         match listen {
             Address::Tcp(address) => {
                 let bound = TcpListener::bind(address).await;

@@ -11,6 +11,8 @@ use async_std::channel::{self, Receiver, Sender};
 use async_std::task;
 
 use super::broadcast::Broadcaster;
+use super::metrics::Committed;
+use super::supervisor::Watchdog;
 use crate::http::outage::Outage;
 use crate::protocol::status::Email;
 use crate::store::sighting::Sighting;
@@ -27,6 +29,7 @@ pub const MAX_REPEATS: usize = 32;
 /// Requests hand in their sightings here.
 pub struct Commits {
     queue: Sender<Waiting>,
+    committed: Arc<Committed>,
 }
 
 struct Waiting {
@@ -65,13 +68,22 @@ impl Refused {
 ///
 /// A request that waited for `patience` when its turn comes is refused; the store's own deadline bounds
 /// what comes then. So no request needs a timer.
-pub fn start(recorder: Recorder, broadcaster: Arc<Broadcaster>, patience: Duration) -> Commits {
+///
+/// Each turn feeds the watchdog, also while the database is away or nobody beats.
+pub fn start(
+    recorder: Recorder,
+    broadcaster: Arc<Broadcaster>,
+    patience: Duration,
+    watchdog: Option<Watchdog>,
+) -> Commits {
     let (queue, waiting) = channel::bounded(MAX_WAITING);
+    let committed = Arc::new(Committed::default());
+    let commits = Commits { queue, committed: Arc::clone(&committed) };
     task::spawn(async move {
         let _guard = EndTogether;
-        commit_all(waiting, recorder, broadcaster, patience).await;
+        commit_all(waiting, recorder, broadcaster, patience, watchdog, committed).await;
     });
-    Commits { queue }
+    commits
 }
 
 impl Commits {
@@ -81,6 +93,14 @@ impl Commits {
         let waiting = Waiting { sighting, answer, since: Instant::now() };
         self.queue.try_send(waiting).map_err(|_| Refused::Unavailable)?;
         answered.recv().await.unwrap_or(Err(Refused::Unavailable))
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub fn committed(&self) -> &Committed {
+        &self.committed
     }
 }
 
@@ -101,16 +121,26 @@ async fn commit_all(
     mut recorder: Recorder,
     broadcaster: Arc<Broadcaster>,
     patience: Duration,
+    mut watchdog: Option<Watchdog>,
+    committed: Arc<Committed>,
 ) {
     recorder.connect().await;
     let outage = Outage::of("the database");
     let clock = Outage::of("the clock of this host");
     let mut pending = Pending::default();
     loop {
+        if let Some(watchdog) = &mut watchdog {
+            watchdog.feed();
+        }
         if pending.waiting.is_empty() {
-            match waiting.recv().await {
-                Ok(first) => pending = Pending { waiting: vec![first], people: 1 },
-                Err(_) => return,
+            let next = match &mut watchdog {
+                Some(watchdog) => watchdog.wait_for(waiting.recv()).await,
+                None => Some(waiting.recv().await),
+            };
+            match next {
+                Some(Ok(first)) => pending = Pending { waiting: vec![first], people: 1 },
+                Some(Err(_)) => return,
+                None => continue,
             }
         }
         // Each person of those has a place in this batch. The others have the rest of the room.
@@ -124,8 +154,10 @@ async fn commit_all(
             continue;
         }
         let sightings: Vec<&Sighting> = batch.iter().map(|one| &one.sighting).collect();
+        let began = Instant::now();
         match recorder.record(&sightings).await {
             Ok(recorded) => {
+                committed.count(began.elapsed(), sightings.len());
                 outage.worked();
                 match recorded.doubt {
                     None => clock.worked(),

@@ -101,7 +101,9 @@ pub(crate) struct Settings {
     pub identity: Identity,
     pub proxy_credential: PathBuf,
     pub state: PathBuf,
-    pub log: logging::Filter,
+    /// The folder of the certificates, as far as the server may read it.
+    pub certs: PathBuf,
+    pub log: logging::Log,
 }
 
 impl Settings {
@@ -132,7 +134,11 @@ impl Settings {
             identity: setting(None, "ROLLCALL_IDENTITY", "cn")?,
             proxy_credential: options.proxy_credential.unwrap_or_else(|| state.join("proxy-credential")),
             state,
-            log: setting(None, "ROLLCALL_LOG", logging::DEFAULT)?,
+            certs: setting(None, "ROLLCALL_CERTS", "certs")?,
+            log: logging::Log {
+                filter: setting(None, "ROLLCALL_LOG", logging::DEFAULT)?,
+                format: setting(None, "ROLLCALL_LOG_FORMAT", "text")?,
+            },
         })
     }
 

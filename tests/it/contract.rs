@@ -6,6 +6,7 @@ use async_std::task::block_on;
 use rollcall::http::identity::{Credential, Identity, Trust};
 use rollcall::server::broadcast::Broadcaster;
 use rollcall::server::commit;
+use rollcall::server::metrics::{About, Heartbeats};
 use rollcall::server::registry::Registry;
 use rollcall::server::routes::{State, app};
 use rollcall::store::{Recorder, Store};
@@ -24,8 +25,20 @@ fn answer(identity: Identity, url: &str, method: Method, path: &str, replaced: &
     let broadcaster = Broadcaster::open(Vec::new(), None, None).unwrap();
     block_on(async {
         let trust = Trust::Credential(Credential::new(SECRET).unwrap());
-        let commits = commit::start(Recorder::new(store.clone()), broadcaster, DEADLINE);
-        let app = app(State { trust, identity, registry: Registry::default(), proof: None, commits, store });
+        let commits = commit::start(Recorder::new(store.clone()), broadcaster.clone(), DEADLINE, None);
+        let (registry, heartbeats, about) =
+            (Registry::default(), Heartbeats::default(), About::this("certs".into()));
+        let app = app(State {
+            trust,
+            identity,
+            registry,
+            proof: None,
+            commits,
+            store,
+            broadcaster,
+            heartbeats,
+            about,
+        });
         let mut request = Request::new(method, Url::parse(&format!("http://clerk{path}")).unwrap());
         for (name, value) in [
             ("X-Proxy-Credential", SECRET),
