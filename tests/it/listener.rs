@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, UdpSocket};
 use std::process::{Command, Stdio};
 
-fn datagram() -> Vec<u8> {
+pub fn datagram() -> Vec<u8> {
     datagram_at(1_795_456_442_123_456_789)
 }
 
