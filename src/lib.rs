@@ -16,7 +16,7 @@
 //! | a connection's limits, the body of an error | [`http`] |
 //! | a route, a status code | [`server::routes`] |
 //! | a metric | [`server::metrics`], `stats` of [`listener`]; the text that Prometheus reads: [`prometheus`] |
-//! | a line of the log, its JSON | `logging` of [`server`] |
+//! | a line of the log, its JSON | `logging` of [`cli`] |
 //! | the readiness of the service, its watchdog | [`server::supervisor`] |
 //! | the grouping of commits, the answer while the database is away | [`server::commit`] |
 //! | an announcement's way to the network | [`server::broadcast`] |

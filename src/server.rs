@@ -24,7 +24,6 @@ use crate::store::{self, Recorder, Store};
 pub mod broadcast;
 pub mod commit;
 pub mod epoch;
-mod logging;
 pub mod metrics;
 pub mod proof;
 pub mod registry;

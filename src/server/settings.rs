@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use super::Error;
 use super::epoch::LastEpoch;
-use super::logging;
-use crate::cli::{FromArgs, Timespan, setting};
+use crate::cli::{FromArgs, Timespan, logging, setting};
 use crate::files;
 use crate::http::identity::{Credential, Identity, Trust};
 use crate::keyfile;
@@ -42,7 +41,8 @@ impl FromStr for Address {
 }
 
 /// Records sightings and announces them. Runs behind nginx, which checks the certificates. The
-/// database is DATABASE_URL; the log's detail is ROLLCALL_LOG (error, warn, info, debug). Announcements
+/// database is DATABASE_URL; the log's detail is ROLLCALL_LOG (error, warn, info, debug), its form
+/// ROLLCALL_LOG_FORMAT (text, json). Announcements
 /// carry emails or, with ROLLCALL_PRIVACY=pseudonym, what ROLLCALL_PRIVACY_KEY makes of them. A certificate is
 /// that of its CN or, by ROLLCALL_IDENTITY, of its rfc822Name (san) or its row in the database (registered).
 #[derive(Default, FromArgs)]

@@ -1,4 +1,4 @@
-//! The server's log, on standard error: how much of it `ROLLCALL_LOG` lets through, and in which form.
+//! A log on standard error: how much of it `ROLLCALL_LOG` lets through, and in which form.
 
 use std::fmt;
 use std::io::Write;
