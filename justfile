@@ -90,7 +90,7 @@ renew *args: build
 renew-server *args: build
     @exec stack/run rollcall-admin renew --server "$@"
 
-# refuse certificates from the next request on: just revoke EMAIL|NAME|SERIAL…
+# refuse certificates from the next request on: just revoke EMAIL|NAME|SERIAL… [--unknown]
 [group('certificates')]
 [no-exit-message]
 revoke +names: build

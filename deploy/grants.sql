@@ -2,7 +2,8 @@
 -- Run as the owner of the tables, after `rollcall-admin migrate`. Running it again changes nothing.
 
 grant select on _sqlx_migrations to rollcall_server;
-grant select, update (last_seen_ns, ip, port) on users to rollcall_server;
+grant select, update (last_seen_ns, ip, port, server, good_until_ms, gone_after_ms, said_every_s) on users to rollcall_server;
+grant select, insert, update on servers to rollcall_server;
 -- `serial` is for a server of the version before.
 grant select, insert (serial_number, serial, email, fingerprint, not_after, last_used_ns), update (last_used_ns)
    on certificates to rollcall_server;

@@ -161,6 +161,9 @@ struct Renew {
 struct Revoke {
     #[argh(positional)]
     names: Vec<String>,
+    /// also a serial number that no row describes, of our own CA
+    #[argh(switch)]
+    unknown: bool,
 }
 
 /// show every certificate that was made, given or seen, the soonest end first
@@ -255,7 +258,7 @@ pub fn run(options: Options) -> Result<(), Error> {
         Command::Enrol(options) => with_store(async |store| issue::enrol(store, &options).await),
         Command::Renew(options) if options.server => issue::renew_server(&options),
         Command::Renew(options) => with_store(async |store| issue::renew(store, &options).await),
-        Command::Revoke(Revoke { names }) => with_store(async |store| revoke::revoke(store, &names).await),
+        Command::Revoke(options) => with_store(async |store| revoke::revoke(store, &options).await),
         Command::Certs(options) => with_store(async |store| list::list(store, &options).await),
         Command::Crl(options) => with_store(async |store| crl::crl(store, &options).await),
         Command::Sign(Sign { watch: false }) => with_store(async |store| renewals::sign(store).await),
@@ -478,9 +481,15 @@ pub enum Error {
     Protect(PathBuf, String),
 
     #[error(
-        "no certificate {0} is known: no email, device, serial number or fingerprint; just certs shows them"
+        "no certificate {0} is known: no email, device, serial number or fingerprint; just certs shows them. A number \
+         that only our CA knows is revoked with --unknown"
     )]
     Unknown(String),
+    #[error(
+        "the database does not know {0}.crt (a restored dump?): just enrol EMAIL --name {0} notes it, and then it can be \
+         revoked"
+    )]
+    OnlyAFile(String),
     #[error("{0} was the name of several people's devices ({1}): give a serial number (just certs)")]
     SeveralPeople(String, String),
     #[error("several CAs gave the serial number {0}: give one of the fingerprints {1}")]

@@ -5,6 +5,8 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_std::channel;
@@ -24,6 +26,7 @@ use crate::store::{self, Recorder, Store};
 pub mod broadcast;
 pub mod commit;
 pub mod epoch;
+pub mod hearing;
 pub mod metrics;
 pub mod proof;
 pub mod registry;
@@ -33,6 +36,7 @@ mod settings;
 pub mod supervisor;
 
 use broadcast::Broadcaster;
+use hearing::Hearing;
 use metrics::{About, Heartbeats};
 use proof::Proof;
 use registry::Registry;
@@ -83,13 +87,19 @@ pub fn run(options: Options) -> Result<(), Error> {
     let supervisor = Supervisor::of_this_process();
     task::block_on(async {
         let watchdog = supervisor.as_ref().and_then(Watchdog::of);
-        let recorder = Recorder::new(store.clone());
+        let accepts = Arc::new(AtomicBool::new(true));
+        let hearing =
+            Arc::new(Hearing::new(settings.name.clone(), settings.canary.clone(), Arc::clone(&accepts)));
+        let recorder = Recorder::new(store.clone(), settings.name.clone());
+        let commits =
+            commit::start(recorder, broadcaster.clone(), Arc::clone(&hearing), deadline / 2, watchdog);
         let app = routes::app(State {
             trust,
             identity: settings.identity,
             registry: Registry::default(),
             proof,
-            commits: commit::start(recorder, broadcaster.clone(), deadline / 2, watchdog),
+            commits,
+            hearing: Arc::clone(&hearing),
             store: store.clone(),
             broadcaster: broadcaster.clone(),
             heartbeats: Heartbeats::default(),
@@ -97,8 +107,9 @@ pub fn run(options: Options) -> Result<(), Error> {
         });
         let (fail, failed) = channel::bounded(1);
         task::spawn(async move {
-            if let Err(error) = wait_for_database(&store).await {
-                let _ = fail.send(error).await;
+            match wait_for_database(&store, &hearing).await {
+                Ok(()) => hearing.run(&store).await,
+                Err(error) => fail.send(error).await.unwrap_or_default(),
             }
         });
         let mut failure = None;
@@ -133,12 +144,12 @@ pub fn run(options: Options) -> Result<(), Error> {
                     );
                 }
                 listens();
-                connection::serve(listener, app, came_through_nginx, stop).await;
+                connection::serve(listener, app, came_through_nginx, &accepts, stop).await;
             }
             Address::Unix(path) => {
                 let listener = bind_unix(path).await?;
                 listens();
-                connection::serve(listener, app, came_through_nginx, stop).await;
+                connection::serve(listener, app, came_through_nginx, &accepts, stop).await;
                 let _ = fs::remove_file(path);
             }
         }
@@ -148,12 +159,13 @@ pub fn run(options: Options) -> Result<(), Error> {
 }
 
 /// Applies the migrations as soon as there is a database; meanwhile requests are answered with 503.
-async fn wait_for_database(store: &Store) -> Result<(), store::Error> {
+async fn wait_for_database(store: &Store, hearing: &Hearing) -> Result<(), store::Error> {
     let mut said = String::new();
     loop {
         let ready = async {
             store.migrate().await?;
-            store.ready().await
+            store.ready().await?;
+            hearing.start(store).await
         };
         match ready.await {
             Ok(()) => {

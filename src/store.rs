@@ -22,6 +22,7 @@ mod certificates;
 mod connection;
 mod heartbeat;
 mod people;
+pub mod presence;
 mod renewals;
 pub mod sighting;
 
@@ -196,6 +197,9 @@ async fn cannot_record(connection: &mut PgConnection) -> Result<Option<String>, 
                       ('_sqlx_migrations', 'version', 'select'),
                       ('users', 'email', 'select'), ('users', 'disabled_at', 'select'),
                       ('users', 'last_seen_ns', 'update'), ('users', 'ip', 'update'), ('users', 'port', 'update'),
+                      ('users', 'server', 'update'), ('users', 'good_until_ms', 'update'),
+                      ('users', 'gone_after_ms', 'update'), ('users', 'said_every_s', 'update'),
+                      ('servers', 'heard_ms', 'select'), ('servers', 'epoch', 'insert'), ('servers', 'epoch', 'update'),
                       ('certificates', 'serial_number', 'select'), ('certificates', 'revoked_at', 'select'),
                       ('certificates', 'serial_number', 'insert'), ('certificates', 'email', 'insert'),
                       ('revoked_serials', 'serial_number', 'select'),

@@ -4,10 +4,11 @@
 //! host has published: the rows of a restored dump may have forgotten some.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
 use ring::digest;
@@ -37,6 +38,8 @@ pub enum When {
     Now,
     /// Unless the one that is published says the same and lives for long enough.
     IfDue,
+    /// The same, and the lists of other CAs stay as they are: a revocation does not wait for their hosts.
+    Revoked,
 }
 
 /// Entries of the published list that the rows do not have.
@@ -97,7 +100,7 @@ pub async fn refresh(
                 }
             };
             text += &match found {
-                Some(crl) if when == When::IfDue && !is_due => x509::pem("X509 CRL", &crl.der),
+                Some(crl) if when != When::Now && !is_due => x509::pem("X509 CRL", &crl.der),
                 // A number never comes twice, however often a second has one.
                 _ => desk.signer()?.crl(
                     issuer,
@@ -109,7 +112,7 @@ pub async fn refresh(
         }
         desk.folder.publish(&own, text.as_bytes())?;
     }
-    publish(desk)
+    publish(desk, when)
 }
 
 /// Revokes again that which an older dump has forgotten.
@@ -134,7 +137,7 @@ async fn remember(store: &Store, published: &[Revocation]) -> Result<(), Error> 
     }
     note(format_args!(
         "rollcall-admin: the published CRL holds {} revocations that the database has forgotten (a restored dump?); \
-         they are revoked again. crl --drop-forgotten lifts them instead",
+         they are revoked again",
         forgotten.len()
     ));
     for row in rows {
@@ -181,14 +184,14 @@ pub fn published(desk: &Desk) -> Result<Vec<Revocation>, Error> {
 }
 
 /// Hands nginx its file: our own lists, and the last good one of each other CA.
-fn publish(desk: &Desk) -> Result<Vec<Error>, Error> {
+fn publish(desk: &Desk, when: When) -> Result<Vec<Error>, Error> {
     let nginx = desk.settings.state.join("nginx");
     if desk.settings.trust.crl == Lists::Off || !nginx.is_dir() {
         return Ok(Vec::new());
     }
     let kept = nginx.join("crl");
     fs::create_dir_all(&kept).map_err(Error::file(&kept))?;
-    let (others, problems) = others(desk, &kept)?;
+    let (others, problems) = others(desk, &kept, when)?;
     let own = if desk.is_own() { read_text(&desk.folder.path("crl.pem"))? } else { String::new() };
     let text = own + &others;
     let resumes = fs::read_to_string(nginx.join("nginx.conf")).is_ok_and(|conf| conf.contains(RESUMES));
@@ -217,19 +220,32 @@ fn publish(desk: &Desk) -> Result<Vec<Error>, Error> {
 }
 
 /// The lists of other CAs, and the faults of those whose last good copy stands in.
-fn others(desk: &Desk, kept: &Path) -> Result<(String, Vec<Error>), Error> {
+fn others(desk: &Desk, kept: &Path, when: When) -> Result<(String, Vec<Error>), Error> {
     let (mut text, mut problems, mut names) = (String::new(), Vec::new(), BTreeSet::new());
     for source in sources(desk)? {
         let copy = kept.join(source.name());
         names.insert(copy.clone());
-        match source.read(desk, &read(&copy).unwrap_or_default()) {
-            Ok(good) => desk.folder.publish(&copy, good.as_bytes())?,
+        let old = read_text(&copy)?;
+        if when == When::Revoked && !old.is_empty() {
+            text += &old;
+            continue;
+        }
+        match source.read(desk, &x509::crls(old.as_bytes()).unwrap_or_default()) {
+            Ok(good) => {
+                desk.folder.publish(&copy, good.as_bytes())?;
+                text += &good;
+            }
             Err(error) => {
-                note(format_args!("rollcall-admin: {error}; its last good copy stays in use"));
+                let instead = if old.is_empty() {
+                    "there is no earlier copy"
+                } else {
+                    "its last good copy stays in use"
+                };
+                note(format_args!("rollcall-admin: {error}; {instead}"));
                 problems.push(error);
+                text += &old;
             }
         }
-        text += &read_text(&copy)?;
     }
     // A list that was taken out is out of use.
     for entry in fs::read_dir(kept).map_err(Error::file(kept))?.flatten() {
@@ -260,7 +276,8 @@ fn sources(desk: &Desk) -> Result<Vec<Source>, Error> {
                     .map_err(Error::file(&folder))?,
             };
             files.retain(|file| {
-                file.extension().is_some_and(|extension| extension == "pem" || extension == "crl")
+                let is_named = |extension: &OsStr| extension == "pem" || extension == "crl";
+                file.is_file() && file.extension().is_some_and(is_named)
             });
             files.sort();
             Ok(files.into_iter().map(Source::File).collect())
@@ -321,25 +338,24 @@ impl Source {
     }
 }
 
+/// No more of it than a list may have: a server need not say how much it sends.
 fn fetch(url: &str) -> Result<Vec<u8>, String> {
-    let most = LARGEST_CRL.to_string();
-    let output = Command::new("curl")
-        .args([
-            "-q",
-            "-fsSL",
-            "--proto",
-            "=http,https",
-            "--max-time",
-            "60",
-            "--max-filesize",
-            &most,
-            "--",
-            url,
-        ])
-        .output()
-        .map_err(|error| format!("curl: {error}"))?;
+    let failed = |error: io::Error| format!("curl: {error}");
+    let mut curl = Command::new("curl")
+        .args(["-q", "-fsSL", "--proto", "=http,https", "--max-time", "60", "--", url])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    let mut list = Vec::new();
+    let read = curl.stdout.take().expect("it is piped").take(LARGEST_CRL + 1).read_to_end(&mut list);
+    // This closed the pipe, which ends a curl that has more to say.
+    let output = curl.wait_with_output().map_err(failed)?;
+    read.map_err(failed)?;
     match output.status.success() {
-        true => Ok(output.stdout),
+        _ if list.len() as u64 > LARGEST_CRL => Err(format!("it has more than {LARGEST_CRL} bytes")),
+        true => Ok(list),
         false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
     }
 }

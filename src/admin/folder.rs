@@ -16,7 +16,7 @@ const MOST: u64 = 1 << 22;
 
 /// A public file, and one that its owner alone may read.
 const PUBLIC: u32 = 0o644;
-const SECRET: u32 = 0o600;
+pub const SECRET: u32 = 0o600;
 
 /// How long a command waits for another one that is at work in the folder.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -163,15 +163,19 @@ impl Folder {
     }
 }
 
-/// Removes the parts of files that a command has left that was killed: FILE.PID.new. Each may hold a key.
+/// Removes the parts of files that a command has left that was killed: FILE.PID.new, and a key whose certificate was
+/// not made yet. Each may hold a key.
 fn sweep(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let name = entry.file_name();
-        if let [.., "crt" | "key" | "pem" | "p12" | "staged", pid, "new"] =
-            name.to_string_lossy().split('.').collect::<Vec<_>>()[..]
-            && pid.parse::<u32>().is_ok()
-        {
+        let name = name.to_string_lossy();
+        let is_dead = match name.split('.').collect::<Vec<_>>()[..] {
+            [.., "crt" | "key" | "pem" | "p12" | "staged", pid, "new"] => pid.parse::<u32>().is_ok(),
+            [.., "key", "staged"] => !folder.join(name.replace(".key.staged", ".crt.staged")).exists(),
+            _ => false,
+        };
+        if is_dead {
             fs::remove_file(entry.path())?;
         }
     }

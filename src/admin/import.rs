@@ -4,9 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::time::SystemTime;
 
 use super::desk::Desk;
 use super::{Error, crl, issue, report};
+use crate::cli::{note, seconds};
 use crate::files;
 use crate::protocol::status::Email;
 use crate::store::sighting::Serial;
@@ -36,7 +38,7 @@ pub async fn import(store: &Store, desk: &Desk) -> Result<(), Error> {
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
         let path = entry.path();
-        if path.extension().is_none_or(|extension| extension != "pem") {
+        if path.extension().is_none_or(|extension| extension != "pem") || !path.is_file() {
             continue;
         }
         let bytes = files::read(&path, files::SMALL).map_err(Error::file(&path))?;
@@ -56,8 +58,14 @@ pub async fn import(store: &Store, desk: &Desk) -> Result<(), Error> {
     }
     // The index, and a CRL that was published, may hold more than the copies do.
     for (serial, at) in revoked {
-        let serial = Serial::new(&serial).map_err(Error::Certificate)?;
-        revocations.push(Revocation { serial, issuer: Some(authority.subject_text.clone()), at });
+        match Serial::new(&serial) {
+            Ok(serial) => {
+                revocations.push(Revocation { serial, issuer: Some(authority.subject_text.clone()), at });
+            }
+            Err(error) => {
+                note(format_args!("rollcall-admin: {serial:?} in index.txt is passed over: {error}"))
+            }
+        }
     }
     revocations.extend(crl::published(desk)?);
     // Each part within the time that the database has.
@@ -67,7 +75,11 @@ pub async fn import(store: &Store, desk: &Desk) -> Result<(), Error> {
     for part in revocations.chunks(PART) {
         store.revoke_again(part).await?;
     }
-    let done = desk.folder.path("issued.imported");
+    // A copy of the old folder that somebody put back comes beside the first.
+    let names =
+        ["issued.imported".to_owned()].into_iter().chain((2..).map(|n| format!("issued.imported.{n}")));
+    let mut places = names.map(|name| desk.folder.path(&name));
+    let done = places.find(|place| !place.exists()).expect("the numbers have no end");
     fs::rename(&folder, &done).map_err(Error::file(&done))?;
     report(
         &folder.display(),
@@ -94,11 +106,13 @@ fn names(path: &Path) -> Result<BTreeMap<String, String>, Error> {
         .collect())
 }
 
-/// openssl-ca(1): state, end, time of the revocation with its reason, serial number.
+/// openssl-ca(1): state, end, time of the revocation with its reason, serial number. A time that cannot be read is now.
 fn index(path: &Path) -> Result<BTreeMap<String, u64>, Error> {
     let text = read(path)?;
     let entry = |line: &str| match line.split('\t').collect::<Vec<_>>()[..] {
-        ["R", _, at, serial, ..] => Some((serial.to_owned(), moment(at)?)),
+        ["R", _, at, serial, ..] => {
+            Some((serial.to_owned(), moment(at).unwrap_or_else(|| seconds(SystemTime::now()))))
+        }
         _ => None,
     };
     Ok(text.lines().filter_map(entry).collect())
@@ -108,7 +122,7 @@ fn index(path: &Path) -> Result<BTreeMap<String, u64>, Error> {
 fn moment(text: &str) -> Option<u64> {
     let part = |at: usize| text.get(at..at + 2);
     let date = format!("20{}-{}-{}T{}:{}:{}Z", part(0)?, part(2)?, part(4)?, part(6)?, part(8)?, part(10)?);
-    humantime::parse_rfc3339(&date).ok().map(crate::cli::seconds)
+    humantime::parse_rfc3339(&date).ok().map(seconds)
 }
 
 fn read(path: &Path) -> Result<String, Error> {

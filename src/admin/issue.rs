@@ -6,11 +6,11 @@
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, SystemTime};
 
 use super::desk::Desk;
-use super::folder::Folder;
+use super::folder::{Folder, SECRET};
 use super::signer::{Subject, verify};
 use super::{Enrol, Error, Renew, report};
 use crate::cli::seconds;
@@ -29,6 +29,9 @@ pub async fn enrol(store: &Store, options: &Enrol) -> Result<(), Error> {
     let email = Email::new(&options.email).map_err(Error::Email)?;
     let name = options.name.as_deref().unwrap_or(email.as_str());
     Folder::check_name(name)?;
+    if name.contains('@') && name != email.as_str() {
+        return Err(Error::Name(name.to_owned(), "just revoke would take it for a person's email"));
+    }
     let request = options.csr.as_deref().map(read_request).transpose()?;
     let desk = Desk::open()?;
     super::import::import(store, &desk).await?;
@@ -60,7 +63,7 @@ pub async fn enrol(store: &Store, options: &Enrol) -> Result<(), Error> {
         Some(certificate) => keep(store, &desk, &email, name, &certificate, request.as_ref()).await?,
     }
     if options.p12 || options.p12_legacy {
-        bundle(&desk, &email, name, options.p12_legacy)?;
+        bundle(desk, &email, name, options.p12_legacy)?;
     }
     Ok(())
 }
@@ -264,7 +267,8 @@ pub fn noted(
 
 /// A certificate that somebody else made, which nginx would let in, for this person.
 fn given<'a>(desk: &'a Desk, file: &Path, email: &Email) -> Result<(Certificate, &'a Certificate), Error> {
-    let chain = super::folder::read_certificates(file)?;
+    let bytes = files::read(file, files::SMALL).map_err(Error::file(file))?;
+    let chain = x509::certificates(&bytes).map_err(|error| Error::X509(file.to_owned(), error))?;
     let wrong = |why: String| Error::Given(file.to_owned(), why);
     let Some(leaf) = chain.first() else { return Err(wrong("there is no certificate in it".to_owned())) };
     let authority = verify(&chain, &desk.trusted).map_err(wrong)?;
@@ -315,18 +319,19 @@ pub fn pem(chain: &[Certificate]) -> String {
     chain.iter().map(|certificate| x509::pem("CERTIFICATE", &certificate.der)).collect()
 }
 
-/// Key, certificate and CAs in one file, as browsers take them.
-fn bundle(desk: &Desk, email: &Email, name: &str, legacy: bool) -> Result<(), Error> {
+/// Key, certificate and CAs in one file, as browsers take them. Others may work in the folder while openssl waits for a
+/// password.
+fn bundle(desk: Desk, email: &Email, name: &str, legacy: bool) -> Result<(), Error> {
     let key = desk.folder.key(name);
     if !key.exists() {
         return Err(Error::NoKeyForBundle(name.to_owned()));
     }
     let file = desk.folder.path(&format!("{name}.p12"));
-    let staged = desk.folder.path(&format!("{name}.p12.staged"));
     let mut openssl = Command::new("openssl");
     openssl.args(["pkcs12", "-export", "-name", email.as_str()]);
     openssl.arg("-in").arg(desk.folder.certificate(name)).arg("-inkey").arg(key);
-    openssl.arg("-certfile").arg(desk.folder.certificate("ca")).arg("-out").arg(&staged);
+    openssl.arg("-certfile").arg(desk.folder.certificate("ca"));
+    drop(desk);
     if legacy {
         openssl.arg("-legacy");
     }
@@ -334,15 +339,14 @@ fn bundle(desk: &Desk, email: &Email, name: &str, legacy: bool) -> Result<(), Er
         openssl.args(["-passout", "env:ROLLCALL_P12_PASSWORD"]);
     }
     let failed = |why: String| Error::Bundle(file.clone(), why);
-    let status = openssl.status().map_err(|error| failed(error.to_string()))?;
-    let bytes = files::read(&staged, files::SMALL * 16).unwrap_or_default();
+    openssl.stdin(Stdio::inherit()).stderr(Stdio::inherit());
+    let Output { status, stdout, .. } = openssl.output().map_err(|error| failed(error.to_string()))?;
     let is_whole =
-        keyfile::items(&bytes).is_ok_and(|items| items.iter().any(|item| item.kind == ItemKind::Pkcs12));
-    let _ = fs::remove_file(&staged);
+        keyfile::items(&stdout).is_ok_and(|items| items.iter().any(|item| item.kind == ItemKind::Pkcs12));
     if !status.success() || !is_whole {
         return Err(failed(format!("openssl pkcs12: {status}")));
     }
-    desk.folder.hide(&file, &bytes)?;
+    files::replace_with_mode(&file, &stdout, SECRET).map_err(Error::file(&file))?;
     report(
         &format_args!("{name}.p12"),
         if legacy {

@@ -1,26 +1,83 @@
-//! `rollcall-admin revoke`: the row first, which the server asks at each request; then the CRL, which nginx reads.
+//! `rollcall-admin revoke`: the rows first, which the server asks at each request; then the CRL, which nginx reads.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
-use super::desk::Desk;
-use super::{Error, crl, report};
+use super::desk::{Desk, Settings};
+use super::issue::day;
+use super::{Error, Revoke, crl, import, report};
+use crate::cli::{note, seconds};
 use crate::protocol::status::Email;
 use crate::store::sighting::Serial;
-use crate::store::{CertificateRow, Store};
+use crate::store::{CertificateRow, Revocation, Store};
 
-pub async fn revoke(store: &Store, names: &[String]) -> Result<(), Error> {
+/// By fingerprint and serial number.
+type Rows = BTreeMap<(String, Serial), CertificateRow>;
+
+pub async fn revoke(store: &Store, Revoke { names, unknown }: &Revoke) -> Result<(), Error> {
     if names.is_empty() {
         return Err(Error::NoNames);
     }
-    let desk = Desk::open()?;
-    super::import::import(store, &desk).await?;
-    let mut rows = BTreeMap::new();
+    let settings = Settings::read()?;
+    if settings.certs.join("issued").exists() {
+        import::import(store, &Desk::open()?).await?;
+    }
+    let (mut rows, mut numbers) = (Rows::new(), Vec::new());
+    // The server refuses them now, whatever another command does in the folder for how long.
+    mark(store, &settings, names, *unknown, &mut rows, &mut numbers).await?;
+    let marked = rows.len();
+    let half = |error| Error::HalfRevoked(marked, Box::new(error));
+    let desk = Desk::open().map_err(half)?;
+    // That command may have noted a new certificate of theirs.
+    mark(store, &settings, names, *unknown, &mut rows, &mut numbers).await.map_err(half)?;
+    let at = seconds(SystemTime::now());
+    let entry = |issuer: &Option<String>, serial: &Serial| Revocation {
+        serial: serial.clone(),
+        issuer: issuer.clone(),
+        at,
+    };
+    let authorities = desk.own().into_iter().map(|own| Some(own.certificate.subject_text));
+    let entries: Vec<Revocation> = authorities
+        .flat_map(|issuer| numbers.iter().map(|serial| entry(&issuer, serial)).collect::<Vec<_>>())
+        .collect();
+    store.revoke_again(&entries).await?;
+    crl::refresh(store, &desk, crl::When::Revoked, crl::Forgotten::Revoke).await.map_err(half)?;
+    for CertificateRow { certificate, email, device, revoked_at, .. } in rows.values() {
+        let device = device.as_ref().map(|device| format!(", {device}")).unwrap_or_default();
+        let done = if revoked_at.is_none() { "revoked" } else { "was revoked already" };
+        report(&format_args!("{} ({email}{device})", certificate.serial), done)?;
+    }
+    for serial in &numbers {
+        report(serial, "revoked by its number, for no row describes it")?;
+    }
+    others(store, &rows).await
+}
+
+/// Revokes the rows of these names. Another look finds a certificate that a signer elsewhere was about to note.
+async fn mark(
+    store: &Store,
+    settings: &Settings,
+    names: &[String],
+    unknown: bool,
+    rows: &mut Rows,
+    numbers: &mut Vec<Serial>,
+) -> Result<(), Error> {
     loop {
-        // All names are understood before the first is acted on. Another look finds a certificate that a signer on
-        // another host was about to note.
+        numbers.clear();
         let mut fresh = Vec::new();
+        // All names are understood before the first is acted on.
         for name in names {
-            for row in find(store, name).await? {
+            let found = find(store, name).await?;
+            if found.is_empty() {
+                match Serial::new(name) {
+                    Ok(serial) if unknown => numbers.push(serial),
+                    _ if settings.certs.join(format!("{name}.crt")).is_file() => {
+                        return Err(Error::OnlyAFile(name.clone()));
+                    }
+                    _ => return Err(Error::Unknown(name.clone())),
+                }
+            }
+            for row in found {
                 let key = (row.certificate.fingerprint.clone(), row.certificate.serial.clone());
                 if row.revoked_at.is_none() && !rows.contains_key(&key) {
                     fresh.push(row.certificate.clone());
@@ -29,17 +86,29 @@ pub async fn revoke(store: &Store, names: &[String]) -> Result<(), Error> {
             }
         }
         if fresh.is_empty() {
-            break;
+            return Ok(());
         }
         store.revoke(&fresh).await?;
     }
-    crl::refresh(store, &desk, crl::When::IfDue, crl::Forgotten::Revoke)
-        .await
-        .map_err(|error| Error::HalfRevoked(rows.len(), Box::new(error)))?;
-    for CertificateRow { certificate, email, device, revoked_at, .. } in rows.values() {
-        let device = device.as_ref().map(|device| format!(", {device}")).unwrap_or_default();
-        let done = if revoked_at.is_none() { "revoked" } else { "was revoked already" };
-        report(&format_args!("{} ({email}{device})", certificate.serial), done)?;
+}
+
+/// Names the certificates that the devices still have: a thief may have renewed the one that was given by its number.
+async fn others(store: &Store, rows: &Rows) -> Result<(), Error> {
+    let now = seconds(SystemTime::now());
+    let mut devices: Vec<&String> = rows.values().filter_map(|row| row.device.as_ref()).collect();
+    devices.sort_unstable();
+    devices.dedup();
+    for device in devices {
+        for CertificateRow { certificate, email, revoked_at, .. } in store.certificates_on(device).await? {
+            if revoked_at.is_none() && certificate.not_after > now {
+                note(format_args!(
+                    "rollcall-admin: {device} of {email} has another certificate, {}, until {}: just revoke {device} \
+                     revokes all of them",
+                    certificate.serial,
+                    day(certificate.not_after)
+                ));
+            }
+        }
     }
     Ok(())
 }
@@ -47,20 +116,18 @@ pub async fn revoke(store: &Store, names: &[String]) -> Result<(), Error> {
 /// The certificates of a person, of a device, or of a number. An email is a person, also where a device has it as
 /// its name.
 async fn find(store: &Store, name: &str) -> Result<Vec<CertificateRow>, Error> {
-    let rows = if name.contains('@') {
-        store.certificates_of(&Email::new(name).map_err(Error::Email)?).await?
-    } else {
-        let on_device = store.certificates_on(name).await?;
-        let mut people: Vec<&str> = on_device.iter().map(|row| row.email.as_str()).collect();
-        people.sort_unstable();
-        people.dedup();
-        match people.len() {
-            0 => numbered(store, name).await?,
-            1 => on_device,
-            _ => return Err(Error::SeveralPeople(name.to_owned(), people.join(", "))),
-        }
-    };
-    if rows.is_empty() { Err(Error::Unknown(name.to_owned())) } else { Ok(rows) }
+    if name.contains('@') {
+        return Ok(store.certificates_of(&Email::new(name).map_err(Error::Email)?).await?);
+    }
+    let on_device = store.certificates_on(name).await?;
+    let mut people: Vec<&str> = on_device.iter().map(|row| row.email.as_str()).collect();
+    people.sort_unstable();
+    people.dedup();
+    match people.len() {
+        0 => numbered(store, name).await,
+        1 => Ok(on_device),
+        _ => Err(Error::SeveralPeople(name.to_owned(), people.join(", "))),
+    }
 }
 
 /// The one certificate of this serial number or fingerprint. Both may have 40 digits.

@@ -83,11 +83,13 @@ impl Stream for UnixStream {
 /// that are being answered finish, and returns. Connections without one are left to end with the process.
 ///
 /// A connection is kept after its first answer only if `knows` accepts the sender of that request. Any user of this host
-/// can open others. Only so many of them are there at once, and none for long.
+/// can open others. Only so many of them are there at once, and none for long. `accepts` says whether the last could be
+/// taken.
 pub async fn serve<L: Listener, T: Clone + Send + Sync + 'static>(
     listener: L,
     app: tide::Server<T>,
     knows: Knows<T>,
+    accepts: &AtomicBool,
     shutdown: impl Future<Output = ()> + Send,
 ) {
     let progress = Arc::new(Progress::default());
@@ -98,11 +100,13 @@ pub async fn serve<L: Listener, T: Clone + Send + Sync + 'static>(
             match listener.accept().await {
                 Ok(stream) => {
                     outage.worked();
+                    accepts.store(true, Ordering::Relaxed);
                     let newcomer = newcomers.admit(stream.clone());
                     task::spawn(converse(stream, newcomer, app.clone(), knows, Arc::clone(&progress)));
                 }
                 Err(error) => {
                     outage.failed(&error);
+                    accepts.store(false, Ordering::Relaxed);
                     // Out of file descriptors, most likely: they come back as connections end.
                     task::sleep(Duration::from_millis(50)).await;
                 }

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use subtle::ConstantTimeEq;
 
 use crate::protocol::status::{Email, EmailError, Status};
+use crate::store::presence::LONGEST_EVERY;
 use crate::store::sighting::{self, Certificate, Sighting};
 use crate::x509;
 
@@ -99,6 +100,8 @@ pub struct Forwarded<'a> {
     pub fingerprint: Vec<&'a str>,
     pub not_after: Vec<&'a str>,
     pub request_start: Vec<&'a str>,
+    /// The client's own word, which nginx passes on.
+    pub every: Vec<&'a str>,
 }
 
 /// A request that lay for longer than this before it was read, in a process that was stopped or a machine that was
@@ -133,6 +136,7 @@ impl<'a> Forwarded<'a> {
             fingerprint: values("X-Client-Fingerprint"),
             not_after: values("X-Client-Not-After"),
             request_start: values("X-Request-Start"),
+            every: values("Rollcall-Every"),
         }
     }
 
@@ -174,11 +178,11 @@ impl<'a> Forwarded<'a> {
         .map_err(Refusal::Certificate)
     }
 
-    /// The sighting of this person at `now_ns`, by the certificate.
+    /// The sighting of this person at `now_ns`, which is `heard_ms` on the server's own clock, by the certificate.
     ///
     /// nginx looks at a certificate's end in the handshake only;
     /// a connection that is kept or a session that is resumed outlives it.
-    pub fn sighting(&self, email: Email, now_ns: u64) -> Result<Sighting, Refusal> {
+    pub fn sighting(&self, email: Email, now_ns: u64, heard_ms: u64) -> Result<Sighting, Refusal> {
         let ip = exactly_one("X-Real-IP", &self.real_ip)?;
         let ip: IpAddr = ip.parse().map_err(|_| Refusal::bad("X-Real-IP", ip))?;
         let port = exactly_one("X-Real-Port", &self.real_port)?;
@@ -196,7 +200,15 @@ impl<'a> Forwarded<'a> {
                 if now_ns.saturating_sub(start_ns) > LATE_NS { start_ns } else { now_ns }
             }
         };
-        Ok(Sighting { status: Status { email, last_seen_ns, ip, port }, certificate })
+        let status = Status { email, last_seen_ns, ip, port };
+        Ok(Sighting { status, certificate, heard_ms, every_s: self.every_s() })
+    }
+
+    /// The interval that a client says: anything else than whole seconds, up to a day, says nothing.
+    fn every_s(&self) -> Option<u32> {
+        let [text] = self.every[..] else { return None };
+        let is_number = !text.is_empty() && text.len() <= 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse().ok().filter(|every| is_number && (1..=LONGEST_EVERY).contains(every))
     }
 }
 
@@ -364,11 +376,12 @@ mod tests {
             fingerprint: vec!["0123456789abcdef0123456789abcdef01234567"],
             not_after: vec!["Nov 23 19:50:56 2027 GMT"],
             request_start: vec!["1826999455.999"],
+            every: vec!["300"],
         }
     }
 
     fn by_cn(forwarded: &Forwarded<'_>, now_ns: u64) -> Result<Sighting, Refusal> {
-        forwarded.sighting(forwarded.common_name()?, now_ns)
+        forwarded.sighting(forwarded.common_name()?, now_ns, 7000)
     }
 
     #[track_caller]
@@ -491,7 +504,7 @@ mod tests {
         let forwarded =
             Forwarded { subject_cn: vec![], fingerprint: vec![&fingerprint], ..forwarded("not_an_email") };
         let email = forwarded.alternative_name(escaped).map_err(|refusal| refusal.to_string())?;
-        let sighting = forwarded.sighting(email, NOW).unwrap();
+        let sighting = forwarded.sighting(email, NOW, 7000).unwrap();
         assert_eq!(sighting.certificate.fingerprint, fingerprint);
         Ok(sighting.status.email.to_string())
     }

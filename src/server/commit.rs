@@ -11,6 +11,7 @@ use async_std::channel::{self, Receiver, Sender};
 use async_std::task;
 
 use super::broadcast::Broadcaster;
+use super::hearing::Hearing;
 use super::metrics::Committed;
 use super::supervisor::Watchdog;
 use crate::http::outage::Outage;
@@ -73,6 +74,7 @@ impl Refused {
 pub fn start(
     recorder: Recorder,
     broadcaster: Arc<Broadcaster>,
+    hearing: Arc<Hearing>,
     patience: Duration,
     watchdog: Option<Watchdog>,
 ) -> Commits {
@@ -81,7 +83,7 @@ pub fn start(
     let commits = Commits { queue, committed: Arc::clone(&committed) };
     task::spawn(async move {
         let _guard = EndTogether;
-        commit_all(waiting, recorder, broadcaster, patience, watchdog, committed).await;
+        commit_all(waiting, recorder, broadcaster, hearing, patience, watchdog, committed).await;
     });
     commits
 }
@@ -120,6 +122,7 @@ async fn commit_all(
     waiting: Receiver<Waiting>,
     mut recorder: Recorder,
     broadcaster: Arc<Broadcaster>,
+    hearing: Arc<Hearing>,
     patience: Duration,
     mut watchdog: Option<Watchdog>,
     committed: Arc<Committed>,
@@ -156,13 +159,21 @@ async fn commit_all(
         let sightings: Vec<&Sighting> = batch.iter().map(|one| &one.sighting).collect();
         let began = Instant::now();
         match recorder.record(&sightings).await {
-            Ok(recorded) => {
+            Ok(mut recorded) => {
                 committed.count(began.elapsed(), sightings.len());
                 outage.worked();
+                hearing.recorded(true);
                 match recorded.doubt {
                     None => clock.worked(),
                     Some(doubt) => clock.failed(&doubt),
                 }
+                recorded.committed.retain(|status| {
+                    let is_canary = hearing.is_canary(&status.email);
+                    if is_canary {
+                        hearing.canary_beat();
+                    }
+                    !is_canary
+                });
                 broadcaster.send(&recorded.committed);
                 for (one, outcome) in batch.iter().zip(recorded.outcomes) {
                     // A request whose client hung up no longer waits; it is recorded all the same.
@@ -171,6 +182,7 @@ async fn commit_all(
             }
             Err(error) => {
                 outage.failed(&error);
+                hearing.recorded(false);
                 // Requests behind a commit that failed have waited long enough too.
                 pending = Pending::default();
                 while waiting.try_recv().is_ok() {}

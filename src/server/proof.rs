@@ -12,6 +12,7 @@ use ring::hmac::{self, Context, HMAC_SHA256, Key};
 
 use super::{Address, Error, Settings};
 use crate::files;
+use crate::protocol::status::Email;
 
 /// These labels keep the two uses of the credential apart.
 const ANSWER: &[u8] = b"rollcall answer\0";
@@ -47,6 +48,8 @@ impl Proof {
         add(settings.listen.to_string().as_bytes());
         add(announces.as_bytes());
         add(settings.identity.to_string().as_bytes());
+        add(settings.name.as_bytes());
+        add(settings.canary.as_ref().map(Email::as_str).unwrap_or_default().as_bytes());
         add(&settings.deadline.as_nanos().to_be_bytes());
         add(settings.database_url.as_deref().unwrap_or_default().as_bytes());
         add(format!("{:?}", settings.log).as_bytes());

@@ -8,6 +8,7 @@ use tide::{Request, Response, StatusCode};
 
 use super::broadcast::Broadcaster;
 use super::commit::{Commits, MAX_REPEATS, Refused};
+use super::hearing::Hearing;
 use super::metrics::{self, About, Heartbeats};
 use super::proof::{self, Proof};
 use super::registry::Registry;
@@ -28,6 +29,7 @@ pub struct State {
     /// For a script that asks whose server this is.
     pub proof: Option<Proof>,
     pub commits: Commits,
+    pub hearing: Arc<Hearing>,
     /// To ask whether the database answers, and whose a certificate is.
     pub store: Store,
     /// To ask what it announced.
@@ -78,7 +80,8 @@ pub async fn sighting(request: &Request<Arc<State>>) -> Result<Sighting, Problem
         Identity::San => forwarded.alternative_name(&escaped_certificate(request))?,
         Identity::Registered => state.registry.holder(&state.store, forwarded.certificate()?).await?,
     };
-    Ok(forwarded.sighting(email, now_ns)?)
+    let heard_ms = state.hearing.reading().ok_or(Refused::Unavailable)?;
+    Ok(forwarded.sighting(email, now_ns, heard_ms)?)
 }
 
 /// Ready: the database answers and its schema is in place.

@@ -15,6 +15,7 @@ use crate::http::identity::{Credential, Identity, Trust};
 use crate::keyfile;
 use crate::lan::destination::{self, Destination};
 use crate::protocol::keys::Signer;
+use crate::protocol::status::{Email, EmailError};
 
 /// A lock is waited for a part of the shortest; nginx gives up before the longest.
 pub(super) const MIN_DEADLINE: Duration = Duration::from_millis(500);
@@ -37,6 +38,38 @@ impl FromStr for Address {
             None if text.contains(':') => Ok(Address::Tcp(text.to_owned())),
             None => Err("the form is HOST:PORT or unix:PATH".to_owned()),
         }
+    }
+}
+
+/// The name of a server: by default that of its host.
+struct Name(String);
+
+impl FromStr for Name {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let host = match text {
+            "" => fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default(),
+            _ => text.to_owned(),
+        };
+        match host.trim() {
+            "" => Ok(Self("server".to_owned())),
+            name if name.len() <= 253 && !name.contains(|c: char| c.is_control() || c.is_whitespace()) => {
+                Ok(Self(name.to_owned()))
+            }
+            _ => Err("it has 1 to 253 characters, and neither spaces nor control characters"),
+        }
+    }
+}
+
+/// Nothing, or an email.
+struct Canary(Option<Email>);
+
+impl FromStr for Canary {
+    type Err = EmailError;
+
+    fn from_str(text: &str) -> Result<Self, EmailError> {
+        if text.is_empty() { Ok(Self(None)) } else { Email::new(text).map(Some).map(Self) }
     }
 }
 
@@ -99,6 +132,10 @@ pub(crate) struct Settings {
     /// `None` if announcements carry the email.
     pub privacy_key: Option<PathBuf>,
     pub identity: Identity,
+    /// Of this server, among several on one database.
+    pub name: String,
+    /// The client of our own whose heartbeats tell that nginx works.
+    pub canary: Option<Email>,
     pub proxy_credential: PathBuf,
     pub state: PathBuf,
     /// The folder of the certificates, as far as the server may read it.
@@ -132,6 +169,8 @@ impl Settings {
             broadcast_key: path(options.broadcast_key, "ROLLCALL_BROADCAST_KEY")?,
             privacy_key,
             identity: setting(None, "ROLLCALL_IDENTITY", "cn")?,
+            name: setting::<Name>(None, "ROLLCALL_NAME", "")?.0,
+            canary: setting::<Canary>(None, "ROLLCALL_CANARY", "")?.0,
             proxy_credential: options.proxy_credential.unwrap_or_else(|| state.join("proxy-credential")),
             state,
             certs: setting(None, "ROLLCALL_CERTS", "certs")?,

@@ -3,6 +3,7 @@
 use sqlx::Row;
 use sqlx::postgres::{PgConnection, PgRow};
 
+use super::presence::{EVERY, gone_ms_sql, good_ms_sql};
 use super::sighting::Sighting;
 use super::{Error, Store};
 use crate::protocol::status::{AHEAD, Status};
@@ -54,22 +55,45 @@ macro_rules! stands {
     };
 }
 
-/// Is the certificate revoked? One that has no row is, if its number was revoked.
+/// Is the certificate revoked? One whose issuer no row names is, if its number was revoked.
 macro_rules! revoked {
     () => {
-        "(case when certificates.email is null
-              then exists (select from revoked_serials where revoked_serials.serial_number = seen.serial_number)
-              else certificates.revoked_at is not null end)"
+        "(certificates.revoked_at is not null or (certificates.issuer is null
+              and exists (select from revoked_serials where revoked_serials.serial_number = seen.serial_number)))"
     };
 }
 
-/// The parameters are arrays, one element for each sighting, each email once and in their order: rows are
-/// visited in the order of the arrays, so two batches cannot wait for each other. The last one is how far a time
-/// may be ahead of the database's clock.
+/// Until then silence is as usual (or tolerated), by this server's clock: never sooner than the row says. What was left by
+/// the clock of another server is carried over.
+macro_rules! until {
+    ($column:literal, $new:expr) => {
+        concat!(
+            "greatest(seen.heard_ms + ",
+            $new,
+            ", case when users.server = $11 then users.",
+            $column,
+            " else seen.heard_ms + users.",
+            $column,
+            " - (select heard_ms from servers where name = users.server) end)"
+        )
+    };
+}
+
+/// Seconds between two heartbeats.
+macro_rules! every {
+    () => {
+        "coalesce(users.every_s, seen.every_s, $12)"
+    };
+}
+
+/// The first parameters are arrays, one element for each sighting, each email once and in their order: rows are
+/// visited in the order of the arrays, so two batches cannot wait for each other. $8 is how far a time may be ahead of
+/// the database's clock, $11 the name of this server, $12 the interval of somebody without one.
 ///
 /// * Whom an administrator disabled, or whose certificate was revoked, before the statement began is
 ///   not touched by it.
 /// * Time, address and port are one fact: they change together, and only forward.
+/// * The window of silence is another one, which no wall clock moves.
 /// * A certificate's row is written when it is new and then at most once a minute, so that the usual
 ///   heartbeat writes one row and reads another.
 macro_rules! record {
@@ -81,9 +105,11 @@ macro_rules! record {
             " as now_ns) as clock
 ),
 seen as (
-    select email, last_seen_ns, ip::inet, port, serial_number, fingerprint, not_after, n, now_ns, future_ns
-      from clock, unnest($1::text[], $2::bigint[], $3::text[], $4::integer[], $5::text[], $6::text[], $7::bigint[])
-      with ordinality as given (email, last_seen_ns, ip, port, serial_number, fingerprint, not_after, n)
+    select email, last_seen_ns, ip::inet, port, serial_number, fingerprint, not_after, heard_ms, every_s, n, now_ns,
+           future_ns
+      from clock, unnest($1::text[], $2::bigint[], $3::text[], $4::integer[], $5::text[], $6::text[], $7::bigint[],
+                         $9::bigint[], $10::integer[])
+      with ordinality as given (email, last_seen_ns, ip, port, serial_number, fingerprint, not_after, heard_ms, every_s, n)
 ),
 ",
             $free,
@@ -99,7 +125,14 @@ seen as (
             " then users.ip else seen.ip end,
            port = case when ",
             stands!(),
-            " then users.port else seen.port end
+            " then users.port else seen.port end,
+           server = $11, said_every_s = seen.every_s,
+           good_until_ms = ",
+            until!("good_until_ms", good_ms_sql!(every!())),
+            ",
+           gone_after_ms = ",
+            until!("gone_after_ms", gone_ms_sql!(every!())),
+            "
       from ",
             $from,
             " seen left join certificates using (fingerprint, serial_number)
@@ -158,17 +191,19 @@ select users.email is not null, users.disabled_at is not null, ",
 /// Writes heartbeats over a connection of its own, that it keeps.
 pub struct Recorder {
     store: Store,
+    /// The name of this server.
+    server: String,
     connection: Option<PgConnection>,
 }
 
 impl Recorder {
-    pub fn new(store: Store) -> Self {
-        Self { store, connection: None }
+    pub fn new(store: Store, server: String) -> Self {
+        Self { store, server, connection: None }
     }
 
     /// Opens the connection, so that the first heartbeat does not wait for it. If it cannot, that one tries again.
     pub async fn connect(&mut self) {
-        let Self { store, connection } = self;
+        let Self { store, connection, .. } = self;
         let opened = store.within_deadline(async { open(connection, store).await.map(|_| ()) }).await;
         if let Err(error) = opened {
             log::debug!("no connection for heartbeats yet: {error}");
@@ -179,16 +214,16 @@ impl Recorder {
     /// of them is known to be: the database may have been cut off after the commit.
     pub async fn record(&mut self, sightings: &[&Sighting]) -> Result<Recorded, Error> {
         debug_assert!(sightings.is_sorted_by(|a, b| a.status.email < b.status.email));
-        let Self { store, connection } = self;
+        let Self { store, server, connection } = self;
         let mut recorded = None;
         let recording = async {
             let kept = connection.is_some();
-            let mut rows = write(open(connection, store).await?, sightings).await;
+            let mut rows = write(open(connection, store).await?, sightings, server).await;
             if kept && rows.as_ref().is_err_and(Error::is_lost) {
                 // It ended while nobody beat: no reason to refuse the next one. What was written
                 // already is written again, and is the same.
                 *connection = None;
-                rows = write(open(connection, store).await?, sightings).await;
+                rows = write(open(connection, store).await?, sightings, server).await;
             }
             let recorded = recorded.insert(Recorded::read(&rows?, sightings)?);
             if recorded.committed.len() < sightings.len() {
@@ -250,9 +285,13 @@ impl Recorded {
     }
 }
 
-async fn write(connection: &mut PgConnection, sightings: &[&Sighting]) -> Result<Vec<PgRow>, Error> {
-    match run(connection, RECORD, sightings).await {
-        Err(error) if error.is_locked() => run(connection, RECORD_UNLOCKED, sightings).await,
+async fn write(
+    connection: &mut PgConnection,
+    sightings: &[&Sighting],
+    server: &str,
+) -> Result<Vec<PgRow>, Error> {
+    match run(connection, RECORD, sightings, server).await {
+        Err(error) if error.is_locked() => run(connection, RECORD_UNLOCKED, sightings, server).await,
         done => done,
     }
 }
@@ -261,6 +300,7 @@ async fn run(
     connection: &mut PgConnection,
     statement: &'static str,
     sightings: &[&Sighting],
+    server: &str,
 ) -> Result<Vec<PgRow>, Error> {
     fn column<'a, T>(sightings: &[&'a Sighting], value: impl Fn(&'a Sighting) -> T) -> Vec<T> {
         sightings.iter().map(|sighting| value(sighting)).collect()
@@ -276,6 +316,10 @@ async fn run(
         .bind(column(sightings, |sighting| sighting.certificate.fingerprint.as_str()))
         .bind(column(sightings, |sighting| bounded(sighting.certificate.not_after)))
         .bind(AHEAD.as_nanos() as i64)
+        .bind(column(sightings, |sighting| bounded(sighting.heard_ms)))
+        .bind(column(sightings, |sighting| sighting.every_s.map(u32::cast_signed)))
+        .bind(server)
+        .bind(EVERY.cast_signed())
         .fetch_all(connection)
         .await?;
     Ok(rows)

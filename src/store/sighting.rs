@@ -63,6 +63,10 @@ impl Certificate {
 pub struct Sighting {
     pub status: Status,
     pub certificate: Certificate,
+    /// The reading of the server's clock when the request arrived.
+    pub heard_ms: u64,
+    /// Seconds until the next one, as the client says.
+    pub every_s: Option<u32>,
 }
 
 /// `Nov  3 19:50:56 2027 GMT`, the form of ASN1_TIME_print(3), as seconds since the Unix epoch.

@@ -1,6 +1,7 @@
 //! Certificates under faults: a signer that lies, a full disk, a kill at each step, a restored dump, another CA.
 
 use std::fs;
+use std::io::Write;
 use std::process::Command;
 
 use crate::logs_and_disk::Disk;
@@ -716,6 +717,18 @@ fn a_companys_lists_are_fetched_and_checked() {
     );
     crl("root.crl", 0, "CRL valid for");
     is_refused(&stack, "bob", "certificate revoked");
+    // A server that sends without an end.
+    let endless = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = endless.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = endless.accept().unwrap();
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+        while stream.write_all(&[b'x'; 1 << 16]).is_ok() {}
+    });
+    let mut command = stack.administer(&["crl"]);
+    command.env("DATABASE_URL", &database).env("ROLLCALL_CRL", format!("http://{address}/endless"));
+    expect(&mut command, 1, "it has more than 134217728 bytes; there is no earlier copy");
+    is_refused(&stack, "bob", "certificate revoked");
 }
 
 #[test]
@@ -726,6 +739,11 @@ fn a_list_that_was_taken_out_is_out_of_use() {
         openssl ca -config cnf -gencrl -keyfile o.key -cert o.crt -crldays 9 -out crl.d/other.pem");
     admin(&stack, &["crl"], 0, "CRL valid for ");
     assert_eq!(stack.log("nginx/crl.pem").matches("BEGIN X509 CRL").count(), 2);
+    // A revocation does not read it again, and one that has no end is no file.
+    openssl(&stack, "echo broken >crl.d/other.pem; mkfifo crl.d/pipe.pem");
+    admin(&stack, &["revoke", "client"], 0, "client) revoked");
+    assert_eq!(stack.log("nginx/crl.pem").matches("BEGIN X509 CRL").count(), 2);
+    admin(&stack, &["crl"], 1, "crl.d/other.pem: it is not a CRL; its last good copy stays in use");
     fs::remove_file(stack.certs.join("crl.d/other.pem")).unwrap();
     admin(&stack, &["crl"], 0, "CRL valid for ");
     assert_eq!(stack.log("nginx/crl.pem").matches("BEGIN X509 CRL").count(), 1);
@@ -836,17 +854,20 @@ fn the_lists_of_an_earlier_version_are_taken_over_once() {
         for name in phone b c x; do cp $name.crt issued/$(serial $name).pem; echo "$(serial $name) $name" >>issued/names; done
         for name in b x; do printf 'R\t271125221457Z\t261120101112Z\t%s\tunknown\t/CN=x\n' $(serial $name) >>issued/index.txt; done
         printf 'R\t271125221457Z\t261120101112Z,superseded\tABCDEF\tunknown\t/CN=x\n' >>issued/index.txt
+        printf 'R\t271125221457Z\t20261120101112Z\tABCD\tunknown\t/CN=x\nR\tx\tx\tno-number\tunknown\t\n' >>issued/index.txt
+        mkdir issued/folder.pem issued.imported
         printf 'V\t271125221457Z\t\t%s\tunknown\t/CN=x\n' $(serial c) >>issued/index.txt"#,
     );
     admin(&stack, &["certs"], 0, "issued imported: 3 certificates; it is now ");
+    assert!(stack.certs.join("issued.imported.2").exists());
     assert!(!stack.certs.join("issued").exists() && stack.certs.join("issued.imported").exists());
     assert_eq!(
         stack.sql("select email || ' ' || (revoked_at is not null) from certificates where device = 'b'"),
         "b@example.com true"
     );
-    assert_eq!(stack.sql("select count(*) from revoked_serials"), "2");
+    assert_eq!(stack.sql("select count(*) from revoked_serials"), "3");
     admin(&stack, &["crl"], 0, "");
-    assert_eq!(listed(&stack), 3);
+    assert_eq!(listed(&stack), 4);
     is_refused(&stack, "b", "certificate revoked");
     beats(&stack, "phone");
     // The name is known: a device is revoked by it.

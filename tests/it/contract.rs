@@ -1,11 +1,13 @@
 //! The HTTP contract, row by row, in process: the router with a real database behind it, and no port.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_std::task::block_on;
 use rollcall::http::identity::{Credential, Identity, Trust};
 use rollcall::server::broadcast::Broadcaster;
 use rollcall::server::commit;
+use rollcall::server::hearing::Hearing;
 use rollcall::server::metrics::{About, Heartbeats};
 use rollcall::server::registry::Registry;
 use rollcall::server::routes::{State, app};
@@ -25,7 +27,10 @@ fn answer(identity: Identity, url: &str, method: Method, path: &str, replaced: &
     let broadcaster = Broadcaster::open(Vec::new(), None, None).unwrap();
     block_on(async {
         let trust = Trust::Credential(Credential::new(SECRET).unwrap());
-        let commits = commit::start(Recorder::new(store.clone()), broadcaster.clone(), DEADLINE, None);
+        let hearing = Arc::new(Hearing::new("here".to_owned(), None, Arc::default()));
+        let _ = hearing.start(&store).await;
+        let recorder = Recorder::new(store.clone(), "here".to_owned());
+        let commits = commit::start(recorder, broadcaster.clone(), Arc::clone(&hearing), DEADLINE, None);
         let (registry, heartbeats, about) =
             (Registry::default(), Heartbeats::default(), About::this("certs".into()));
         let app = app(State {
@@ -34,6 +39,7 @@ fn answer(identity: Identity, url: &str, method: Method, path: &str, replaced: &
             registry,
             proof: None,
             commits,
+            hearing,
             store,
             broadcaster,
             heartbeats,

@@ -21,7 +21,7 @@ use crate::stack::{Builder, Running, Stack, binaries, text};
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// The recipes that are a program of ours, whose flags they take.
-const PROGRAMS_OF_RECIPES: [(&str, &[&str]); 10] = [
+const PROGRAMS_OF_RECIPES: [(&str, &[&str]); 11] = [
     ("client", &["rollcall-client"]),
     ("listen", &["rollcall-listen"]),
     ("doctor", &["rollcall-server", "doctor"]),
@@ -29,6 +29,7 @@ const PROGRAMS_OF_RECIPES: [(&str, &[&str]); 10] = [
     ("renew", &["rollcall-admin", "renew"]),
     ("renew-server", &["rollcall-admin", "renew"]),
     ("certs", &["rollcall-admin", "certs"]),
+    ("revoke", &["rollcall-admin", "revoke"]),
     ("crl", &["rollcall-admin", "crl"]),
     ("ca", &["rollcall-admin", "ca", "replace"]),
     ("user", &["rollcall-admin", "user", "list"]),

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 pub fn recorder(stack: &Stack) -> Recorder {
-    Recorder::new(Store::open(&stack.database_url(), PATIENCE).unwrap())
+    Recorder::new(Store::open(&stack.database_url(), PATIENCE).unwrap(), "here".to_owned())
 }
 
 pub fn sighting(email: &str, last_seen_ns: u64, port: u16, serial: &str) -> Sighting {
@@ -24,6 +24,8 @@ pub fn sighting(email: &str, last_seen_ns: u64, port: u16, serial: &str) -> Sigh
             port,
         },
         certificate: Certificate::read(serial, fingerprint, "Nov 23 19:50:56 2099 GMT").unwrap(),
+        heard_ms: 1000,
+        every_s: None,
     }
 }
 
@@ -101,7 +103,8 @@ fn a_commit_stands_whatever_comes_after_it() {
     );
     let store = Store::open(&stack.database_url(), Duration::from_secs(2)).unwrap();
     let batch = [sighting("m0@example.com", 20, 1, "01"), sighting("m1@example.com", 20, 2, "02")];
-    let recorded = block_on(Recorder::new(store).record(&batch.iter().collect::<Vec<_>>())).unwrap();
+    let recorded =
+        block_on(Recorder::new(store, "here".to_owned()).record(&batch.iter().collect::<Vec<_>>())).unwrap();
     assert_eq!(recorded.committed, [batch[0].status.clone()]);
     assert_eq!(recorded.outcomes, [Outcome::Committed, Outcome::Locked]);
     assert_eq!(stack.row("m0@example.com"), "20|192.0.2.1|1");
@@ -174,10 +177,15 @@ fn the_plan_is_by_index_whatever_the_statistics_say() {
             array(|_| "0".repeat(40)),
             array(|n| n.to_string()),
             "600000000000".to_owned(),
+            array(|n| n.to_string()),
+            array(|_| "30".to_owned()),
+            "'here'".to_owned(),
+            "30".to_owned(),
         ];
         stack.sql(&format!(
             "{settings} set plan_cache_mode = {mode};
-             prepare heartbeat (text[], bigint[], text[], integer[], text[], text[], bigint[], bigint) as {RECORD};
+             prepare heartbeat (text[], bigint[], text[], integer[], text[], text[], bigint[], bigint, bigint[],
+                                integer[], text, integer) as {RECORD};
              explain execute heartbeat ({})",
             arguments.join(", ")
         ))

@@ -324,6 +324,66 @@ fn one_device_is_revoked_by_the_name_of_its_files() {
     expect(&mut stack.client(&stack.pair("shared")), 0, "Success!");
 }
 
+/// A command that waits for a passphrase, say, keeps the folder of the certificates.
+#[test]
+fn a_revocation_holds_in_the_server_while_another_command_is_at_work() {
+    let stack = Stack::up();
+    admin(&stack, &["enrol", "a@example.com", "--name", "phone"], 0, "phone.crt made");
+    expect(&mut stack.client(&stack.pair("phone")), 0, "Success!");
+    let lock = fs::File::open(stack.certs.join(".lock")).unwrap();
+    lock.lock().unwrap();
+    let revoke = crate::stack::Running::start(&stack, stack.administer(&["revoke", "phone"]));
+    wait_until("the server refuses", || stack.curl(Some(&stack.pair("phone")), &[]).status == 403);
+    assert_eq!(revoke.out(), "", "nginx does not know of it yet");
+    drop(lock);
+    wait_until("it ends", || revoke.out().contains("(a@example.com, phone) revoked"));
+    wait_until("nginx knows", || stack.curl(Some(&stack.pair("phone")), &[]).status == 400);
+}
+
+#[test]
+fn a_certificate_that_no_row_describes_is_revoked_by_its_number_alone() {
+    let stack = Stack::up();
+    admin(&stack, &["enrol", "a@example.com", "--name", "phone"], 0, "phone.crt made");
+    let serial = serial(&stack, &stack.pair("phone"));
+    // A dump of before was restored.
+    stack.sql("delete from certificates where device = 'phone'");
+    admin(
+        &stack,
+        &["revoke", "phone"],
+        1,
+        "the database does not know phone.crt (a restored dump?): just enrol EMAIL",
+    );
+    admin(&stack, &["revoke", &serial], 1, "A number that only our CA knows is revoked with --unknown");
+    expect(&mut stack.client(&stack.pair("phone")), 0, "Success!");
+    stack.sql(&format!("delete from certificates where serial_number = '{serial}'"));
+    let said = format!("{serial} revoked by its number, for no row describes it");
+    admin(&stack, &["revoke", &serial, "--unknown"], 0, &said);
+    wait_until("nginx knows", || stack.curl(Some(&stack.pair("phone")), &[]).status == 400);
+    admin(&stack, &["crl"], 0, "CRL valid for ");
+    assert_eq!(stack.curl(Some(&stack.pair("phone")), &[]).status, 400);
+    // Our CA is the one that gave the number.
+    assert_eq!(stack.sql("select issuer ~ '^CN=rollcall CA [0-9a-f]{8}$' from revoked_serials"), "t");
+    admin(&stack, &["revoke", "nothing", "--unknown"], 1, "no certificate nothing is known");
+}
+
+/// A thief may have renewed the certificate whose number somebody has written down.
+#[test]
+fn a_revocation_by_number_names_the_certificates_that_are_left() {
+    let stack = Stack::up();
+    admin(&stack, &["enrol", "a@example.com", "--name", "phone"], 0, "phone.crt made");
+    let first = serial(&stack, &stack.pair("phone"));
+    admin(&stack, &["renew", "phone"], 0, "phone.crt renewed");
+    let second = serial(&stack, &stack.pair("phone"));
+    let left = format!("phone of a@example.com has another certificate, {second}, until ");
+    admin(&stack, &["revoke", &first], 0, &left);
+    admin(&stack, &["revoke", "phone"], 0, &format!("{second} (a@example.com, phone) revoked"));
+    // An email is a person for revoke, and so cannot be the name of somebody else's device.
+    let wrong = "just revoke would take it for a person's email";
+    admin(&stack, &["enrol", "a@example.com", "--name", "b@example.com"], 2, wrong);
+    let missing = stack.certs.join("missing.crt").display().to_string();
+    admin(&stack, &["enrol", "a@example.com", "--cert", &missing], 1, "No such file");
+}
+
 #[test]
 fn a_crl_that_is_broken_missing_or_over_stops_nobody() {
     let stack = Stack::up();
@@ -349,7 +409,7 @@ fn a_crl_that_is_broken_missing_or_over_stops_nobody() {
     // Somebody else's cannot be repaired by us: it is refused, and nginx goes on with its last good one.
     fs::create_dir(stack.certs.join("crl.d")).unwrap();
     fs::write(stack.certs.join("crl.d/other.pem"), "garbage").unwrap();
-    admin(&stack, &["crl"], 1, "other.pem: it is not a CRL; its last good copy stays in use");
+    admin(&stack, &["crl"], 1, "other.pem: it is not a CRL; there is no earlier copy");
     expect(&mut stack.tool("stack/up"), 0, "nginx        ready");
     // And it keeps no revocation of ours out.
     admin(&stack, &["enrol", "a@example.com"], 0, "enrolled");

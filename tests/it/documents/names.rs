@@ -153,7 +153,7 @@ fn recipes_and_flags_exist() {
 fn script_of(recipe: &str) -> &str {
     match recipe {
         "rotate-key" => "rotate",
-        "revoke" | "build" | "test" | "bench" | "lint" | "ci" | "docs-check" => "env",
+        "build" | "test" | "bench" | "lint" | "ci" | "docs-check" => "env",
         other => other,
     }
 }

@@ -146,6 +146,12 @@ fn revocation(clone: &Clone) {
     clone.runs(away, 69, "Connection refused");
     clone.types_as("just revoke EMAIL…", "just revoke alice@example.com", 0, "revoked");
     clone.types_as("just revoke", "just revoke alice@example.com", 0, "was revoked already");
+    clone.types_as(
+        "just revoke SERIAL --unknown",
+        "just revoke ABCDEF --unknown",
+        0,
+        "ABCDEF revoked by its number",
+    );
     clone.runs(ALICE, 77, "refused by");
     clone.runs("just enrol alice@example.com", 1, "alice@example.com.crt is revoked");
     clone.types_as("just renew NAME", "just renew alice@example.com", 0, "renewed");

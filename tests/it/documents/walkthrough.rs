@@ -131,7 +131,7 @@ fn certificates(clone: &Clone) {
     let shape = "just renew-server [NAME…] [--without NAME]";
     let output = clone.types_as(shape, "just renew-server --without 127.0.0.3", 0, "IP:127.0.0.2");
     assert!(!output.contains("127.0.0.3"), "{output}");
-    clone.types_as("just revoke EMAIL|NAME|SERIAL…", "just revoke desk tablet", 0, "revoked");
+    clone.types_as("just revoke EMAIL|NAME|SERIAL… [--unknown]", "just revoke desk tablet", 0, "revoked");
     clone.types("just crl", 0, "valid for");
     clone.types_as("just crl [--if-due] [--drop-forgotten]", "just crl --if-due", 0, "valid for");
     clone.types("stack/run rollcall-admin crl --if-due", 0, "valid for");
