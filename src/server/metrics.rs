@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use async_std::future::timeout;
 use tide::StatusCode;
 
 use super::routes::State;
@@ -15,6 +16,8 @@ use crate::x509;
 
 /// Bytes of a file with certificates.
 const LARGEST: u64 = 1 << 20;
+/// How long a page waits for the database. Prometheus gives up after 10 s, and would call the server down.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Answers to heartbeats.
 #[derive(Default)]
@@ -98,7 +101,7 @@ pub async fn text(state: &State) -> String {
     committed.batch_size.write(&mut page, "rollcall_commit_batch_size", "Heartbeats in one commit.");
     page.gauge("rollcall_waiting_requests", "Heartbeats that wait for the next commit.")
         .is(state.commits.waiting());
-    let up = u8::from(state.store.ready().await.is_ok());
+    let up = u8::from(matches!(timeout(PATIENCE, state.store.ready()).await, Ok(Ok(()))));
     page.gauge("rollcall_database_up", "1 if a commit that writes came back from the database just now.")
         .is(up);
     state.broadcaster.tell(&mut page);
