@@ -1,4 +1,5 @@
-//! The command lines' common part: arguments and settings in, one line of error and an exit code out; the time; signals.
+//! The command lines' common part: arguments and settings in, one line of error and an exit code out; the log; the time;
+//! signals.
 
 use std::error::Error;
 use std::fmt::Display;
@@ -9,6 +10,8 @@ use std::time::{Duration, SystemTime};
 
 pub use argh::FromArgs;
 
+#[cfg(feature = "server")]
+pub mod logging;
 #[cfg(any(feature = "client", feature = "listen", feature = "server"))]
 pub mod signals;
 

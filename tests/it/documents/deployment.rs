@@ -113,6 +113,9 @@ fn the_steps_make_a_host_and_devices() {
     add("start rollcall-server.service; start rollcall-nginx.service; start rollcall-signer.service");
     add("until_it curl -sS --cacert \"$ROLLCALL_CERTS/ca.crt\" https://localhost");
     add("until_it curl -fsS http://127.0.0.1:8000/readyz");
+    add(
+        "for which in server ca; do curl -fsS http://127.0.0.1:8000/metrics | grep '_not_after_timestamp_seconds{which=\"'$which'\"} '; done",
+    );
     page::documented("stack/run rollcall-admin crl --if-due");
     add("locked_in rollcall-crl.service");
     add(&block("stack/run rollcall-admin enrol alice@example.com"));

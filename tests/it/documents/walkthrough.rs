@@ -92,6 +92,7 @@ fn listeners(clone: &Clone) {
         ("just listen --json", "just listen --json"),
         ("just listen --count 1 --timeout 20s", "just listen --count 1 --timeout 20s"),
         ("just listen --key FILE", "just listen --key certs/broadcast.pub --accept-unsigned"),
+        ("just listen --stats-file FILE", "just listen --stats-file heard.prom"),
         ("just listen --state FILE --max-age 5m --stats", "just listen --state heard --max-age 5m --stats"),
         (
             "just listen --privacy-key certs/privacy.key --people FILE",
