@@ -389,6 +389,7 @@ fn the_ca_is_renewed_lost_replaced_and_protected() {
         let mut command = stack.administer(arguments);
         expect(command.env("PASS", passphrase).env("ROLLCALL_CA_PASSIN", "env:PASS"), exit, said);
     };
+    protected(&["ca", "protect"], "", 1, "an empty passphrase protects nothing; the key is as it was");
     protected(&["ca", "protect"], "secret", 0, "ca.key encrypted");
     protected(&["ca", "protect"], "secret", 1, "it is encrypted already");
     protected(&["enrol", "wrong@example.com"], "wrong", 1, "openssl ca failed");
