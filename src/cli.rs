@@ -107,7 +107,7 @@ impl FromStr for Timespan {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, &'static str> {
-        humantime::parse_duration(text).map(Self).map_err(|_| "the form is 30s, 5m or 1h")
+        humantime::parse_duration(text).map(Self).map_err(|_| "the form is 30s, 5m, 1h or 30d")
     }
 }
 
@@ -188,7 +188,7 @@ mod tests {
             "\u{665}s",
             "5s\0",
         ] {
-            assert_eq!(text.parse::<Timespan>(), Err("the form is 30s, 5m or 1h"), "{text:?}");
+            assert_eq!(text.parse::<Timespan>(), Err("the form is 30s, 5m, 1h or 30d"), "{text:?}");
         }
     }
 }
