@@ -104,6 +104,10 @@ pub async fn text(state: &State) -> String {
     let up = u8::from(matches!(timeout(PATIENCE, state.store.ready()).await, Ok(Ok(()))));
     page.gauge("rollcall_database_up", "1 if a commit that writes came back from the database just now.")
         .is(up);
+    if let Some(heard_ms) = state.hearing.reading() {
+        page.counter("rollcall_hearing_seconds_total", "The clock of this server: how long it could hear.")
+            .is(heard_ms / 1000);
+    }
     state.broadcaster.tell(&mut page);
     let mut ends = page.gauge(
         "rollcall_certificate_not_after_timestamp_seconds",
