@@ -95,7 +95,8 @@ fn the_state_of_the_database_is_judged() {
         "red     the server cannot record in the database: the role rollcall_server lacks rights of deploy/grants.sql",
     );
     assert_eq!(exit, 1, "{lines:#?}");
-    stack.sql("grant update (last_seen_ns, ip, port) on users to rollcall_server");
+    let grants = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/grants.sql");
+    expect(stack.psql().arg("-f").arg(grants), 0, "");
     let alter = |change: &str| stack.sql(&format!("alter database {} {change}", stack.database));
     alter("set default_transaction_read_only = on");
     says(&doctor(&stack, &[]).0, "red     the server cannot record in the database: it is read-only");
