@@ -138,10 +138,11 @@ layers:
     keyfile  | files protocol                                  |
     x509     | keyfile                                         | x509_cert ring
     store    | protocol                                        | sqlx
-    http     | protocol store x509                             | async_h1 subtle tide
+    http     | protocol store x509                             | async_h1 env_logger subtle tide
     client   | cli files keyfile x509                          | async_tls rustls webpki httparse
     listener | cli files keyfile protocol lan                  |
-    server   | cli files keyfile x509 protocol lan store http  | tide env_logger ring
+    server   | cli files keyfile x509 protocol lan store http  | tide ring
+    board    | cli files http keyfile protocol lan store       | tide ring
     stack    | cli files http keyfile lan server               | nix ring
     admin    | cli files http keyfile x509 protocol store stack | ring
     doctor   | cli files keyfile x509 protocol lan store server stack | nix

@@ -3,6 +3,7 @@
 mod bounded;
 pub mod connection;
 pub mod identity;
+pub mod logging;
 mod newcomers;
 pub mod outage;
 pub mod problem;

@@ -27,7 +27,6 @@ pub mod broadcast;
 pub mod commit;
 pub mod epoch;
 pub mod hearing;
-mod logging;
 pub mod proof;
 pub mod registry;
 mod renewal;

@@ -13,7 +13,7 @@ use super::registry::Registry;
 use super::renewal;
 use crate::cli::now_ns;
 use crate::http::identity::{Forwarded, Identity, Trust, escaped_certificate};
-use crate::http::problem::{Problem, answer};
+use crate::http::problem::{Problem, Program, answer};
 use crate::store::Store;
 use crate::store::sighting::Sighting;
 
@@ -29,6 +29,10 @@ pub struct State {
     pub hearing: Arc<Hearing>,
     /// To ask whether the database answers, and whose a certificate is.
     pub store: Store,
+}
+
+impl Program for Arc<State> {
+    const NAME: &'static str = "rollcall-server";
 }
 
 /// The router: every path and method, without a port.

@@ -1,4 +1,4 @@
-//! The server's log, on standard error, and how much of it `ROLLCALL_LOG` lets through.
+//! The log of a program behind nginx, on standard error, and how much of it `ROLLCALL_LOG` lets through.
 
 use std::io::Write;
 use std::str::FromStr;
