@@ -61,7 +61,7 @@ client *args: build
 listen *args: build
     @exec stack/run rollcall-listen "$@"
 
-# the people that are enrolled: just user add|list|disable|enable EMAIL…
+# the people that are enrolled: just user add|list|disable|enable|every|reads EMAIL…
 [group('use')]
 user *args: build
     @exec stack/run rollcall-admin user "$@"

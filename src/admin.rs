@@ -6,6 +6,7 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use async_std::task;
@@ -13,6 +14,7 @@ use async_std::task;
 use crate::cli::{Exit, Fatal, FromArgs, SettingError, Timespan, setting};
 use crate::protocol::status::{Email, EmailError};
 use crate::stack;
+use crate::store::presence::{LONGEST_EVERY, Reads};
 use crate::store::{self, Store, UserRow, sighting};
 use crate::x509;
 
@@ -72,6 +74,8 @@ enum UserCommand {
     List(List),
     Disable(Disable),
     Enable(Enable),
+    Every(Every),
+    Reads(SetReads),
     Mend(Mend),
 }
 
@@ -111,6 +115,45 @@ struct Disable {
 struct Enable {
     #[argh(positional)]
     email: Vec<String>,
+}
+
+/// set the time between two heartbeats of a person, by which silence is judged
+#[derive(FromArgs)]
+#[argh(subcommand, name = "every")]
+struct Every {
+    #[argh(positional)]
+    email: String,
+    /// such as 5m, from 1s to 1d; or client, for that which the client says (30s, if it does not)
+    #[argh(positional)]
+    every: Cadence,
+}
+
+/// set whom a person may see: none, self (the default) or all
+#[derive(FromArgs)]
+#[argh(subcommand, name = "reads")]
+struct SetReads {
+    #[argh(positional)]
+    email: String,
+    #[argh(positional)]
+    reads: Reads,
+}
+
+/// Seconds between two heartbeats; `None` for those that the client says.
+struct Cadence(Option<u32>);
+
+impl FromStr for Cadence {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const FORM: &str = "it is client, or whole seconds from 1s to 1d, such as 5m";
+        if text == "client" {
+            return Ok(Self(None));
+        }
+        let Timespan(every) = text.parse().map_err(|_| FORM)?;
+        let seconds =
+            u32::try_from(every.as_secs()).ok().filter(|seconds| (1..=LONGEST_EVERY).contains(seconds));
+        seconds.filter(|_| every.subsec_nanos() == 0).map(|seconds| Self(Some(seconds))).ok_or(FORM)
+    }
 }
 
 /// enrol a person or device: the row, a key and a certificate; run again it changes nothing
@@ -253,6 +296,17 @@ pub fn run(options: Options) -> Result<(), Error> {
             UserCommand::List(List { json }) => list_users(&store.users().await?, json),
             UserCommand::Enable(Enable { email }) => set_disabled(store, &email, false).await,
             UserCommand::Disable(Disable { email }) => set_disabled(store, &email, true).await,
+            UserCommand::Every(Every { email, every: Cadence(every_s) }) => {
+                store.set_every(&Email::new(&email).map_err(Error::Email)?, every_s).await?;
+                let every = every_s.map_or("as its client says".to_owned(), |every_s| {
+                    format!("every {}", Timespan(Duration::from_secs(every_s.into())))
+                });
+                report(&email, &format!("is expected {every}"))
+            }
+            UserCommand::Reads(SetReads { email, reads }) => {
+                store.set_reads(&Email::new(&email).map_err(Error::Email)?, reads).await?;
+                report(&email, &format!("may see: {}", reads.word()))
+            }
             UserCommand::Mend(Mend {}) => mend(store).await,
         }),
         Command::Enrol(options) => with_store(async |store| issue::enrol(store, &options).await),
@@ -326,8 +380,9 @@ fn report(subject: &impl Display, change: &str) -> Result<(), Error> {
 }
 
 fn list_users(users: &[UserRow], json: bool) -> Result<(), Error> {
+    let canary: String = setting(None, "ROLLCALL_CANARY", "")?;
     let mut out = io::stdout().lock();
-    for user in users {
+    for user in users.iter().filter(|user| user.email != canary) {
         let seen = user.seen.map(|(ns, ip, port)| (time(ns), ns, ip, port));
         unless_closed(if json {
             let (time, ns, ip, port) = seen.map_or((None, None, None, None), |(time, ns, ip, port)| {

@@ -139,13 +139,7 @@ async fn commit_all(
                     None => clock.worked(),
                     Some(doubt) => clock.failed(&doubt),
                 }
-                recorded.committed.retain(|status| {
-                    let is_canary = hearing.is_canary(&status.email);
-                    if is_canary {
-                        hearing.canary_beat();
-                    }
-                    !is_canary
-                });
+                recorded.committed.retain(|status| !hearing.is_canary(&status.email));
                 broadcaster.send(&recorded.committed);
                 for (one, outcome) in batch.iter().zip(recorded.outcomes) {
                     // A request whose client hung up no longer waits; it is recorded all the same.

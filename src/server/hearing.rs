@@ -1,7 +1,8 @@
 //! The clock of this server: it counts the time in which a heartbeat would have been heard, and no other.
 //!
-//! It stands still while the database takes nothing, while connections are not accepted, and while the canary, a client of
-//! our own that goes through the real nginx, is silent. Readers compare its readings (`store::presence`).
+//! Time counts once something was heard after it: a record in the database and, where there is a canary, a heartbeat of
+//! that client of our own, which goes through the real nginx. So nobody is called late for a silence of ours, however
+//! short their interval is. Readers compare the readings (`store::presence`).
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,14 +16,15 @@ use crate::store::{self, Store};
 
 /// Between two readings.
 const TICK: Duration = Duration::from_secs(1);
-/// A tick counts for no more than this: a process that was stopped heard nothing.
-const LONGEST_TICK: Duration = Duration::from_secs(2);
+/// A longer step counts nothing: the canary beats every 2 s, and a process that was stopped heard nobody. Somebody who beats
+/// every second is late after 3.1 s.
+const LONGEST_STEP: Duration = Duration::from_secs(3);
 /// Without hearing for this long, hearing begins again.
 const DEAF_AFTER: Duration = Duration::from_secs(5);
-/// The canary beats every 10 s.
-const CANARY: Duration = Duration::from_secs(25);
+/// A canary that was started after the server is waited for in silence.
+const START: Duration = Duration::from_secs(30);
 
-/// A clock's two readings in milliseconds, and how long it has stood still.
+/// A clock's two readings in milliseconds, and for how long nothing counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Reading {
     heard_ms: u64,
@@ -31,53 +33,65 @@ struct Reading {
 }
 
 impl Reading {
-    /// So much time has passed, by the monotonic clock.
-    fn tick(&mut self, passed: Duration, hears: bool) {
-        let counted = if hears { passed.min(LONGEST_TICK) } else { Duration::ZERO };
-        self.deaf += passed - counted;
-        if !hears {
+    /// So much time has passed since the last step, by the monotonic clock; did anything of it count?
+    fn step(&mut self, passed: Duration, hears: bool) {
+        if !hears || passed > LONGEST_STEP {
+            self.deaf += passed;
+            return;
+        }
+        if passed.is_zero() {
             return;
         }
         if self.deaf >= DEAF_AFTER {
             self.resumed_ms = self.heard_ms;
         }
         self.deaf = Duration::ZERO;
-        self.heard_ms += counted.as_millis() as u64;
+        self.heard_ms += passed.as_millis() as u64;
     }
 }
 
 /// The clock, as requests and the committer use it.
 pub struct Hearing {
     /// Of this server, in the table `servers`.
-    pub name: String,
-    /// The person whose heartbeats tell that nginx works. Nobody else is told of them.
-    pub canary: Option<Email>,
-    heard_ms: AtomicU64,
+    name: String,
+    canary: Option<Email>,
     /// 0 until the clock goes.
     epoch: AtomicI64,
+    /// The last reading, and when that was, in milliseconds since the start.
+    heard_ms: AtomicU64,
+    stepped_ms: AtomicU64,
+    start: Instant,
     /// Did the database take the last thing that it was handed?
     records: AtomicBool,
     accepts: Arc<AtomicBool>,
-    canary_seen: Mutex<Option<Instant>>,
+    canary_seen: Mutex<Instant>,
 }
 
 impl Hearing {
     /// `accepts` says whether connections are accepted.
     pub fn new(name: String, canary: Option<Email>, accepts: Arc<AtomicBool>) -> Self {
+        let start = Instant::now();
         Self {
             name,
             canary,
-            heard_ms: AtomicU64::new(0),
             epoch: AtomicI64::new(0),
+            heard_ms: AtomicU64::new(0),
+            stepped_ms: AtomicU64::new(0),
+            start,
             records: AtomicBool::new(true),
             accepts,
-            canary_seen: Mutex::new(None),
+            canary_seen: Mutex::new(start),
         }
     }
 
-    /// `None`: it does not go yet, so that nothing can be recorded.
+    /// The reading now, as it is if this moment counts. `None`: the clock does not go yet, so that nothing can be
+    /// recorded.
     pub fn reading(&self) -> Option<u64> {
-        (self.epoch.load(Ordering::Acquire) != 0).then(|| self.heard_ms.load(Ordering::Relaxed))
+        if self.epoch.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let since = self.start_ms(Instant::now()).saturating_sub(self.stepped_ms.load(Ordering::Relaxed));
+        Some(self.heard_ms.load(Ordering::Relaxed) + since.min(LONGEST_STEP.as_millis() as u64))
     }
 
     /// The database has taken heartbeats, or has not.
@@ -85,18 +99,20 @@ impl Hearing {
         self.records.store(done, Ordering::Relaxed);
     }
 
+    /// Is it the canary's heartbeat that was recorded? Nobody else is told of it.
     pub fn is_canary(&self, email: &Email) -> bool {
-        self.canary.as_ref() == Some(email)
-    }
-
-    pub fn canary_beat(&self) {
-        *self.canary_seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        let is_canary = self.canary.as_ref() == Some(email);
+        if is_canary {
+            *self.canary_seen.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        }
+        is_canary
     }
 
     /// Takes the next epoch. Afterwards [`Hearing::run`] moves the clock.
     pub async fn start(&self, store: &Store) -> Result<(), store::Error> {
         let (epoch, heard_ms) = store.start_clock(&self.name).await?;
         self.heard_ms.store(heard_ms, Ordering::Relaxed);
+        self.stepped_ms.store(self.start_ms(Instant::now()), Ordering::Relaxed);
         self.epoch.store(epoch, Ordering::Release);
         Ok(())
     }
@@ -107,21 +123,28 @@ impl Hearing {
         let epoch = self.epoch.load(Ordering::Acquire);
         let heard_ms = self.heard_ms.load(Ordering::Relaxed);
         let mut reading = Reading { heard_ms, resumed_ms: heard_ms, deaf: Duration::ZERO };
-        let mut last = Instant::now();
-        let mut said = true;
+        let (mut stepped, mut said) = (Instant::now(), true);
         loop {
             task::sleep(TICK).await;
             let now = Instant::now();
-            let deaf_for = self.deafness();
-            reading.tick(now - last, deaf_for.is_none());
-            last = now;
+            let seen = *self.canary_seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let hears = self.records.load(Ordering::Relaxed) && self.accepts.load(Ordering::Relaxed);
+            let until = if hears && self.canary.is_some() { seen.max(stepped) } else { now };
+            reading.step(until - stepped, hears);
+            stepped = until;
             self.heard_ms.store(reading.heard_ms, Ordering::Relaxed);
-            match (deaf_for, said) {
-                (Some(why), true) => log::warn!("nobody is called late or offline: {why}"),
-                (None, false) => log::info!("hears again"),
+            self.stepped_ms.store(self.start_ms(stepped), Ordering::Relaxed);
+            match (now - stepped + reading.deaf >= DEAF_AFTER, said) {
+                (true, true) if self.start.elapsed() > START => {
+                    log::warn!("everybody is unknown: {}", self.deafness());
+                    said = false;
+                }
+                (false, false) => {
+                    log::info!("could hear again");
+                    said = true;
+                }
                 _ => {}
             }
-            said = deaf_for.is_none();
             match store.tell_clock(&self.name, epoch, reading.heard_ms, reading.resumed_ms).await {
                 Ok(true) => {
                     outage.worked();
@@ -139,18 +162,18 @@ impl Hearing {
         }
     }
 
-    /// The reason why a heartbeat would not be heard.
-    fn deafness(&self) -> Option<&'static str> {
-        let seen = *self.canary_seen.lock().unwrap_or_else(PoisonError::into_inner);
+    fn deafness(&self) -> &'static str {
         if !self.records.load(Ordering::Relaxed) {
-            Some("the database takes nothing")
+            "the database takes nothing"
         } else if !self.accepts.load(Ordering::Relaxed) {
-            Some("connections are not accepted")
-        } else if self.canary.is_some() && seen.is_none_or(|seen| seen.elapsed() > CANARY) {
-            Some("the canary is silent; does nginx answer?")
+            "connections are not accepted"
         } else {
-            None
+            "the canary is silent; does nginx answer?"
         }
+    }
+
+    fn start_ms(&self, moment: Instant) -> u64 {
+        moment.duration_since(self.start).as_millis() as u64
     }
 }
 
@@ -161,23 +184,27 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn the_clock_counts_what_could_be_heard() {
+    fn the_clock_counts_what_was_heard() {
         let mut reading = Reading { heard_ms: 1000, resumed_ms: 1000, deaf: Duration::ZERO };
-        reading.tick(SECOND, true);
+        reading.step(SECOND, true);
         assert_eq!((reading.heard_ms, reading.resumed_ms), (2000, 1000));
         // Deaf for a moment: nothing is counted, and hearing does not begin again.
-        reading.tick(SECOND * 3, false);
-        reading.tick(SECOND, true);
+        reading.step(SECOND * 3, false);
+        reading.step(SECOND, true);
         assert_eq!((reading.heard_ms, reading.resumed_ms), (3000, 1000));
         // For longer.
         for _ in 0..5 {
-            reading.tick(SECOND, false);
+            reading.step(SECOND, false);
         }
         assert_eq!(reading.heard_ms, 3000);
-        reading.tick(SECOND, true);
+        reading.step(SECOND, true);
         assert_eq!((reading.heard_ms, reading.resumed_ms), (4000, 3000));
-        // The process was stopped for a minute (SIGSTOP, a suspended machine).
-        reading.tick(SECOND * 61, true);
+        // The canary is silent for a minute, or the process was stopped (SIGSTOP, a suspended machine).
+        reading.step(Duration::ZERO, true);
+        reading.step(SECOND * 60, true);
+        reading.step(Duration::ZERO, true);
+        assert_eq!((reading.heard_ms, reading.deaf), (4000, SECOND * 60));
+        reading.step(SECOND * 2, true);
         assert_eq!((reading.heard_ms, reading.resumed_ms), (6000, 4000));
         assert_eq!(reading.deaf, Duration::ZERO);
     }

@@ -324,16 +324,17 @@ impl Store {
         .await
     }
 
-    /// Sets the interval of a person, `None` for that which the client says. The window begins anew.
+    /// Sets the interval of a person, `None` for that which the client says. The window begins anew, unless they are
+    /// offline.
     pub async fn set_every(&self, email: &Email, every_s: Option<u32>) -> Result<(), Error> {
         self.run(async |connection| {
             sqlx::query(concat!(
                 "update users set every_s = $2,
-                        good_until_ms = servers.heard_ms + ",
+                        good_until_ms = coalesce(servers.heard_ms + ",
                 good_ms!("new.every_s"),
-                ", gone_after_ms = servers.heard_ms + ",
+                ", users.good_until_ms), gone_after_ms = coalesce(servers.heard_ms + ",
                 gone_ms!("new.every_s"),
-                " from users as old left join servers on servers.name = old.server
+                ", users.gone_after_ms) from users as old left join servers on servers.name = old.server
                        and servers.heard_ms <= old.gone_after_ms,
                        lateral (select coalesce($2, old.said_every_s, $3) as every_s) as new
                  where users.email = $1 and old.email = $1"

@@ -31,6 +31,7 @@ mod lifecycle;
 mod listener;
 mod logs_and_disk;
 mod own_parts;
+mod presence;
 mod privacy;
 mod promises;
 mod refusals;

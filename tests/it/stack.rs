@@ -238,6 +238,8 @@ impl Stack {
             .env("ROLLCALL_HTTPS_PORT", self.https_port.to_string())
             .env("ROLLCALL_LISTEN", &self.listen)
             .env("ROLLCALL_BROADCAST", format!("127.255.255.255:{}", self.broadcast_port))
+            // Only the tests of presence need one.
+            .env("ROLLCALL_CANARY", "")
             .envs(self.settings.iter().cloned())
             .stdin(Stdio::null());
     }

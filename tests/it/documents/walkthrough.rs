@@ -174,6 +174,14 @@ fn people(clone: &Clone) {
     clone.runs(carol, 0, "Success!");
     clone.types_as("just user list [--json]", "just user list --json", 0, "carol@example.com");
     clone.types("just user mend", 0, "");
+    for line in ["just user every EMAIL 5m", "just user every EMAIL 5m|client"] {
+        clone.types_as(line, "just user every carol@example.com 5m", 0, "is expected every 5m");
+    }
+    let client = "just user every carol@example.com client";
+    clone.types_as("just user every EMAIL client", client, 0, "is expected as its client says");
+    for line in ["just user reads EMAIL all", "just user reads EMAIL none|self|all"] {
+        clone.types_as(line, "just user reads carol@example.com all", 0, "carol@example.com may see: all");
+    }
     clone.types("just user disable valid_user@qt-test.com", 0, "disabled");
     clone.runs("just up && just client", 77, "disabled");
     clone.runs("just user enable valid_user@qt-test.com && just client", 0, "Success!");
