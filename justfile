@@ -61,6 +61,12 @@ client *args: build
 listen *args: build
     @exec stack/run rollcall-listen "$@"
 
+# open the page that shows who is here: prints its address, which is good once and for 60 s
+[group('use')]
+[no-exit-message]
+board: build
+    @exec stack/run rollcall-board link
+
 # the people that are enrolled: just user add|list|disable|enable|every|reads EMAIL…
 [group('use')]
 user *args: build

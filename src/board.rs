@@ -11,6 +11,7 @@
 //! | the page | [`page`] |
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -71,12 +72,11 @@ pub fn run(options: Options) -> Result<(), Error> {
         log::info!("SIGHUP: there is nothing to read anew, and the log is on standard error; going on");
     }))
     .map_err(Error::Signals)?;
-    hints::listen(settings.port, settings.keys_folder.clone(), keys, Arc::clone(&people), now_ns());
+    hints::listen(settings.port, keys, Arc::clone(&people), now_ns());
     task::block_on(async {
-        let listen = &settings.listen;
-        let listener =
-            TcpListener::bind(listen).await.map_err(|error| Error::Listen(listen.clone(), error))?;
-        let own = listener.local_addr().map_err(|error| Error::Listen(listen.clone(), error))?;
+        let listen = settings.listen;
+        let listener = TcpListener::bind(listen).await.map_err(|error| Error::Listen(listen, error))?;
+        let own = listener.local_addr().map_err(|error| Error::Listen(listen, error))?;
         if !own.ip().is_loopback() {
             log::warn!(
                 "{listen} is no loopback address: others on the way can read what it answers, and the credential"
@@ -143,11 +143,11 @@ pub enum Error {
     #[error(transparent)]
     Store(store::Error),
     #[error("cannot listen on {0}: {1}; ROLLCALL_BOARD_LISTEN sets another address")]
-    Listen(String, io::Error),
+    Listen(SocketAddr, io::Error),
     #[error("the board on {0} does not answer: {1}; is it up? just up")]
-    Unreachable(String, io::Error),
+    Unreachable(SocketAddr, io::Error),
     #[error("the board on {0} gives no code: {1}")]
-    NoCode(String, String),
+    NoCode(SocketAddr, String),
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
 }

@@ -130,7 +130,9 @@ pub fn decode(text: &str) -> Result<String, Problem> {
             b'%' => match (digit(rest.next()), digit(rest.next())) {
                 (Some(high), Some(low)) => (high * 16 + low) as u8,
                 _ => {
-                    return Err(bad(format!("{text:?} is not percent-encoded: two hex digits follow each %")));
+                    return Err(bad(format!(
+                        "{text:?} is not percent-encoded: two hex digits follow each %"
+                    )));
                 }
             },
             _ => byte,

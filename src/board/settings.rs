@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::{Error, random};
@@ -19,9 +20,9 @@ use crate::protocol::status::Email;
 /// announcements on UDP port ROLLCALL_PORT, of the servers whose keys are in ROLLCALL_KEYS.
 #[derive(Default, FromArgs)]
 pub struct Options {
-    /// where to listen: HOST:PORT (ROLLCALL_BOARD_LISTEN, default 127.0.0.1:8001)
+    /// where to listen: IP:PORT (ROLLCALL_BOARD_LISTEN, default 127.0.0.1:8001)
     #[argh(option)]
-    pub(super) listen: Option<String>,
+    pub(super) listen: Option<SocketAddr>,
     /// file with the secret that nginx presents (default $ROLLCALL_STATE/board/proxy-credential)
     #[argh(option)]
     pub(super) proxy_credential: Option<PathBuf>,
@@ -45,7 +46,7 @@ pub enum Command {
 pub struct Link {}
 
 pub(super) struct Settings {
-    pub listen: String,
+    pub listen: SocketAddr,
     pub database_url: Option<String>,
     pub identity: Identity,
     pub canary: Option<Email>,
@@ -60,7 +61,7 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    pub fn read(listen: Option<String>, proxy_credential: Option<PathBuf>) -> Result<Self, Error> {
+    pub fn read(listen: Option<SocketAddr>, proxy_credential: Option<PathBuf>) -> Result<Self, Error> {
         let path = |variable| {
             let path: PathBuf = setting(None, variable, "")?;
             Ok::<_, Error>(Some(path).filter(|path| !path.as_os_str().is_empty()))

@@ -1,0 +1,1 @@
+//! openapi.json, and the answers as they are.
