@@ -347,6 +347,13 @@ impl People {
         }
     }
 
+    /// Somebody is asked for, of whom no row was read.
+    pub fn ask_for(&self, email: &Email) {
+        if self.canary.as_ref() != Some(email) {
+            self.lock().doubtful.insert(email.as_str().to_owned());
+        }
+    }
+
     /// A page of all rows was read, from after this email on; the last one, if `is_last`. Those that it lacks are in doubt.
     pub fn page(&self, after: &str, rows: Vec<Person>, is_last: bool) {
         {

@@ -1,7 +1,7 @@
 //! The calls of the board: the answer to each request. [`app`] needs no port.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_std::future::timeout;
 use serde_json::{Value, json};
@@ -16,6 +16,8 @@ use super::{page, time};
 use crate::http::problem::{Problem, Program, answer};
 use crate::protocol::status::Email;
 
+/// How long an answer waits for the row of somebody whom the board does not know.
+const READ: Duration = Duration::from_secs(1);
 /// Changes in one answer.
 const MOST_CHANGES: usize = 1000;
 
@@ -127,8 +129,15 @@ async fn me(request: Request<Arc<State>>) -> Result<Response, Problem> {
 async fn one(request: &Request<Arc<State>>, reader: &Reader, email: &Email) -> Result<Response, Problem> {
     let state = request.state();
     state.readers.must_see(reader, email).await?;
-    state.people.look().ok_or_else(not_ready)?;
-    match state.people.person(email.as_str()) {
+    let people = &state.people;
+    people.look().ok_or_else(not_ready)?;
+    let woken = people.wait();
+    if people.person(email.as_str()).1.is_none() {
+        // Perhaps enrolled a moment ago.
+        people.ask_for(email);
+        let _ = timeout(READ, woken.recv()).await;
+    }
+    match people.person(email.as_str()) {
         (position, Some(person)) => Ok(fresh(request, position, &person)),
         (_, None) => Err(Problem::new(StatusCode::NotFound, format!("{email} is not enrolled"))),
     }

@@ -197,7 +197,7 @@ async fn converse<S: Stream, T: Program + Clone + Send + Sync + 'static>(
         // A peer that does not read its answer holds the connection no longer than one that does not ask.
         let written = match response.len() {
             Some(_) => timeout(ANSWER_TIMEOUT, write_answer(&mut stream, method, response, keep)).await,
-            None => return write_stream(&mut stream, method, response).await.unwrap_or_default(),
+            None => return write_stream(stream.inner().clone(), method, response).await,
         };
         if !matches!(written, Ok(Ok(()))) || !keep {
             return;
@@ -222,22 +222,26 @@ async fn write_answer<S: Write + Unpin>(
     async_std::io::copy(Encoder::new(response, method), stream).await.map(|_| ())
 }
 
-/// A body without a length lasts for as long as its source, and each part of it is read in time.
-async fn write_stream<S: Write + Unpin>(
-    stream: &mut S,
-    method: Method,
-    mut response: tide::http::Response,
-) -> io::Result<()> {
+/// A body without a length lasts for as long as its source and its reader, who takes each part of it in time.
+async fn write_stream<S: Stream>(mut stream: S, method: Method, mut response: tide::http::Response) {
     response.insert_header("Connection", "close");
-    let mut encoder = Encoder::new(response, method);
-    let mut part = vec![0; PART];
-    loop {
-        let len = encoder.read(&mut part).await?;
-        if len == 0 {
-            return Ok(());
+    let mut peer = stream.clone();
+    // Nothing more is awaited from the reader, so that this ends when it goes.
+    let gone = async {
+        let _ = peer.read(&mut [0]).await;
+    };
+    let writing = async {
+        let mut encoder = Encoder::new(response, method);
+        let mut part = vec![0; PART];
+        loop {
+            let len = encoder.read(&mut part).await.unwrap_or_default();
+            let written = timeout(ANSWER_TIMEOUT, stream.write_all(&part[..len])).await;
+            if len == 0 || !matches!(written, Ok(Ok(()))) {
+                return;
+            }
         }
-        async_std::io::timeout(ANSWER_TIMEOUT, stream.write_all(&part[..len])).await?;
-    }
+    };
+    gone.race(writing).await;
 }
 
 /// Did the peer say nothing, or go? Then there is nobody to answer.
