@@ -25,6 +25,7 @@ use crate::cli::{Exit, Fatal, SettingError, now_ns, signals};
 use crate::http::connection;
 use crate::http::identity::CredentialError;
 use crate::keyfile;
+use crate::lan::sockets;
 use crate::store::{self, Store};
 
 pub mod follow;
@@ -43,6 +44,8 @@ use readers::Readers;
 use settings::Settings;
 pub use settings::{Command, Options};
 
+/// Bytes of answers and streams that a reader may leave unread.
+const UNREAD: usize = 128 * 1024;
 /// How long the database may take for a page of rows.
 const DEADLINE: Duration = Duration::from_secs(5);
 
@@ -75,14 +78,14 @@ pub fn run(options: Options) -> Result<(), Error> {
     hints::listen(settings.port, keys, Arc::clone(&people), now_ns());
     task::block_on(async {
         let listen = settings.listen;
-        let listener = TcpListener::bind(listen).await.map_err(|error| Error::Listen(listen, error))?;
-        let own = listener.local_addr().map_err(|error| Error::Listen(listen, error))?;
-        if !own.ip().is_loopback() {
+        let listener = sockets::listener(listen, UNREAD).map_err(|error| Error::Listen(listen, error))?;
+        let listener = TcpListener::from(listener);
+        if !listen.ip().is_loopback() {
             log::warn!(
                 "{listen} is no loopback address: others on the way can read what it answers, and the credential"
             );
         }
-        let readers = Readers::new(trust, settings.identity, readers, token, own.port());
+        let readers = Readers::new(trust, settings.identity, readers, token, listen.port());
         task::spawn(follow::rows(store, Arc::clone(&people)));
         // The place of the history and of the hooks.
         task::spawn(async move {

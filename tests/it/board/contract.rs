@@ -41,7 +41,7 @@ fn check(document: &Value, schema: &Value, value: &Value, place: &str) -> Result
                 }
             }
             "pattern" => {
-                let text = value.as_str().unwrap();
+                let Some(text) = value.as_str() else { return wrong("is no text") };
                 let fits = match wanted.as_str().unwrap() {
                     "^[0-9]+$" => !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()),
                     "^[0-9a-f]{8}[.][0-9]+$" => text.split_once('.').is_some_and(|(board, number)| {
