@@ -137,17 +137,18 @@ layers:
     set -euo pipefail
     # room | rooms that it imports | crates that no other room names
     table='
-    cli      |                                                 | argh signal_hook
+    cli      |                                                 | argh signal_hook env_logger
     files    |                                                 |
     protocol |                                                 | byteorder ring
     lan      |                                                 | socket2 nix
+    prometheus |                                               | nix
     keyfile  | files protocol                                  |
     x509     | keyfile                                         | x509_cert ring
     store    | protocol                                        | sqlx
-    http     | protocol store x509                             | async_h1 env_logger subtle tide
+    http     | protocol store x509                             | async_h1 subtle tide
     client   | cli files keyfile x509                          | async_tls rustls webpki httparse
-    listener | cli files keyfile protocol lan                  |
-    server   | cli files keyfile x509 protocol lan store http  | tide ring
+    listener | cli files keyfile prometheus protocol lan       |
+    server   | cli files keyfile x509 prometheus protocol lan store http | tide ring
     board    | cli files http keyfile protocol lan store       | tide ring
     stack    | cli files http keyfile lan server               | nix ring
     admin    | cli files http keyfile x509 protocol store stack | ring

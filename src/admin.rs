@@ -15,6 +15,7 @@ use crate::cli::{Exit, Fatal, FromArgs, SettingError, Timespan, setting};
 use crate::protocol::status::{Email, EmailError};
 use crate::stack;
 use crate::store::presence::{LONGEST_EVERY, Reads};
+use crate::store::sighting::Serial;
 use crate::store::{self, Store, UserRow, sighting};
 use crate::x509;
 
@@ -189,6 +190,9 @@ struct Renew {
     /// sign this request (PKCS #10) of a device that keeps its key
     #[argh(option)]
     csr: Option<PathBuf>,
+    /// make a new key here, though the one of the certificate before is on the device
+    #[argh(switch)]
+    new_key: bool,
     /// renew the server's, and let nginx read it
     #[argh(switch)]
     server: bool,
@@ -443,7 +447,9 @@ pub enum Error {
     #[error(transparent)]
     Certificate(sighting::Error),
     #[error(transparent)]
-    Store(#[from] store::Error),
+    Store(store::Error),
+    #[error("{0}; this was not done. just status says which part is down, and just up starts it")]
+    Away(store::Error),
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
     #[error("{path}: {1}", path = .0.display())]
@@ -476,7 +482,10 @@ pub enum Error {
     AnotherAuthority(String),
     #[error("there is no certificate in {path} to renew; just enrol makes one", path = .0.display())]
     NothingToRenew(PathBuf),
-    #[error("the key of {0} is on its device: let it make a request, and just renew {0} --csr FILE")]
+    #[error(
+        "the key of {0} is on its device: let it make a request, and just renew {0} --csr FILE; or just renew {0} --new-key, \
+         and copy both files to it"
+    )]
     KeyElsewhere(String),
     #[error("{path} cannot be noted: {1}", path = .0.display())]
     Given(PathBuf, String),
@@ -528,8 +537,8 @@ pub enum Error {
     #[error("no CA is being replaced: just ca replace begins that")]
     NotReplacing,
     #[error(
-        "{0} certificates of the old CA were used within 30 days, and would be refused: {1}. Renew them first; or \
-         --finish --yes"
+        "{0} certificates of the old CA were used within 30 days, and would be refused: {1}. Renew them, and let each device \
+         use its new one first; or --finish --yes"
     )]
     InUse(usize, String),
     #[error("cannot encrypt {path}: {1}", path = .0.display())]
@@ -545,12 +554,14 @@ pub enum Error {
          revoked"
     )]
     OnlyAFile(String),
+    #[error("{0} is the number of {1}, and of no device: {2} puts another in its place")]
+    NoDevices(Serial, String, &'static str),
     #[error("{0} was the name of several people's devices ({1}): give a serial number (just certs)")]
     SeveralPeople(String, String),
     #[error("several CAs gave the serial number {0}: give one of the fingerprints {1}")]
     SeveralCertificates(String, String),
     #[error(
-        "the server refuses {0} certificates from now on, but nginx does not know of it: {1}. Run just crl"
+        "the server refuses them from now on (certificates: {0}), but nginx does not know of it: {1}. Run just crl"
     )]
     HalfRevoked(usize, Box<Error>),
     #[error("the CRL {0}: {1}")]
@@ -567,6 +578,12 @@ pub enum Error {
     NoCrl,
     #[error("nginx does not take the new files, and goes on with the old: {0}")]
     Reload(String),
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        if error.is_transient() { Error::Away(error) } else { Error::Store(error) }
+    }
 }
 
 impl Error {
@@ -589,7 +606,7 @@ impl Fatal for Error {
             | Error::Email(_)
             | Error::Name(..) => Exit::Usage,
             Error::NotAHost(_) | Error::NotItsName(..) => Exit::Usage,
-            Error::Store(error) if error.is_transient() => Exit::Unavailable,
+            Error::Away(_) => Exit::Unavailable,
             _ => Exit::Failure,
         }
     }

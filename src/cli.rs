@@ -1,4 +1,5 @@
-//! The command lines' common part: arguments and settings in, one line of error and an exit code out; the time; signals.
+//! The command lines' common part: arguments and settings in, one line of error and an exit code out; the log; the time;
+//! signals.
 
 use std::error::Error;
 use std::fmt::Display;
@@ -9,6 +10,8 @@ use std::time::{Duration, SystemTime};
 
 pub use argh::FromArgs;
 
+#[cfg(feature = "server")]
+pub mod logging;
 #[cfg(any(feature = "client", feature = "listen", feature = "server"))]
 pub mod signals;
 
@@ -104,7 +107,7 @@ impl FromStr for Timespan {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, &'static str> {
-        humantime::parse_duration(text).map(Self).map_err(|_| "the form is 30s, 5m or 1h")
+        humantime::parse_duration(text).map(Self).map_err(|_| "the form is 30s, 5m, 1h or 30d")
     }
 }
 
@@ -185,7 +188,7 @@ mod tests {
             "\u{665}s",
             "5s\0",
         ] {
-            assert_eq!(text.parse::<Timespan>(), Err("the form is 30s, 5m or 1h"), "{text:?}");
+            assert_eq!(text.parse::<Timespan>(), Err("the form is 30s, 5m, 1h or 30d"), "{text:?}");
         }
     }
 }

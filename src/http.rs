@@ -3,7 +3,6 @@
 mod bounded;
 pub mod connection;
 pub mod identity;
-pub mod logging;
 mod newcomers;
 pub mod outage;
 pub mod problem;

@@ -15,6 +15,9 @@
 //! | the holder of a certificate by its row | [`server::registry`] |
 //! | a connection's limits, the body of an error | [`http`] |
 //! | a route, a status code | [`server::routes`] |
+//! | a metric | [`server::metrics`], `stats` of [`listener`]; the text that Prometheus reads: [`prometheus`] |
+//! | a line of the log, its JSON | `logging` of [`cli`] |
+//! | the readiness of the service, its watchdog | [`server::supervisor`] |
 //! | the grouping of commits, the answer while the database is away | [`server::commit`] |
 //! | an announcement's way to the network | [`server::broadcast`] |
 //! | a full disk: PostgreSQL's answer | [`store`] (class 53), [`server::commit`]; own files: [`files`]; tests/it/logs_and_disk.rs |
@@ -43,6 +46,8 @@ pub mod x509;
 
 #[cfg(feature = "protocol")]
 pub mod lan;
+#[cfg(any(feature = "listen", feature = "server"))]
+pub mod prometheus;
 #[cfg(feature = "protocol")]
 pub mod protocol;
 

@@ -22,8 +22,10 @@ use crate::protocol::status::Status;
 
 mod print;
 pub mod state;
+mod stats;
 
 use print::Provenance;
+use stats::Counted;
 
 /// How often strangers on the port may be mentioned.
 const MENTION: Duration = Duration::from_secs(60);
@@ -35,6 +37,8 @@ const SETTLE: Duration = Duration::from_secs(1);
 const SAVE: Duration = Duration::from_secs(5);
 /// How often `--stats` tells the counts.
 const STATS: Duration = Duration::from_secs(60);
+/// How often the file of `--stats-file` is written: about as often as Prometheus looks.
+const STATS_FILE: Duration = Duration::from_secs(15);
 /// More than any datagram holds: 65,507 bytes are the most that UDP over IPv4 carries.
 const BUFFER: usize = 1 << 16;
 /// Bytes of output that are written at once while more datagrams wait.
@@ -83,6 +87,9 @@ pub struct Options {
     /// report every minute the datagrams received, missed and dropped; the end reports them in any case
     #[argh(switch)]
     pub stats: bool,
+    /// file in which node_exporter finds the same counts (NAME.prom), replaced every 15 s and at the end
+    #[argh(option)]
+    pub stats_file: Option<PathBuf>,
 }
 
 /// Prints announcements until a signal, a closed pipe, the count or the timeout ends it.
@@ -132,7 +139,9 @@ pub fn run(options: &Options) -> Result<(), Error> {
         printed: 0,
         mentioned: HashMap::new(),
         dropped: 0,
+        is_counted: true,
     };
+    listener.write_stats().map_err(Error::State)?;
     note(format_args!("rollcall-listen: {}", listener.beginning()));
     let result = listener.receive(&interrupted).and(listener.flush());
     listener.tell_dropped();
@@ -143,6 +152,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         _ => listener.save(),
     };
     note(format_args!("rollcall-listen: {}", listener.totals()));
+    listener.tell_stats();
     match result {
         // The reader of a pipe has seen enough.
         Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => saved,
@@ -166,6 +176,8 @@ struct Listener<'a> {
     mentioned: HashMap<&'static str, Instant>,
     /// The kernel's count of drops at the last report.
     dropped: u64,
+    /// Was the file of `--stats-file` written when it was last tried?
+    is_counted: bool,
 }
 
 impl Listener<'_> {
@@ -174,6 +186,7 @@ impl Listener<'_> {
         // Too long to add is longer than anybody waits.
         let end = self.options.timeout.and_then(|Timespan(timeout)| start.checked_add(timeout));
         let (mut settle, mut save, mut stats) = (start + SETTLE, start + SAVE, start + STATS);
+        let mut stats_file = start + STATS_FILE;
         // While datagrams wait, none is waited for: output is written when there is no more to add to it.
         let mut draining = false;
         let mut waits_aloud = false;
@@ -211,6 +224,10 @@ impl Listener<'_> {
                 if self.options.stats {
                     note(format_args!("rollcall-listen: {}", self.totals()));
                 }
+            }
+            if now >= stats_file {
+                stats_file = now + STATS_FILE;
+                self.tell_stats();
             }
             match self.socket.recv_from(&mut buffer) {
                 Ok((len, source)) => {
@@ -295,6 +312,29 @@ impl Listener<'_> {
             self.judge.remembered();
         }
         Ok(())
+    }
+
+    fn write_stats(&self) -> Result<(), stats::Error> {
+        let Some(file) = &self.options.stats_file else { return Ok(()) };
+        let counted = Counted {
+            place: self.place,
+            judged: self.judge.counters(),
+            printed: self.printed,
+            dropped: proc::dropped_by(&self.socket),
+            buffer: sockets::receive_buffer(&self.socket).unwrap_or_default(),
+        };
+        stats::save(file, &counted)
+    }
+
+    /// A full disk ends no listener. It is said once, and the file's age tells the rest.
+    fn tell_stats(&mut self) {
+        let written = self.write_stats();
+        if let Err(error) = &written
+            && self.is_counted
+        {
+            note(format_args!("rollcall-listen: {error} (said once until it works again)"));
+        }
+        self.is_counted = written.is_ok();
     }
 
     /// Before the gaps that it explains. Nobody but the kernel knows whose datagrams these were.

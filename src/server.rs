@@ -27,18 +27,22 @@ pub mod broadcast;
 pub mod commit;
 pub mod epoch;
 pub mod hearing;
+pub mod metrics;
 pub mod proof;
 pub mod registry;
 mod renewal;
 pub mod routes;
 mod settings;
+pub mod supervisor;
 
 use broadcast::Broadcaster;
 use hearing::Hearing;
+use metrics::{About, Heartbeats};
 use proof::Proof;
 use registry::Registry;
 use routes::{State, came_through_nginx};
 use settings::{MAX_DEADLINE, MIN_DEADLINE, load_signing};
+use supervisor::{Supervisor, Watchdog};
 
 pub(crate) use settings::{Address, Privacy, Settings};
 pub use settings::{Command, Doctor, Options};
@@ -50,6 +54,7 @@ const RETRY: Duration = Duration::from_millis(500);
 pub fn run(options: Options) -> Result<(), Error> {
     let check = options.check;
     let settings = Settings::read(options)?;
+    let about = About::this(settings.certs.clone());
     settings.log.start();
     let Settings { ref listen, deadline, .. } = settings;
     let url = settings.database_url.as_deref().ok_or(Error::NoDatabase)?;
@@ -79,21 +84,26 @@ pub fn run(options: Options) -> Result<(), Error> {
         log::info!("SIGHUP: there is nothing to read anew, and the log is on standard error; going on");
     }))
     .map_err(Error::Signals)?;
+    let supervisor = Supervisor::of_this_process();
     task::block_on(async {
+        let watchdog = supervisor.as_ref().and_then(Watchdog::of);
         let accepts = Arc::new(AtomicBool::new(true));
         let hearing =
             Arc::new(Hearing::new(settings.name.clone(), settings.canary.clone(), Arc::clone(&accepts)));
         let recorder = Recorder::new(store.clone(), settings.name.clone());
-        let commits = commit::start(recorder, broadcaster.clone(), Arc::clone(&hearing), deadline / 2);
-        let (identity, registry) = (settings.identity, Registry::default());
+        let commits =
+            commit::start(recorder, broadcaster.clone(), Arc::clone(&hearing), deadline / 2, watchdog);
         let app = routes::app(State {
             trust,
-            identity,
-            registry,
+            identity: settings.identity,
+            registry: Registry::default(),
             proof,
             commits,
             hearing: Arc::clone(&hearing),
             store: store.clone(),
+            broadcaster: broadcaster.clone(),
+            heartbeats: Heartbeats::default(),
+            about,
         });
         let (fail, failed) = channel::bounded(1);
         task::spawn(async move {
@@ -113,9 +123,17 @@ pub fn run(options: Options) -> Result<(), Error> {
                 }
             };
             failure = async_std::prelude::FutureExt::race(signal, broken).await;
+            if let Some(supervisor) = &supervisor {
+                supervisor.stopping();
+            }
             log::info!("stopping: finishing the requests that are being answered");
         };
-        let listens = || log::info!("rollcall-server {} listens on {listen}", env!("CARGO_PKG_VERSION"));
+        let listens = || {
+            log::info!("rollcall-server {} listens on {listen}", env!("CARGO_PKG_VERSION"));
+            if let Some(supervisor) = &supervisor {
+                supervisor.ready();
+            }
+        };
         match listen {
             Address::Tcp(address) => {
                 let bound = TcpListener::bind(address).await;

@@ -27,6 +27,9 @@ pub use key::usable;
 pub use new::NewKey;
 pub use request::Request;
 
+/// Bytes of a CRL with a million entries, and room.
+pub const LARGEST_CRL: u64 = 1 << 27;
+
 /// Every certificate of a file's bytes, PEM or DER, in its order. There may be none.
 pub fn certificates(bytes: &[u8]) -> Result<Vec<Certificate>, Error> {
     each(bytes, ItemKind::Certificate, Certificate::read)

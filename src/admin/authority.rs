@@ -237,8 +237,16 @@ pub fn protect() -> Result<(), Error> {
     let bytes = files::read(&staged, files::SMALL).unwrap_or_default();
     // Read back, before the only copy of the key goes.
     let public = decrypt.output().map_err(|error| failed(&error.to_string()))?.stdout;
+    let mut open = openssl(&["pkey", "-noout", "-passin", "pass:"]);
+    let is_open = open.arg(&staged).output().is_ok_and(|output| output.status.success());
     desk.folder.remove(&staged)?;
-    if !done.success() || !is_encrypted(&bytes) || public != issuer.certificate.public_key {
+    if !done.success() {
+        return Err(failed("openssl took no passphrase; the key is as it was"));
+    }
+    if is_open {
+        return Err(failed("an empty passphrase protects nothing; the key is as it was"));
+    }
+    if !is_encrypted(&bytes) || public != issuer.certificate.public_key {
         return Err(failed("the encrypted copy cannot be read back; the key is as it was"));
     }
     desk.folder.hide(&issuer.key, &bytes)?;

@@ -15,14 +15,14 @@ use ring::digest;
 
 use super::desk::Desk;
 use super::import::PART;
-use super::signer::{Entries, Issuer, LARGEST_CRL, has_these};
+use super::signer::{Entries, Issuer, has_these};
 use super::{Crl, Error, report};
 use crate::cli::{note, seconds};
 use crate::files;
 use crate::stack::trust::Lists;
 use crate::store::sighting::Serial;
 use crate::store::{Revocation, Store};
-use crate::x509;
+use crate::x509::{self, LARGEST_CRL};
 
 /// Days. A host that was off over a long holiday still finds it valid.
 const LIFETIME: u64 = 30;
@@ -74,8 +74,14 @@ pub async fn refresh(
     let own = desk.folder.path("crl.pem");
     let issuers = desk.own();
     if !issuers.is_empty() {
-        if forgotten == Forgotten::Revoke {
-            remember(store, &published(desk)?).await?;
+        match forgotten {
+            Forgotten::Revoke => remember(store, &published(desk)?).await?,
+            // That which cannot be read is dropped.
+            Forgotten::Drop => {
+                for entry in unknown(store, &published(desk).unwrap_or_default()).await? {
+                    report(&entry.serial, "lifted, for the database does not know of its revocation")?;
+                }
+            }
         }
         let now = seconds(SystemTime::now());
         // One that ended needs no entry (RFC 5280, section 3.3). A day is for clocks.
@@ -115,8 +121,8 @@ pub async fn refresh(
     publish(desk, when)
 }
 
-/// Revokes again that which an older dump has forgotten.
-async fn remember(store: &Store, published: &[Revocation]) -> Result<(), Error> {
+/// The published entries that the rows do not have.
+async fn unknown(store: &Store, published: &[Revocation]) -> Result<Vec<Revocation>, Error> {
     let mut rows: BTreeMap<Serial, Vec<Option<String>>> = BTreeMap::new();
     for Revocation { serial, issuer, .. } in store.revocations(0).await? {
         rows.entry(serial).or_default().push(issuer);
@@ -125,7 +131,12 @@ async fn remember(store: &Store, published: &[Revocation]) -> Result<(), Error> 
         let issuers = rows.get(&entry.serial).into_iter().flatten();
         issuers.into_iter().any(|issuer| issuer.is_none() || *issuer == entry.issuer)
     };
-    let forgotten: Vec<Revocation> = published.iter().filter(|entry| !is_known(entry)).cloned().collect();
+    Ok(published.iter().filter(|entry| !is_known(entry)).cloned().collect())
+}
+
+/// Revokes again that which an older dump has forgotten.
+async fn remember(store: &Store, published: &[Revocation]) -> Result<(), Error> {
+    let forgotten = unknown(store, published).await?;
     if forgotten.is_empty() {
         return Ok(());
     }

@@ -32,6 +32,11 @@ pub async fn enrol(store: &Store, options: &Enrol) -> Result<(), Error> {
     if name.contains('@') && name != email.as_str() {
         return Err(Error::Name(name.to_owned(), "just revoke would take it for a person's email"));
     }
+    if options.csr.is_some() && (options.p12 || options.p12_legacy) {
+        return Err(Error::Flags(
+            "a bundle holds the key, and with --csr the device keeps it: no --p12 goes with it",
+        ));
+    }
     let request = options.csr.as_deref().map(read_request).transpose()?;
     let desk = Desk::open()?;
     super::import::import(store, &desk).await?;
@@ -81,7 +86,7 @@ pub async fn renew(store: &Store, options: &Renew) -> Result<(), Error> {
     let Some(old) = desk.folder.read(name)?.into_iter().next() else {
         return Err(Error::NothingToRenew(desk.folder.certificate(name)));
     };
-    if request.is_none() && !desk.folder.key(name).exists() {
+    if request.is_none() && !options.new_key && !desk.folder.key(name).exists() {
         return Err(Error::KeyElsewhere(name.clone()));
     }
     let known = store.certificates_with(&old.fingerprint).await?;
@@ -93,6 +98,10 @@ pub async fn renew(store: &Store, options: &Renew) -> Result<(), Error> {
     let key = desk.folder.key(name);
     if !key_stays && super::desk::public_key(&key).is_some_and(|public| public == old.public_key) {
         desk.folder.remove(&key)?;
+        report(
+            &format_args!("{name}.key"),
+            "removed: it was that of the certificate before, and the device has another",
+        )?;
     }
     report(&format_args!("{name}.crt"), &format!("renewed (CN {email})"))
 }
@@ -335,7 +344,7 @@ fn bundle(desk: Desk, email: &Email, name: &str, legacy: bool) -> Result<(), Err
     if legacy {
         openssl.arg("-legacy");
     }
-    if std::env::var_os("ROLLCALL_P12_PASSWORD").is_some() {
+    if std::env::var_os("ROLLCALL_P12_PASSWORD").is_some_and(|password| !password.is_empty()) {
         openssl.args(["-passout", "env:ROLLCALL_P12_PASSWORD"]);
     }
     let failed = |why: String| Error::Bundle(file.clone(), why);

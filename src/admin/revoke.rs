@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use super::desk::{Desk, Settings};
+use super::folder::{Folder, read_certificates};
 use super::issue::day;
 use super::{Error, Revoke, crl, import, report};
 use crate::cli::{note, seconds};
@@ -70,7 +71,11 @@ async fn mark(
             let found = find(store, name).await?;
             if found.is_empty() {
                 match Serial::new(name) {
-                    Ok(serial) if unknown => numbers.push(serial),
+                    Ok(serial) if unknown => {
+                        is_no_file_of_ours(settings, &serial)?;
+                        numbers.push(serial);
+                    }
+                    _ if Folder::check_name(name).is_err() => return Err(Error::Unknown(name.clone())),
                     _ if settings.certs.join(format!("{name}.crt")).is_file() => {
                         return Err(Error::OnlyAFile(name.clone()));
                     }
@@ -90,6 +95,19 @@ async fn mark(
         }
         store.revoke(&fresh).await?;
     }
+}
+
+/// nginx would refuse everybody, if the list of a CA held the CA itself.
+fn is_no_file_of_ours(settings: &Settings, serial: &Serial) -> Result<(), Error> {
+    for (name, remedy) in
+        [("ca", "just ca replace"), ("ca.old", "just ca replace --finish"), ("server", "just renew-server")]
+    {
+        let certificates = read_certificates(&settings.certs.join(format!("{name}.crt")))?;
+        if certificates.iter().any(|one| Serial::new(&one.serial).is_ok_and(|number| number == *serial)) {
+            return Err(Error::NoDevices(serial.clone(), format!("{name}.crt"), remedy));
+        }
+    }
+    Ok(())
 }
 
 /// Names the certificates that the devices still have: a thief may have renewed the one that was given by its number.

@@ -26,8 +26,6 @@ const AUTHORITY_DAYS: u64 = 3650;
 
 /// Bytes of a certificate with its chain.
 const LARGEST: u64 = 1 << 16;
-/// Bytes of a CRL with a million entries, and room.
-pub const LARGEST_CRL: u64 = 1 << 27;
 /// How long its output may come after its end.
 const LATE: Duration = Duration::from_secs(5);
 /// Seconds that a command of somebody else may take.
@@ -193,8 +191,13 @@ impl<'a> Signer<'a> {
             entries.iter().map(|(serial, at)| format!("{serial} {}\n", &digits(*at)[2..])).collect();
         let mut command = self.own("crl", Some(issuer));
         command.env("ROLLCALL_SIGN_NUMBER", format!("{number:016X}"));
-        let answer =
-            self.run(command, now.saturating_sub(BACK), now + days * DAY, lines.into_bytes(), LARGEST_CRL)?;
+        let answer = self.run(
+            command,
+            now.saturating_sub(BACK),
+            now + days * DAY,
+            lines.into_bytes(),
+            x509::LARGEST_CRL,
+        )?;
         let refused = |why: String| Error::Signed("certs/ca crl".to_owned(), why);
         let crls = x509::crls(&answer).map_err(|error| refused(error.to_string()))?;
         let [crl] = &crls[..] else { return Err(refused("it did not print one CRL".to_owned())) };

@@ -62,7 +62,7 @@ async fn everybody(store: &Store, people: &People) -> Result<(), Error> {
         people.apply(page);
     }
     people.ready();
-    log::info!("knows {} people, read in {} ms", people.len(), began.elapsed().as_millis());
+    log::info!("knows {} people, read in {} ms", people.number_of_all(), began.elapsed().as_millis());
     Ok(())
 }
 
@@ -90,7 +90,7 @@ impl Turn {
         if Instant::now() < self.due {
             return Ok(());
         }
-        let pages = people.len() as u32 / PAGE + 1;
+        let pages = people.number_of_all() as u32 / PAGE + 1;
         self.due = Instant::now() + (TURN / pages).min(PAUSE);
         let rows = store.people_after(&self.after, PAGE).await?;
         let is_last = rows.len() < PAGE as usize;

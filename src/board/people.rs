@@ -373,7 +373,7 @@ impl People {
         self.apply(rows);
     }
 
-    pub fn len(&self) -> usize {
+    pub fn number_of_all(&self) -> usize {
         self.lock().people.len()
     }
 
@@ -424,10 +424,10 @@ impl People {
             .collect();
         let more = found.len() > query.limit;
         if more {
-            found.select_nth_unstable_by(query.limit, |(a, _), (b, _)| a.cmp(b));
+            found.select_nth_unstable_by_key(query.limit, |(place, _)| *place);
             found.truncate(query.limit);
         }
-        found.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        found.sort_unstable_by_key(|(place, _)| *place);
         let end = found
             .last()
             .filter(|_| more)
@@ -689,7 +689,7 @@ mod tests {
     #[test]
     fn a_row_is_read_before_somebody_is_called_late() {
         let (people, changes) = people(None);
-        assert_eq!((people.len(), people.doubtful(9).len()), (2, 0));
+        assert_eq!((people.number_of_all(), people.doubtful(9).len()), (2, 0));
         people.clocks(clock(110_001, 0));
         assert_eq!(
             (people.doubtful(9), state(&people, "a@x")),
@@ -736,11 +736,11 @@ mod tests {
         people.page("", vec![row("b@x", 120_000)], true);
         assert_eq!(people.doubtful(9), ["a@x"]);
         people.remove(["a@x", "nobody@x"].into_iter());
-        assert_eq!((people.len(), people.doubtful(9).len()), (1, 0));
+        assert_eq!((people.number_of_all(), people.doubtful(9).len()), (1, 0));
         assert_eq!(changes.try_recv().unwrap().to, None);
         people.page("b@x", vec![row("c@x", 120_000)], false);
         people.page("c@x", vec![], true);
-        assert_eq!((people.len(), people.doubtful(9).len()), (2, 0));
+        assert_eq!((people.number_of_all(), people.doubtful(9).len()), (2, 0));
     }
 
     #[test]

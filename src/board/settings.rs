@@ -6,17 +6,17 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::{Error, random};
-use crate::cli::{FromArgs, setting};
+use crate::cli::{FromArgs, logging, setting};
 use crate::files;
 use crate::http::identity::{Canary, Credential, Identity, Trust};
-use crate::http::logging;
 use crate::keyfile;
 use crate::protocol::keys::PublicKey;
 use crate::protocol::pseudonym::{self, Privacy};
 use crate::protocol::status::Email;
 
 /// Says who is here: over nginx to holders of certificates that may read, on its own port to holders of its token. The
-/// database is DATABASE_URL, the folder with the token ROLLCALL_STATE; the log's detail is ROLLCALL_LOG. It hears the
+/// database is DATABASE_URL, the folder with the token ROLLCALL_STATE; the log's detail is ROLLCALL_LOG, its form
+/// ROLLCALL_LOG_FORMAT. It hears the
 /// announcements on UDP port ROLLCALL_PORT, of the servers whose keys are in ROLLCALL_KEYS.
 #[derive(Default, FromArgs)]
 pub struct Options {
@@ -57,7 +57,7 @@ pub(super) struct Settings {
     privacy_key: Option<PathBuf>,
     proxy_credential: PathBuf,
     folder: PathBuf,
-    pub log: logging::Filter,
+    pub log: logging::Log,
 }
 
 impl Settings {
@@ -82,7 +82,10 @@ impl Settings {
             },
             proxy_credential: proxy_credential.unwrap_or_else(|| folder.join("proxy-credential")),
             folder,
-            log: setting(None, "ROLLCALL_LOG", logging::DEFAULT)?,
+            log: logging::Log {
+                filter: setting(None, "ROLLCALL_LOG", logging::DEFAULT)?,
+                format: setting(None, "ROLLCALL_LOG_FORMAT", "text")?,
+            },
         })
     }
 

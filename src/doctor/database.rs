@@ -1,5 +1,7 @@
 //! The database: may the server record there, is its clock right, which certificates end soon?
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use async_std::{future, task};
@@ -8,8 +10,10 @@ use super::validity::SOON;
 use super::{Finding, Settings};
 use crate::cli::{seconds, setting};
 use crate::files;
-use crate::store::{self, CertificateRow, Guarantee, Store};
-use crate::x509;
+use crate::stack::trust::{Authority, Trust};
+use crate::store::sighting::Serial;
+use crate::store::{self, CertificateRow, Guarantee, Revocation, Store};
+use crate::x509::{self, LARGEST_CRL};
 
 /// Clocks that are kept by NTP differ by less.
 const TOLERATED: Duration = Duration::from_secs(1);
@@ -38,7 +42,18 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
         findings.extend(of_the_future(store.in_the_future().await?));
         let known = store.certificates().await?;
         findings.push(of_certificates(&known, SystemTime::now(), soon()));
-        findings.extend(of_issuers(&known, &trusted(settings), SystemTime::now()));
+        let trusted = trusted(settings);
+        findings.extend(of_issuers(&known, &trusted, SystemTime::now()));
+        let is_own = Trust::read().is_ok_and(|trust| trust.authority == Authority::Own);
+        if let Some(authority) = trusted.first().filter(|_| is_own) {
+            // Of the living, as `rollcall-admin crl` lists them.
+            let revocations = store.revocations(seconds(SystemTime::now())).await?;
+            findings.extend(of_the_list(
+                &revocations,
+                authority,
+                &settings.server.state.join("nginx/crl.pem"),
+            ));
+        }
         store.close().await;
         Ok(())
     };
@@ -170,6 +185,27 @@ fn of_issuers(known: &[CertificateRow], trusted: &[String], now: SystemTime) -> 
                 "{count} certificates in the database are of a CA that is not in ca.crt: nginx refuses them"
             ),
             "just certs says untrusted; just renew NAME for those that are still in use",
+        )
+    })
+}
+
+/// Does our own CA's list have every revocation? That of another CA need not, and one that is missing or cannot be read is
+/// a finding of its own.
+fn of_the_list(revocations: &[Revocation], authority: &str, file: &Path) -> Option<Finding> {
+    let crls = x509::crls(&files::read(file, LARGEST_CRL).ok()?).ok()?;
+    let ours = crls.iter().find(|crl| crl.issuer_text == authority)?;
+    let listed: BTreeSet<Serial> = ours.revoked.iter().flat_map(|entry| Serial::new(&entry.serial)).collect();
+    let is_missing = |revocation: &&Revocation| {
+        let is_ours = revocation.issuer.as_ref().is_none_or(|issuer| issuer == authority);
+        is_ours && !listed.contains(&revocation.serial)
+    };
+    let count = revocations.iter().filter(is_missing).count();
+    (count > 0).then(|| {
+        Finding::red(
+            format!(
+                "the CRL of nginx lacks {count} of the revocations; the server refuses those certificates"
+            ),
+            "just crl",
         )
     })
 }

@@ -26,6 +26,11 @@ impl Announcer {
         Self { signer, key_id, epoch, sequence: 0 }
     }
 
+    /// The newest number; 0 before the first.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
     /// The datagrams that announce one commit, in its order. They have to be sent, all of them
     /// and in this order: a number that is not heard is reported as missing.
     pub fn announce(&mut self, committed: &[Status]) -> Vec<Vec<u8>> {

@@ -4,6 +4,7 @@
 //! `ROLLCALL_BROADCAST` names the destinations; the broadcaster follows interfaces as they come, go and change their
 //! address.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::UdpSocket;
@@ -18,6 +19,7 @@ use crate::http::outage::Outage;
 use crate::lan::destination::{self, Absent, Destination, Target};
 use crate::lan::interfaces::{self, Interface};
 use crate::lan::sockets;
+use crate::prometheus::Page;
 use crate::protocol::announcer::{Announcer, Repetition};
 use crate::protocol::pseudonym;
 use crate::protocol::status::Status;
@@ -41,6 +43,8 @@ pub struct Broadcaster {
 #[derive(Default)]
 struct Outbound {
     endpoints: Vec<Endpoint>,
+    /// The counts of those that were closed, by interface.
+    closed: BTreeMap<String, Counts>,
     /// Why destinations have no socket now, as the log was told.
     complaints: Vec<String>,
     /// `None`: version 1, which anybody could have said.
@@ -48,11 +52,17 @@ struct Outbound {
     repetition: Repetition,
 }
 
-/// One socket, and a count of the datagrams that it sent and failed to send.
+/// One socket.
 struct Endpoint {
     target: Target,
     socket: UdpSocket,
     outage: Outage,
+    counts: Counts,
+}
+
+/// Datagrams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
     sent: u64,
     failed: u64,
 }
@@ -120,6 +130,25 @@ impl Broadcaster {
         }
     }
 
+    /// For Prometheus: the datagrams by interface, and the newest number.
+    pub fn tell(&self, page: &mut Page) {
+        let outbound = self.lock();
+        let mut counts = outbound.closed.clone();
+        for endpoint in &outbound.endpoints {
+            counts.entry(endpoint.interface()).or_default().add(endpoint.counts);
+        }
+        let help = "Datagrams by interface, which is empty where the routing table chooses it.";
+        let mut family = page.counter("rollcall_announcements_total", help);
+        for (interface, Counts { sent, failed }) in &counts {
+            family.with(&[("interface", interface), ("result", "sent")], sent);
+            family.with(&[("interface", interface), ("result", "failed")], failed);
+        }
+        if let Some(announcer) = &outbound.announcer {
+            let help = "The number of the newest announcement since the start.";
+            page.gauge("rollcall_sequence", help).is(announcer.sequence());
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Outbound> {
         self.outbound.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -141,6 +170,7 @@ impl Outbound {
             let stays = targets.contains(&endpoint.target);
             if !stays {
                 log::info!("no longer announcing to {endpoint}");
+                self.closed.entry(endpoint.interface()).or_default().add(endpoint.counts);
             }
             stays
         });
@@ -166,20 +196,32 @@ impl Outbound {
 impl Endpoint {
     fn new(target: Target, socket: UdpSocket) -> Self {
         let outage = Outage::of(format!("broadcast to {target}"));
-        Self { target, socket, outage, sent: 0, failed: 0 }
+        Self { target, socket, outage, counts: Counts::default() }
+    }
+
+    /// Its name, or nothing where the routing table chooses one.
+    fn interface(&self) -> String {
+        self.target.interface.as_ref().map(|(name, _)| name.clone()).unwrap_or_default()
     }
 
     fn send(&mut self, datagram: &[u8]) {
         match self.socket.send_to(datagram, self.target.to) {
             Ok(_) => {
-                self.sent += 1;
+                self.counts.sent += 1;
                 self.outage.worked();
             }
             Err(error) => {
-                self.failed += 1;
+                self.counts.failed += 1;
                 self.outage.failed(&error);
             }
         }
+    }
+}
+
+impl Counts {
+    fn add(&mut self, more: Self) {
+        self.sent += more.sent;
+        self.failed += more.failed;
     }
 }
 
@@ -221,7 +263,7 @@ async fn follow(broadcaster: Weak<Broadcaster>) {
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { target, sent, failed, .. } = self;
+        let Self { target, counts: Counts { sent, failed }, .. } = self;
         write!(f, "{target}: {sent} datagrams sent, {failed} failed")
     }
 }
@@ -260,9 +302,20 @@ mod tests {
         let socket = sockets::sender(&dead).unwrap();
         broadcaster.lock().endpoints.insert(1, Endpoint::new(dead, socket));
         broadcaster.send(&[status(), status()]);
-        let counts: Vec<_> =
-            broadcaster.lock().endpoints.iter().map(|endpoint| (endpoint.sent, endpoint.failed)).collect();
-        assert_eq!(counts, [(2, 0), (0, 2), (2, 0)]);
+        let counts: Vec<_> = broadcaster.lock().endpoints.iter().map(|endpoint| endpoint.counts).collect();
+        let heard = Counts { sent: 2, failed: 0 };
+        assert_eq!(counts, [heard, Counts { sent: 0, failed: 2 }, heard]);
+        // What was counted stays counted when its socket is gone.
+        let told = || {
+            let mut page = Page::default();
+            broadcaster.tell(&mut page);
+            page.text()
+        };
+        let before = told();
+        assert!(before.contains("{interface=\"\",result=\"sent\"} 4\n"), "{before}");
+        assert!(before.contains("{interface=\"\",result=\"failed\"} 2\n"), "{before}");
+        broadcaster.lock().follow(&[], &[]);
+        assert_eq!(told(), before);
         for receiver in &receivers {
             receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
             for _ in 0..2 {
@@ -291,7 +344,7 @@ mod tests {
         task::block_on(broadcaster.end());
         let mut buffer = [0; 100];
         assert_eq!(receiver.recv(&mut buffer).map(|len| &buffer[..len]).unwrap(), b"the newest");
-        assert_eq!(broadcaster.lock().endpoints[0].sent, 1);
+        assert_eq!(broadcaster.lock().endpoints[0].counts.sent, 1);
     }
 
     #[test]

@@ -12,6 +12,8 @@ use async_std::task;
 
 use super::broadcast::Broadcaster;
 use super::hearing::Hearing;
+use super::metrics::Committed;
+use super::supervisor::Watchdog;
 use crate::http::outage::Outage;
 use crate::protocol::status::Email;
 use crate::store::sighting::Sighting;
@@ -28,6 +30,7 @@ pub const MAX_REPEATS: usize = 32;
 /// Requests hand in their sightings here.
 pub struct Commits {
     queue: Sender<Waiting>,
+    committed: Arc<Committed>,
 }
 
 struct Waiting {
@@ -66,18 +69,23 @@ impl Refused {
 ///
 /// A request that waited for `patience` when its turn comes is refused; the store's own deadline bounds
 /// what comes then. So no request needs a timer.
+///
+/// Each turn feeds the watchdog, also while the database is away or nobody beats.
 pub fn start(
     recorder: Recorder,
     broadcaster: Arc<Broadcaster>,
     hearing: Arc<Hearing>,
     patience: Duration,
+    watchdog: Option<Watchdog>,
 ) -> Commits {
     let (queue, waiting) = channel::bounded(MAX_WAITING);
+    let committed = Arc::new(Committed::default());
+    let commits = Commits { queue, committed: Arc::clone(&committed) };
     task::spawn(async move {
         let _guard = EndTogether;
-        commit_all(waiting, recorder, broadcaster, hearing, patience).await;
+        commit_all(waiting, recorder, broadcaster, hearing, patience, watchdog, committed).await;
     });
-    Commits { queue }
+    commits
 }
 
 impl Commits {
@@ -87,6 +95,14 @@ impl Commits {
         let waiting = Waiting { sighting, answer, since: Instant::now() };
         self.queue.try_send(waiting).map_err(|_| Refused::Unavailable)?;
         answered.recv().await.unwrap_or(Err(Refused::Unavailable))
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub fn committed(&self) -> &Committed {
+        &self.committed
     }
 }
 
@@ -108,16 +124,26 @@ async fn commit_all(
     broadcaster: Arc<Broadcaster>,
     hearing: Arc<Hearing>,
     patience: Duration,
+    mut watchdog: Option<Watchdog>,
+    committed: Arc<Committed>,
 ) {
     recorder.connect().await;
     let outage = Outage::of("the database");
     let clock = Outage::of("the clock of this host");
     let mut pending = Pending::default();
     loop {
+        if let Some(watchdog) = &mut watchdog {
+            watchdog.feed();
+        }
         if pending.waiting.is_empty() {
-            match waiting.recv().await {
-                Ok(first) => pending = Pending { waiting: vec![first], people: 1 },
-                Err(_) => return,
+            let next = match &mut watchdog {
+                Some(watchdog) => watchdog.wait_for(waiting.recv()).await,
+                None => Some(waiting.recv().await),
+            };
+            match next {
+                Some(Ok(first)) => pending = Pending { waiting: vec![first], people: 1 },
+                Some(Err(_)) => return,
+                None => continue,
             }
         }
         // Each person of those has a place in this batch. The others have the rest of the room.
@@ -131,8 +157,10 @@ async fn commit_all(
             continue;
         }
         let sightings: Vec<&Sighting> = batch.iter().map(|one| &one.sighting).collect();
+        let began = Instant::now();
         match recorder.record(&sightings).await {
             Ok(mut recorded) => {
+                committed.count(began.elapsed(), sightings.len());
                 outage.worked();
                 hearing.recorded(true);
                 match recorded.doubt {

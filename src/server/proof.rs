@@ -53,6 +53,7 @@ impl Proof {
         add(&settings.deadline.as_nanos().to_be_bytes());
         add(settings.database_url.as_deref().unwrap_or_default().as_bytes());
         add(format!("{:?}", settings.log).as_bytes());
+        add(settings.certs.as_os_str().as_encoded_bytes());
         let keys = [&settings.broadcast_key, &settings.privacy_key];
         for key in keys.map(|key| key.as_deref().map(|key| files::read(key, files::SMALL))) {
             // One that cannot be read is none: the server does not start with it.

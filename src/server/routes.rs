@@ -6,14 +6,17 @@ use hex::FromHex;
 use tide::http::Method;
 use tide::{Request, Response, StatusCode};
 
+use super::broadcast::Broadcaster;
 use super::commit::{Commits, MAX_REPEATS, Refused};
 use super::hearing::Hearing;
+use super::metrics::{self, About, Heartbeats};
 use super::proof::{self, Proof};
 use super::registry::Registry;
 use super::renewal;
 use crate::cli::now_ns;
 use crate::http::identity::{Forwarded, Identity, Trust, escaped_certificate};
 use crate::http::problem::{Problem, Program, answer};
+use crate::prometheus;
 use crate::store::Store;
 use crate::store::sighting::Sighting;
 
@@ -29,6 +32,10 @@ pub struct State {
     pub hearing: Arc<Hearing>,
     /// To ask whether the database answers, and whose a certificate is.
     pub store: Store,
+    /// To ask what it announced.
+    pub broadcaster: Arc<Broadcaster>,
+    pub heartbeats: Heartbeats,
+    pub about: About,
 }
 
 impl Program for Arc<State> {
@@ -42,6 +49,7 @@ pub fn app(state: State) -> tide::Server<Arc<State>> {
     app.at(renewal::PATH).all(|request| answer(request, renewal::renew));
     app.at("/livez").get(|_| async { Ok(Response::new(StatusCode::NoContent)) });
     app.at("/readyz").get(|request| answer(request, readyz));
+    app.at("/metrics").get(tell);
     app.at("/proof").all(|request| answer(request, prove));
     for everywhere_else in ["/", "/*"] {
         app.at(everywhere_else).all(|request| answer(request, elsewhere));
@@ -49,17 +57,23 @@ pub fn app(state: State) -> tide::Server<Arc<State>> {
     app
 }
 
-/// `PATCH /api/client`: prove, then record; the commit announces. Each only if the one before succeeded.
 async fn client(request: Request<Arc<State>>) -> Result<Response, Problem> {
+    let recorded = heartbeat(&request).await;
+    let status = recorded.as_ref().map_or_else(|problem| problem.status, |()| StatusCode::NoContent);
+    request.state().heartbeats.count(status);
+    recorded.map(|()| Response::new(status))
+}
+
+/// `PATCH /api/client`: prove, then record; the commit announces. Each only if the one before succeeded.
+async fn heartbeat(request: &Request<Arc<State>>) -> Result<(), Problem> {
     let state = request.state();
-    let forwarded = Forwarded::of(&request);
+    let forwarded = Forwarded::of(request);
     state.trust.admit(&forwarded)?;
     if request.method() != Method::Patch {
         return Err(Problem::new(StatusCode::MethodNotAllowed, "only PATCH is answered here")
             .with_header("Allow", "PATCH"));
     }
-    state.commits.record(sighting(&request).await?).await?;
-    Ok(Response::new(StatusCode::NoContent))
+    Ok(state.commits.record(sighting(request).await?).await?)
 }
 
 /// The person, and the certificate that proves it: of a heartbeat and of a renewal alike.
@@ -84,6 +98,12 @@ async fn readyz(request: Request<Arc<State>>) -> Result<Response, Problem> {
             Err(unavailable())
         }
     }
+}
+
+/// `GET /metrics`: no secret, and nginx does not forward it.
+async fn tell(request: Request<Arc<State>>) -> tide::Result {
+    let text = metrics::text(request.state()).await;
+    Ok(Response::builder(StatusCode::Ok).content_type(prometheus::CONTENT_TYPE).body(text).build())
 }
 
 /// `GET /proof` with a challenge: whose server this is, and with which settings. Anything else is elsewhere.

@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use super::Error;
 use super::epoch::LastEpoch;
-use crate::cli::{FromArgs, Timespan, setting};
+use crate::cli::{FromArgs, Timespan, logging, setting};
 use crate::files;
 use crate::http::identity::{Canary, Credential, Identity, Trust};
-use crate::http::logging;
 use crate::keyfile;
 use crate::lan::destination::{self, Destination};
 use crate::protocol::keys::Signer;
@@ -65,7 +64,8 @@ impl FromStr for Name {
 }
 
 /// Records sightings and announces them. Runs behind nginx, which checks the certificates. The
-/// database is DATABASE_URL; the log's detail is ROLLCALL_LOG (error, warn, info, debug). Announcements
+/// database is DATABASE_URL; the log's detail is ROLLCALL_LOG (error, warn, info, debug), its form
+/// ROLLCALL_LOG_FORMAT (text, json). Announcements
 /// carry emails or, with ROLLCALL_PRIVACY=pseudonym, what ROLLCALL_PRIVACY_KEY makes of them. A certificate is
 /// that of its CN or, by ROLLCALL_IDENTITY, of its rfc822Name (san) or its row in the database (registered).
 #[derive(Default, FromArgs)]
@@ -128,7 +128,9 @@ pub(crate) struct Settings {
     pub canary: Option<Email>,
     pub proxy_credential: PathBuf,
     pub state: PathBuf,
-    pub log: logging::Filter,
+    /// The folder of the certificates, as far as the server may read it.
+    pub certs: PathBuf,
+    pub log: logging::Log,
 }
 
 impl Settings {
@@ -161,7 +163,11 @@ impl Settings {
             canary: setting::<Canary>(None, "ROLLCALL_CANARY", "")?.0,
             proxy_credential: options.proxy_credential.unwrap_or_else(|| state.join("proxy-credential")),
             state,
-            log: setting(None, "ROLLCALL_LOG", logging::DEFAULT)?,
+            certs: setting(None, "ROLLCALL_CERTS", "certs")?,
+            log: logging::Log {
+                filter: setting(None, "ROLLCALL_LOG", logging::DEFAULT)?,
+                format: setting(None, "ROLLCALL_LOG_FORMAT", "text")?,
+            },
         })
     }
 

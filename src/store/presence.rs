@@ -120,7 +120,7 @@ pub struct Window {
 pub struct Clock {
     pub heard_ms: u64,
     pub resumed_ms: u64,
-    /// It has stood still for [`DEAF_AFTER`](super::DEAF_AFTER).
+    /// It has stood still for 5 s.
     pub is_deaf: bool,
 }
 

@@ -8,6 +8,7 @@ use rollcall::http::identity::{Credential, Identity, Trust};
 use rollcall::server::broadcast::Broadcaster;
 use rollcall::server::commit;
 use rollcall::server::hearing::Hearing;
+use rollcall::server::metrics::{About, Heartbeats};
 use rollcall::server::registry::Registry;
 use rollcall::server::routes::{State, app};
 use rollcall::store::{Recorder, Store};
@@ -29,9 +30,21 @@ fn answer(identity: Identity, url: &str, method: Method, path: &str, replaced: &
         let hearing = Arc::new(Hearing::new("here".to_owned(), None, Arc::default()));
         let _ = hearing.start(&store).await;
         let recorder = Recorder::new(store.clone(), "here".to_owned());
-        let commits = commit::start(recorder, broadcaster, Arc::clone(&hearing), DEADLINE);
-        let registry = Registry::default();
-        let app = app(State { trust, identity, registry, proof: None, commits, hearing, store });
+        let commits = commit::start(recorder, broadcaster.clone(), Arc::clone(&hearing), DEADLINE, None);
+        let (registry, heartbeats, about) =
+            (Registry::default(), Heartbeats::default(), About::this("certs".into()));
+        let app = app(State {
+            trust,
+            identity,
+            registry,
+            proof: None,
+            commits,
+            hearing,
+            store,
+            broadcaster,
+            heartbeats,
+            about,
+        });
         let mut request = Request::new(method, Url::parse(&format!("http://clerk{path}")).unwrap());
         for (name, value) in [
             ("X-Proxy-Credential", SECRET),

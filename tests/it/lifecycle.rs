@@ -364,6 +364,47 @@ fn a_certificate_that_no_row_describes_is_revoked_by_its_number_alone() {
     // Our CA is the one that gave the number.
     assert_eq!(stack.sql("select issuer ~ '^CN=rollcall CA [0-9a-f]{8}$' from revoked_serials"), "t");
     admin(&stack, &["revoke", "nothing", "--unknown"], 1, "no certificate nothing is known");
+    // The list of a CA that holds the CA itself would refuse everybody.
+    for name in ["ca", "server"] {
+        let number = self::serial(&stack, &stack.pair(name));
+        admin(&stack, &["revoke", &number, "--unknown"], 1, &format!("{number} is the number of {name}.crt"));
+    }
+    admin(&stack, &["revoke", "server"], 1, "no certificate server is known");
+    expect(&mut stack.client(&stack.pair("client")), 0, "Success!");
+    // Rows that changed without the CRL are seen, and so is a revocation that is lifted.
+    stack.sql("update certificates set revoked_at = now() where device = 'client'");
+    expect(&mut stack.tool("stack/status"), 1, "the CRL of nginx lacks 1 of the revocations");
+    admin(&stack, &["crl"], 0, "CRL valid for ");
+    expect(&mut stack.tool("stack/status"), 0, "");
+    stack.sql("delete from revoked_serials");
+    admin(&stack, &["crl", "--drop-forgotten"], 0, &format!("{serial} lifted"));
+    expect(&mut stack.client(&stack.pair("phone")), 0, "Success!");
+}
+
+/// The documents advise to delete a key here that is on its device.
+#[test]
+fn a_device_whose_key_is_not_here_gets_a_new_pair() {
+    let stack = Stack::up();
+    admin(&stack, &["enrol", "a@example.com", "--name", "phone"], 0, "phone.crt made");
+    fs::remove_file(stack.certs.join("phone.key")).unwrap();
+    let elsewhere =
+        "the key of phone is on its device: let it make a request, and just renew phone --csr FILE; or";
+    admin(&stack, &["renew", "phone"], 1, elsewhere);
+    admin(&stack, &["revoke", "phone"], 0, "revoked");
+    admin(&stack, &["renew", "phone", "--new-key"], 0, "phone.crt renewed");
+    expect(&mut stack.client(&stack.pair("phone")), 0, "Success!");
+    // The key of a certificate before is of no use beside the request of a device.
+    let key = stack.state.join("own.key");
+    let request = stack.request(&key).display().to_string();
+    admin(&stack, &["renew", "phone", "--csr", &request], 0, "phone.key removed");
+    let device = ["enrol", "b@example.com", "--csr", &request, "--p12"];
+    admin(&stack, &device, 2, "with --csr the device keeps it: no --p12 goes with it");
+    // An empty password would be none; there is nobody to ask here.
+    let mut command = stack.command("setsid");
+    command.arg("-w").arg(crate::stack::binaries().join("rollcall-admin"));
+    command.args(["enrol", "b@example.com", "--p12"]).env("DATABASE_URL", stack.database_url());
+    expect(command.env("ROLLCALL_P12_PASSWORD", ""), 1, "cannot make ");
+    assert!(!stack.certs.join("b@example.com.p12").exists());
 }
 
 /// A thief may have renewed the certificate whose number somebody has written down.

@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, UdpSocket};
 use std::process::{Command, Stdio};
 
-fn datagram() -> Vec<u8> {
+pub fn datagram() -> Vec<u8> {
     datagram_at(1_795_456_442_123_456_789)
 }
 
@@ -152,7 +152,7 @@ fn the_counts_are_told_every_minute() {
     let stack = Builder::new().stopped();
     let mut command = Command::new(env!("CARGO_BIN_EXE_rollcall-listen"));
     let Some(()) = hurry(&mut command, 30) else { return };
-    command.args(["--port", &stack.broadcast_port.to_string(), "--stats", "--timeout", "62s"]);
+    command.args(["--port", &stack.broadcast_port.to_string(), "--stats", "--timeout", "90s"]);
     let output = command.output().unwrap();
     assert!(output.status.success());
     let said = String::from_utf8(output.stderr).unwrap();

@@ -153,3 +153,36 @@ impl Drop for Disk {
         let _ = fs::remove_dir(&self.0);
     }
 }
+
+#[test]
+fn a_log_of_objects_stays_one_whatever_a_stranger_says() {
+    let stack = Stack::up();
+    let broadcast = format!("127.255.255.255:{},nothing0", stack.broadcast_port);
+    let before = stack.log("server/log").len();
+    let mut up = stack.tool("stack/up");
+    up.env("ROLLCALL_LOG_FORMAT", "json").env("ROLLCALL_BROADCAST", &broadcast);
+    let output = up.output().unwrap();
+    let said = text(&output);
+    assert!(output.status.success() && said.contains("settings changed: restarting"), "{said}");
+    assert!(said.contains("               warning: ") && said.contains("nothing0"), "{said}");
+    let after = stack.log("server/log").len();
+    for name in ["\"},{\"level\":\"error\"", "\\5C\"\\0D\\0A{}", "a\\22b\\1B[2J@example.com"] {
+        let answer = crate::server::answer(crate::server::heartbeat(&stack, name, 1, 10));
+        assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    }
+    let log = stack.log("server/log");
+    // The server before has written its last lines as text.
+    assert!(log[before..].contains("INFO  stopping: "), "{log}");
+    let lines: Vec<serde_json::Value> =
+        log[after..].lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    for line in &lines {
+        assert_eq!(line.as_object().unwrap().len(), 4, "{line}");
+        assert_eq!(
+            (line["level"].as_str(), line["target"].as_str()),
+            (Some("info"), Some("rollcall::http::refusals"))
+        );
+        assert!(humantime::parse_rfc3339(line["time"].as_str().unwrap()).is_ok(), "{line}");
+        assert!(line["message"].as_str().unwrap().contains(" 400: "), "{line}");
+    }
+}

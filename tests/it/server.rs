@@ -149,6 +149,8 @@ fn settings_that_cannot_work_end_it_at_once() {
         ),
         ("ROLLCALL_LOG=debug,sqlx=off", "--check", 0, ""),
         ("ROLLCALL_LOG=sqlx=error", "--check", 78, "it needs a level for everything"),
+        ("ROLLCALL_LOG_FORMAT=json", "--check", 0, ""),
+        ("ROLLCALL_LOG_FORMAT=JSON", "--check", 78, "_LOG_FORMAT is \"JSON\": it is either text or json"),
         (
             "DATABASE_URL=postgres://rollcall:hunter2@one,two/rollcall",
             "--check",

@@ -90,8 +90,8 @@ fn over_restarts() {
     let comes = |what: &str, came: &dyn Fn() -> bool| wait_until(what, came);
     signal("STOP", &[stack.pid("server/pid")]);
     let hears = |stream: &Running, hears: bool| {
-        let servers = events(stream).into_iter().filter(|(kind, ..)| kind == "server");
-        servers.last().is_some_and(|(.., server)| server["hears"] == hears)
+        let mut servers = events(stream).into_iter().filter(|(kind, ..)| kind == "server");
+        servers.next_back().is_some_and(|(.., server)| server["hears"] == hears)
     };
     comes("the server is deaf", &|| hears(&stream, false));
     signal("CONT", &[stack.pid("server/pid")]);
@@ -199,7 +199,7 @@ fn readers_that_stop_reading_slow_nobody() {
                     let text = String::from_utf8_lossy(&rest).into_owned();
                     changes += text.matches("event: state").count();
                     // The beginning of a further one may be there.
-                    rest = text[text.len().saturating_sub(11)..].as_bytes().to_vec();
+                    rest = text.as_bytes()[text.len().saturating_sub(11)..].to_vec();
                 }
             })
         })

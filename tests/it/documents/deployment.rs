@@ -119,6 +119,9 @@ fn the_steps_make_a_host_and_devices() {
     let link = "ROLLCALL_STATE=/var/lib/rollcall-board rollcall-board link";
     page::documented(link);
     add(&format!("curl -sSo /dev/null -w '%{{http_code}}' \"$({link})\" | grep -qx 303"));
+    add(
+        "for which in server ca; do curl -fsS http://127.0.0.1:8000/metrics | grep '_not_after_timestamp_seconds{which=\"'$which'\"} '; done",
+    );
     page::documented("stack/run rollcall-admin crl --if-due");
     add("locked_in rollcall-crl.service");
     add(&block("stack/run rollcall-admin enrol alice@example.com"));

@@ -155,6 +155,8 @@ fn revocation(clone: &Clone) {
     clone.runs(ALICE, 77, "refused by");
     clone.runs("just enrol alice@example.com", 1, "alice@example.com.crt is revoked");
     clone.types_as("just renew NAME", "just renew alice@example.com", 0, "renewed");
+    let gone = "rm certs/alice@example.com.key; just renew alice@example.com --new-key";
+    clone.types_as("just renew NAME --new-key", gone, 0, "renewed");
     clone.runs(ALICE, 0, "Success!");
 }
 

@@ -92,6 +92,7 @@ fn listeners(clone: &Clone) {
         ("just listen --json", "just listen --json"),
         ("just listen --count 1 --timeout 20s", "just listen --count 1 --timeout 20s"),
         ("just listen --key FILE", "just listen --key certs/broadcast.pub --accept-unsigned"),
+        ("just listen --stats-file FILE", "just listen --stats-file heard.prom"),
         ("just listen --state FILE --max-age 5m --stats", "just listen --state heard --max-age 5m --stats"),
         (
             "just listen --privacy-key certs/privacy.key --people FILE",
@@ -123,7 +124,7 @@ fn certificates(clone: &Clone) {
     clone.types_as("just renew NAME", "just renew desk", 0, "desk.crt renewed");
     clone.types_as("just renew", "just renew tablet", 1, "the key of tablet is on its device");
     let next = "just renew tablet --csr tablet.csr";
-    clone.types_as("just renew NAME [--csr FILE]", next, 0, "tablet.crt renewed");
+    clone.types_as("just renew NAME [--csr FILE | --new-key]", next, 0, "tablet.crt renewed");
     clone.types_as("just renew --csr", next, 0, "tablet.crt renewed");
     let more = "just renew-server 127.0.0.3 127.0.0.2";
     clone.types_as("just renew-server NAME", more, 0, "IP:127.0.0.3");

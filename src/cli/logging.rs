@@ -1,10 +1,12 @@
-//! The log of a program behind nginx, on standard error, and how much of it `ROLLCALL_LOG` lets through.
+//! A log on standard error: how much of it `ROLLCALL_LOG` lets through, and in which form.
 
+use std::fmt;
 use std::io::Write;
 use std::str::FromStr;
 use std::time::SystemTime;
 
-use log::LevelFilter;
+use log::{LevelFilter, Record};
+use serde_json::Value;
 
 /// Below an error, sqlx only repeats our own lines.
 pub const DEFAULT: &str = "info,sqlx=error";
@@ -36,22 +38,77 @@ impl FromStr for Filter {
     }
 }
 
-impl Filter {
+/// The values of `ROLLCALL_LOG_FORMAT`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For people: time, level, message.
+    Text,
+    /// For programs: one object a line.
+    Json,
+}
+
+impl FromStr for Format {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "text" => Ok(Format::Text),
+            "json" => Ok(Format::Json),
+            _ => Err("it is either text or json"),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Log {
+    pub filter: Filter,
+    pub format: Format,
+}
+
+impl Log {
     pub fn start(&self) {
+        let format = self.format;
         env_logger::Builder::new()
-            .parse_filters(&self.0)
-            .format(|out, record| {
+            .parse_filters(&self.filter.0)
+            .format(move |out, record| {
                 // humantime panics at a time before the epoch, which a clock without a battery shows.
                 let time = humantime::format_rfc3339_millis(SystemTime::now().max(SystemTime::UNIX_EPOCH));
-                writeln!(out, "{time} {:5} {}", record.level(), record.args())
+                match format {
+                    Format::Text => writeln!(out, "{time} {:5} {}", record.level(), record.args()),
+                    Format::Json => writeln!(out, "{}", json(&time, record)),
+                }
             })
             .init();
     }
 }
 
+/// The message comes last, and `stack/up` finds it there.
+fn json(time: &dyn fmt::Display, record: &Record<'_>) -> String {
+    let level = record.level().as_str().to_ascii_lowercase();
+    let [target, message] = [record.target().to_owned(), record.args().to_string()].map(Value::String);
+    format!(r#"{{"time":"{time}","level":"{level}","target":{target},"message":{message}}}"#)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_is_one_object_whatever_it_says() {
+        let hostile = "\"}\n{\"level\":\"error\"}\r\u{1b}[2J\0\\u0041\u{2028}\u{202e}\u{7f}\u{1f511}";
+        let record = |message: fmt::Arguments<'_>| {
+            json(&"T", &Record::builder().args(message).level(log::Level::Warn).target("a\"b").build())
+        };
+        let line = record(format_args!("{hostile}"));
+        assert!(!line.contains(['\n', '\r', '\u{1b}', '\0']), "{line:?}");
+        let read: Value = serde_json::from_str(&line).unwrap();
+        let written = serde_json::json!({"time": "T", "level": "warn", "target": "a\"b", "message": hostile});
+        assert_eq!(read, written);
+        assert_eq!(
+            record(format_args!("plain")),
+            r#"{"time":"T","level":"warn","target":"a\"b","message":"plain"}"#
+        );
+    }
 
     #[test]
     fn names_the_level_that_it_does_not_know() {

@@ -1,0 +1,86 @@
+//! `--stats-file FILE`: the counts of `--stats` for node_exporter's textfile collector.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use crate::files::{self, FileError, OwnFile};
+use crate::prometheus::Page;
+use crate::protocol::judge::Counters;
+
+/// node_exporter is another user, whatever our umask says.
+const MODE: u32 = 0o644;
+
+/// All that a listener counts.
+pub struct Counted {
+    /// Where it listens: two listeners of one host are told apart by it.
+    pub place: SocketAddr,
+    pub judged: Counters,
+    pub printed: u64,
+    /// By the kernel; `None` where it does not tell.
+    pub dropped: Option<u64>,
+    /// Bytes of the receive buffer.
+    pub buffer: usize,
+}
+
+pub fn save(path: &Path, counted: &Counted) -> Result<(), Error> {
+    let error = |cause: io::Error| Error::of("the file of --stats-file", path)(OwnFile::Write(cause));
+    files::replace_with_mode(path, counted.text().as_bytes(), MODE).map_err(error)
+}
+
+impl Counted {
+    fn text(&self) -> String {
+        let place = self.place.to_string();
+        let listener = ("listener", place.as_str());
+        let Counters {
+            received: _,
+            new,
+            duplicate,
+            replayed,
+            too_old,
+            ahead,
+            other_kind,
+            unsigned,
+            unchecked,
+            unknown_key,
+            forged,
+            foreign,
+            missing,
+        } = self.judged;
+        let mut page = Page::default();
+        let mut datagrams =
+            page.counter("rollcall_listener_datagrams_total", "Datagrams that came, by their kind.");
+        for (kind, count) in [
+            ("new", new),
+            ("duplicate", duplicate),
+            ("replayed", replayed),
+            ("too_old", too_old),
+            ("ahead", ahead),
+            ("other_kind", other_kind),
+            ("unsigned", unsigned),
+            ("unchecked", unchecked),
+            ("unknown_key", unknown_key),
+            ("forged", forged),
+            ("foreign", foreign),
+        ] {
+            datagrams.with(&[listener, ("kind", kind)], count);
+        }
+        page.counter("rollcall_listener_missing_total", "Announcements that never came, by their numbers.")
+            .with(&[listener], missing);
+        page.counter("rollcall_listener_printed_total", "Statuses that were printed.")
+            .with(&[listener], self.printed);
+        if let Some(dropped) = self.dropped {
+            page.counter(
+                "rollcall_listener_dropped_total",
+                "Datagrams that the kernel dropped: they came faster than they were read.",
+            )
+            .with(&[listener], dropped);
+        }
+        page.gauge("rollcall_listener_receive_buffer_bytes", "The receive buffer that the kernel granted.")
+            .with(&[listener], self.buffer);
+        page.text()
+    }
+}
+
+/// The file cannot be written.
+pub type Error = FileError<OwnFile>;
