@@ -61,6 +61,12 @@ client *args: build
 listen *args: build
     @exec stack/run rollcall-listen "$@"
 
+# open the page that shows who is here: prints its address, which is good once and for 60 s
+[group('use')]
+[no-exit-message]
+board: build
+    @exec stack/run rollcall-board link
+
 # the people that are enrolled: just user add|list|disable|enable|every|reads EMAIL…
 [group('use')]
 user *args: build
@@ -143,6 +149,7 @@ layers:
     client   | cli files keyfile x509                          | async_tls rustls webpki httparse
     listener | cli files keyfile prometheus protocol lan       |
     server   | cli files keyfile x509 prometheus protocol lan store http | tide ring
+    board    | cli files http keyfile protocol lan store       | tide ring
     stack    | cli files http keyfile lan server               | nix ring
     admin    | cli files http keyfile x509 protocol store stack | ring
     doctor   | cli files keyfile x509 protocol lan store server stack | nix

@@ -1,4 +1,5 @@
 -- The rights of rollcall-server, and no others: it cannot enrol, revoke, delete, or change the schema.
+-- And those of rollcall-board, which changes nothing.
 -- Run as the owner of the tables, after `rollcall-admin migrate`. Running it again changes nothing.
 
 grant select on _sqlx_migrations to rollcall_server;
@@ -10,3 +11,5 @@ grant select, insert (serial_number, serial, email, fingerprint, not_after, last
 grant select on revoked_serials to rollcall_server;
 -- It hands requests to the signer, and reads the answers; a trigger forgets the answer to an older request.
 grant select, insert (fingerprint, serial_number, request), update (request) on renewals to rollcall_server;
+
+grant select on _sqlx_migrations, users, certificates, servers, revoked_serials to rollcall_reader;

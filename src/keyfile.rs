@@ -13,7 +13,10 @@ mod load;
 mod pem;
 
 #[cfg(feature = "protocol")]
-pub use load::{Error, parse_public_key, parse_signing_key, people, pseudonym_key, public_key, signing_key};
+pub use load::{
+    Error, parse_public_key, parse_signing_key, people, pseudonym_key, public_key, public_keys_in,
+    public_keys_of, signing_key,
+};
 
 /// One thing that a file holds. There is no `Debug`: it may be a secret.
 pub struct Item {

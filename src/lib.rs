@@ -26,13 +26,15 @@
 //! | a field of a certificate, request or CRL; which keys are taken | [`x509`] |
 //! | a line that the listener prints, its JSON | [`listener`] |
 //! | a TLS message, a retry | [`client`] |
+//! | who is here: a call, the stream, the page | [`board`] |
 //! | the folder of a stack, nginx's file, the proof of a server | [`stack`] (and `stack/`) |
 //! | enrolment, revocation | [`admin`] |
 //! | the renewal by a device | `renewal` of [`client`] and [`server`], `renewals` of [`store`] and [`admin`] |
 //! | a check of the doctor | [`doctor`] (its name also in the help of [`server::Doctor`], and in stack/status) |
 //!
 //! The programs in `bin/` hand their arguments to one function each: [`server::run`], [`client::run`],
-//! [`listener::run`], [`admin::run`], [`doctor::run`]. The features `server`, `client` and `listen` choose the rooms.
+//! [`listener::run`], [`admin::run`], [`doctor::run`], [`board::run`]. The features `server`, `board`, `client` and
+//! `listen` choose the rooms.
 
 pub mod cli;
 #[cfg(any(feature = "client", feature = "protocol"))]
@@ -60,6 +62,8 @@ pub mod client;
 #[cfg(feature = "listen")]
 pub mod listener;
 
+#[cfg(feature = "board")]
+pub mod board;
 #[cfg(feature = "server")]
 pub mod server;
 

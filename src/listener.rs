@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -97,7 +97,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let port = setting(options.port, "ROLLCALL_PORT", "6667")?;
     let folder: PathBuf = setting(None, "ROLLCALL_KEYS", "")?;
     let files = match options.key.is_empty() && !folder.as_os_str().is_empty() {
-        true => keys_in(&folder),
+        true => keyfile::public_keys_of(&folder),
         false => options.key.clone(),
     };
     if options.state.is_some() && files.is_empty() {
@@ -401,12 +401,6 @@ fn tell(gaps: &[Gap]) {
     for gap in gaps {
         note(format_args!("rollcall-listen: {gap}"));
     }
-}
-
-/// The public keys of a server in its folder of keys, also while the one that signs is replaced.
-fn keys_in(folder: &Path) -> Vec<PathBuf> {
-    let keys = ["broadcast.pub", "broadcast.next.pub", "broadcast.old.pub"].map(|name| folder.join(name));
-    keys.into_iter().filter(|key| key.metadata().is_ok_and(|key| key.len() > 0)).collect()
 }
 
 /// Opens the port, and names the program that keeps us from it.

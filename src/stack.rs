@@ -3,7 +3,9 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use crate::cli::{Exit, Fatal, FromArgs, SettingError, setting};
 use crate::http::identity::Identity;
@@ -87,6 +89,8 @@ struct Settings {
     /// Requests a second.
     rate: u32,
     identity: Identity,
+    /// Of rollcall-board; `None` if it is switched off.
+    board: Option<SocketAddr>,
 }
 
 impl Settings {
@@ -104,12 +108,31 @@ impl Settings {
             https_port: setting(None, "ROLLCALL_HTTPS_PORT", "443")?,
             rate: whole("ROLLCALL_RATE", "20", "requests a second", 9_999_999)?,
             identity: setting(None, "ROLLCALL_IDENTITY", "cn")?,
+            board: match setting(None, "ROLLCALL_BOARD", "on")? {
+                Switch(true) => Some(setting(None, "ROLLCALL_BOARD_LISTEN", "127.0.0.1:8001")?),
+                Switch(false) => None,
+            },
         })
     }
 
     /// The server's own copies of its keys are in here.
     fn own(&self) -> PathBuf {
         self.state.join("server/own")
+    }
+}
+
+/// The values of `ROLLCALL_BOARD`.
+struct Switch(bool);
+
+impl FromStr for Switch {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "on" => Ok(Self(true)),
+            "off" => Ok(Self(false)),
+            _ => Err("it is either on or off"),
+        }
     }
 }
 

@@ -23,6 +23,7 @@ mod connection;
 mod heartbeat;
 mod people;
 pub mod presence;
+mod readers;
 mod renewals;
 pub mod sighting;
 

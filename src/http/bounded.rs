@@ -35,6 +35,11 @@ impl<S> Bounded<S> {
         Self { stream, bounds: Arc::new(Bounds { left: AtomicUsize::new(0), ticks, heard_since_tick }) }
     }
 
+    /// The stream without bounds.
+    pub fn inner(&self) -> &S {
+        &self.stream
+    }
+
     /// Starts a new request, which may have this many bytes.
     pub fn allow(&self, bytes: usize) {
         self.bounds.left.store(bytes, Ordering::Relaxed);

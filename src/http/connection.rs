@@ -9,18 +9,18 @@ use std::time::{Duration, Instant};
 
 use async_h1::server::{Encoder, decode};
 use async_std::future::timeout;
-use async_std::io::{Read, Write, WriteExt};
+use async_std::io::{Read, ReadExt, Write, WriteExt};
 use async_std::net::{TcpListener, TcpStream};
 use async_std::os::unix::net::{UnixListener, UnixStream};
 use async_std::prelude::FutureExt;
 use async_std::task;
+use tide::StatusCode;
 use tide::http::Method;
-use tide::{Response, StatusCode};
 
 use super::bounded::Bounded;
 use super::newcomers::{Newcomer, Newcomers};
 use super::outage::Outage;
-use super::problem::Problem;
+use super::problem::{Problem, Program};
 use super::refusals;
 
 /// A connection that says nothing for longer than this, and at the latest after twice as long, is closed.
@@ -31,6 +31,8 @@ const FIRST_REQUEST: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of one request, head and body. nginx forwards a body of 8 kB at most, and a head that is smaller.
 const MAX_REQUEST: usize = 16 * 1024;
+/// Bytes of a stream that are written at once.
+const PART: usize = 8 * 1024;
 const NO_CONTENT: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
 const NO_CONTENT_AND_CLOSE: &[u8] = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
 /// How long a shutdown waits for the requests that are being answered.
@@ -85,7 +87,7 @@ impl Stream for UnixStream {
 /// A connection is kept after its first answer only if `knows` accepts the sender of that request. Any user of this host
 /// can open others. Only so many of them are there at once, and none for long. `accepts` says whether the last could be
 /// taken.
-pub async fn serve<L: Listener, T: Clone + Send + Sync + 'static>(
+pub async fn serve<L: Listener, T: Program + Clone + Send + Sync + 'static>(
     listener: L,
     app: tide::Server<T>,
     knows: Knows<T>,
@@ -150,7 +152,7 @@ impl Drop for Unanswered<'_> {
 }
 
 /// One connection: requests one after another until it closes, misbehaves or the server stops.
-async fn converse<S: Stream, T: Clone + Send + Sync + 'static>(
+async fn converse<S: Stream, T: Program + Clone + Send + Sync + 'static>(
     stream: S,
     newcomer: Newcomer<S>,
     app: tide::Server<T>,
@@ -188,12 +190,15 @@ async fn converse<S: Stream, T: Clone + Send + Sync + 'static>(
                 (method, response, keep)
             }
             Err(error) if is_silence(&error) => return,
-            Err(error) => (Method::Get, malformed(&error), false),
+            Err(error) => (Method::Get, malformed::<T>(&error), false),
         };
         // Asked after the answer is ready: the server may have begun to stop meanwhile.
         let keep = keep && !progress.stopping.load(Ordering::SeqCst);
         // A peer that does not read its answer holds the connection no longer than one that does not ask.
-        let written = timeout(ANSWER_TIMEOUT, write_answer(&mut stream, method, response, keep)).await;
+        let written = match response.len() {
+            Some(_) => timeout(ANSWER_TIMEOUT, write_answer(&mut stream, method, response, keep)).await,
+            None => return write_stream(stream.inner().clone(), method, response).await,
+        };
         if !matches!(written, Ok(Ok(()))) || !keep {
             return;
         }
@@ -217,6 +222,28 @@ async fn write_answer<S: Write + Unpin>(
     async_std::io::copy(Encoder::new(response, method), stream).await.map(|_| ())
 }
 
+/// A body without a length lasts for as long as its source and its reader, who takes each part of it in time.
+async fn write_stream<S: Stream>(mut stream: S, method: Method, mut response: tide::http::Response) {
+    response.insert_header("Connection", "close");
+    let mut peer = stream.clone();
+    // Nothing more is awaited from the reader, so that this ends when it goes.
+    let gone = async {
+        let _ = peer.read(&mut [0]).await;
+    };
+    let writing = async {
+        let mut encoder = Encoder::new(response, method);
+        let mut part = vec![0; PART];
+        loop {
+            let len = encoder.read(&mut part).await.unwrap_or_default();
+            let written = timeout(ANSWER_TIMEOUT, stream.write_all(&part[..len])).await;
+            if len == 0 || !matches!(written, Ok(Ok(()))) {
+                return;
+            }
+        }
+    };
+    gone.race(writing).await;
+}
+
 /// Did the peer say nothing, or go? Then there is nobody to answer.
 fn is_silence(error: &tide::http::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut};
@@ -224,8 +251,8 @@ fn is_silence(error: &tide::http::Error) -> bool {
     matches!(kind, Some(BrokenPipe | ConnectionAborted | ConnectionReset | TimedOut))
 }
 
-fn malformed(error: &dyn Display) -> tide::http::Response {
+fn malformed<T: Program>(error: &dyn Display) -> tide::http::Response {
     let problem = Problem::new(StatusCode::BadRequest, format!("not an HTTP/1.1 request: {error}"));
     refusals::log(format_args!("{}: {}", problem.status, problem.detail));
-    Response::from(problem).into()
+    problem.by::<T>().into()
 }

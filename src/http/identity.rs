@@ -49,6 +49,17 @@ impl fmt::Display for Identity {
     }
 }
 
+/// The value of `ROLLCALL_CANARY`: nothing, or an email.
+pub struct Canary(pub Option<Email>);
+
+impl FromStr for Canary {
+    type Err = EmailError;
+
+    fn from_str(text: &str) -> Result<Self, EmailError> {
+        if text.is_empty() { Ok(Self(None)) } else { Email::new(text).map(Some).map(Self) }
+    }
+}
+
 /// How the server knows that a request came through nginx and not from a neighbour on the host.
 pub enum Trust {
     /// nginx presents this secret with each request.
@@ -57,7 +68,7 @@ pub enum Trust {
     SocketFolder,
 }
 
-/// The secret that nginx shares with the server. It has no `Debug`, so that it cannot reach a log.
+/// The secret that nginx shares with a program. It has no `Debug`, so that it cannot reach a log.
 pub struct Credential(String);
 
 impl Credential {
@@ -75,8 +86,13 @@ impl Credential {
         Ok(Self(secret.to_owned()))
     }
 
+    /// To make another secret of it.
+    pub fn secret(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
     /// Takes as long for a wrong secret as for the right one.
-    fn matches(&self, presented: &str) -> bool {
+    pub fn matches(&self, presented: &str) -> bool {
         self.0.as_bytes().ct_eq(presented.as_bytes()).into()
     }
 }

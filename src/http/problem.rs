@@ -5,7 +5,12 @@ use tide::{Request, Response, StatusCode};
 use super::identity::Refusal;
 use super::refusals;
 
-/// An error body of RFC 9457. `by` is our extension: which of the two programs in the path refused.
+/// The state of a program's router. Its error bodies name the program.
+pub trait Program {
+    const NAME: &'static str;
+}
+
+/// An error body of RFC 9457. `by` is our extension: which of the programs in the path refused.
 pub struct Problem {
     pub status: StatusCode,
     pub detail: String,
@@ -22,14 +27,16 @@ impl Problem {
     }
 }
 
-impl From<Problem> for Response {
-    fn from(problem: Problem) -> Self {
+impl Problem {
+    /// The answer of this program.
+    pub fn by<P: Program>(self) -> Response {
+        let problem = self;
         let body = serde_json::json!({
             "type": "about:blank",
             "title": problem.status.canonical_reason(),
             "status": problem.status as u16,
             "detail": problem.detail,
-            "by": "rollcall-server",
+            "by": P::NAME,
         });
         let mut response = Response::builder(problem.status)
             .content_type("application/problem+json")
@@ -53,7 +60,7 @@ impl From<Refusal> for Problem {
 }
 
 /// A problem becomes its answer, and a line in the log with the id that nginx logged too.
-pub async fn answer<S, F>(request: Request<S>, handler: fn(Request<S>) -> F) -> tide::Result
+pub async fn answer<S: Program, F>(request: Request<S>, handler: fn(Request<S>) -> F) -> tide::Result
 where
     F: Future<Output = Result<Response, Problem>> + Send,
 {
@@ -63,6 +70,6 @@ where
     Ok(handler(request).await.unwrap_or_else(|problem| {
         let id = id.as_deref().unwrap_or("-");
         refusals::log(format_args!("{} {}: {}", id, problem.status, problem.detail));
-        Response::from(problem)
+        problem.by::<S>()
     }))
 }

@@ -1,7 +1,7 @@
 //! The keys of the broadcast and of pseudonyms, and the list of people, from their files.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hex::FromHex;
 
@@ -25,6 +25,17 @@ pub fn public_key(path: &Path) -> Result<PublicKey, Error> {
     let error = Error::of("the public key of the broadcast", path);
     let bytes = files::read(path, files::SMALL).map_err(|cause| error(Fault::Unreadable(cause)))?;
     parse_public_key(&bytes).map_err(error)
+}
+
+/// The files with the public keys of a server in its folder of keys, also while the one that signs is replaced.
+pub fn public_keys_of(folder: &Path) -> Vec<PathBuf> {
+    let keys = ["broadcast.pub", "broadcast.next.pub", "broadcast.old.pub"].map(|name| folder.join(name));
+    keys.into_iter().filter(|key| key.metadata().is_ok_and(|key| key.len() > 0)).collect()
+}
+
+/// The keys in them.
+pub fn public_keys_in(folder: &Path) -> Result<Vec<PublicKey>, Error> {
+    public_keys_of(folder).iter().map(|file| public_key(file)).collect()
 }
 
 /// Reads PKCS #8 as PEM or DER.

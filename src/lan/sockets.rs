@@ -1,7 +1,7 @@
 //! Every UDP socket of rollcall is opened here.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -58,6 +58,15 @@ pub fn receiver(address: SocketAddr) -> io::Result<UdpSocket> {
     // Besides bounding the wait, a timeout makes a signal end it (signal(7)).
     socket.set_read_timeout(Some(TICK))?;
     Ok(socket)
+}
+
+/// Opens a TCP port whose connections hold no more than this much that their peers have not read, in the kernel. By itself
+/// that lets it grow to 4 MB each (tcp(7), `tcp_wmem`).
+pub fn listener(address: SocketAddr, unread: usize) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(address)?;
+    // Connections inherit it.
+    SockRef::from(&listener).set_send_buffer_size(unread)?;
+    Ok(listener)
 }
 
 /// The directed broadcast of the loopback interface, also while that is down and no route has it.

@@ -3,6 +3,7 @@
 //! docs/wire.md, "Privacy", has the construction, the protection that it gives and its limits.
 
 use std::collections::HashMap;
+use std::str::FromStr;
 
 use ring::hmac::{self, HMAC_SHA256};
 
@@ -13,6 +14,26 @@ const LABEL: &[u8] = b"rollcall pseudonym\0";
 /// Bytes of the HMAC that a pseudonym shows. At 128 bits two people never share one.
 const SHOWN: usize = 16;
 pub const KEY_LEN: usize = 32;
+
+/// The values of `ROLLCALL_PRIVACY`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Privacy {
+    /// Announcements carry the email, as version 1 does.
+    Clear,
+    Pseudonym,
+}
+
+impl FromStr for Privacy {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "clear" => Ok(Privacy::Clear),
+            "pseudonym" => Ok(Privacy::Pseudonym),
+            _ => Err("it is either clear or pseudonym"),
+        }
+    }
+}
 
 /// The secret behind the pseudonyms. The server has it, and so do the listeners that may resolve them.
 pub struct Key(hmac::Key);

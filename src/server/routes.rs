@@ -15,7 +15,7 @@ use super::registry::Registry;
 use super::renewal;
 use crate::cli::now_ns;
 use crate::http::identity::{Forwarded, Identity, Trust, escaped_certificate};
-use crate::http::problem::{Problem, answer};
+use crate::http::problem::{Problem, Program, answer};
 use crate::prometheus;
 use crate::store::Store;
 use crate::store::sighting::Sighting;
@@ -36,6 +36,10 @@ pub struct State {
     pub broadcaster: Arc<Broadcaster>,
     pub heartbeats: Heartbeats,
     pub about: About,
+}
+
+impl Program for Arc<State> {
+    const NAME: &'static str = "rollcall-server";
 }
 
 /// The router: every path and method, without a port.

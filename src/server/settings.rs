@@ -11,11 +11,12 @@ use super::Error;
 use super::epoch::LastEpoch;
 use crate::cli::{FromArgs, Timespan, logging, setting};
 use crate::files;
-use crate::http::identity::{Credential, Identity, Trust};
+use crate::http::identity::{Canary, Credential, Identity, Trust};
 use crate::keyfile;
 use crate::lan::destination::{self, Destination};
 use crate::protocol::keys::Signer;
-use crate::protocol::status::{Email, EmailError};
+pub(crate) use crate::protocol::pseudonym::Privacy;
+use crate::protocol::status::Email;
 
 /// A lock is waited for a part of the shortest; nginx gives up before the longest.
 pub(super) const MIN_DEADLINE: Duration = Duration::from_millis(500);
@@ -59,17 +60,6 @@ impl FromStr for Name {
             }
             _ => Err("it has 1 to 253 characters, and neither spaces nor control characters"),
         }
-    }
-}
-
-/// Nothing, or an email.
-struct Canary(Option<Email>);
-
-impl FromStr for Canary {
-    type Err = EmailError;
-
-    fn from_str(text: &str) -> Result<Self, EmailError> {
-        if text.is_empty() { Ok(Self(None)) } else { Email::new(text).map(Some).map(Self) }
     }
 }
 
@@ -226,26 +216,6 @@ impl fmt::Display for Address {
         match self {
             Address::Tcp(address) => f.write_str(address),
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-/// The values of `ROLLCALL_PRIVACY`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Privacy {
-    /// Announcements carry the email, as version 1 does.
-    Clear,
-    Pseudonym,
-}
-
-impl FromStr for Privacy {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "clear" => Ok(Privacy::Clear),
-            "pseudonym" => Ok(Privacy::Pseudonym),
-            _ => Err("it is either clear or pseudonym"),
         }
     }
 }

@@ -29,9 +29,11 @@ pub fn prepare(template: &Path) -> Result<(), Error> {
     let settings = Settings::read()?;
     let users = Users::find()?;
     folders(&settings, &users)?;
-    let credential = credential(&settings.state.join("proxy-credential"), &users)?;
+    let make = |name| credential(&settings.state.join(name), &users);
+    let credentials = [make("proxy-credential")?, make("board/proxy-credential")?];
+    make("board/token")?;
     keys(&settings, &users)?;
-    let configuration = configuration(template, &settings, &users, &credential)?;
+    let configuration = configuration(template, &settings, &users, credentials)?;
     // nginx has to take it first.
     let file = settings.state.join("nginx/nginx.conf.new");
     files::replace(&file, configuration.as_bytes()).map_err(Error::of(&file))
@@ -45,6 +47,7 @@ fn folders(settings: &Settings, users: &Users) -> Result<(), Error> {
     users.let_nginx_in(&nginx).map_err(Error::of(&nginx))?;
     folder(&state.join("nginx/tmp"), 0o700)?;
     folder(&state.join("server"), 0o755)?;
+    folder(&state.join("board"), 0o755)?;
     let own = folder(&settings.own(), 0o700)?;
     users.give_to_server(&own).map_err(Error::of(&own))?;
     let database_url: String = setting(None, "DATABASE_URL", "")?;
@@ -72,7 +75,8 @@ fn folder(path: &Path, mode: u32) -> Result<PathBuf, Error> {
     Ok(path.to_owned())
 }
 
-/// The secret that nginx shows to the server; a new one if there is none, or if others could read it.
+/// A secret that nginx shows to the server or to the board, or a reader on this host; a new one if there is none, or if
+/// others could read it.
 fn credential(path: &Path, users: &Users) -> Result<String, Error> {
     let error = Error::of(path);
     let exposed = match fs::symlink_metadata(path) {
@@ -141,7 +145,7 @@ fn configuration(
     template: &Path,
     settings: &Settings,
     users: &Users,
-    credential: &str,
+    [credential, board_credential]: [String; 2],
 ) -> Result<String, Error> {
     let mut text = fs::read_to_string(template).map_err(Error::of(template))?;
     let port = settings.https_port;
@@ -171,7 +175,10 @@ fn configuration(
         ("LISTEN", settings.listen.to_string()),
         ("RATE", settings.rate.to_string()),
         ("BURST", (2 * settings.rate).to_string()),
-        ("CREDENTIAL", credential.to_owned()),
+        ("CREDENTIAL", credential),
+        // Whoever holds the port of a board that is switched off is sent nothing.
+        ("BOARD", settings.board.map_or("127.0.0.1:1 down".to_owned(), |board| board.to_string())),
+        ("BOARD_CREDENTIAL", board_credential),
     ] {
         text = text.replace(&format!("@{name}@"), &value);
     }

@@ -63,6 +63,8 @@ macro_rules! revoked {
     };
 }
 
+pub(super) use revoked;
+
 /// Until then silence is as usual (or tolerated), by this server's clock: never sooner than the row says. What was left by
 /// the clock of another server is carried over.
 macro_rules! until {

@@ -21,7 +21,8 @@ use crate::stack::{Builder, Running, Stack, binaries, text};
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// The recipes that are a program of ours, whose flags they take.
-const PROGRAMS_OF_RECIPES: [(&str, &[&str]); 11] = [
+const PROGRAMS_OF_RECIPES: [(&str, &[&str]); 12] = [
+    ("board", &["rollcall-board", "link"]),
     ("client", &["rollcall-client"]),
     ("listen", &["rollcall-listen"]),
     ("doctor", &["rollcall-server", "doctor"]),

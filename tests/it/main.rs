@@ -13,6 +13,7 @@ mod stack;
 mod admin;
 mod authority;
 mod believed;
+mod board;
 mod broadcast;
 mod certificates;
 mod client;

@@ -58,8 +58,15 @@ fn only_patch_and_only_the_one_path() {
         );
         assert!(answer.head.contains("\r\nAllow: PATCH"), "{method}: {answer:?}");
     }
-    for path in ["/", "/api", "/api/client/", "/api/clients", "/livez", "/readyz", "/api/client/../../livez"]
-    {
+    for path in ["/", "/api/client/", "/api/clients", "/api/who"] {
+        let answer = stack.curl(Some(&pair), &[path]);
+        assert_eq!(
+            (answer.status, answer.detail().as_str()),
+            (405, "only GET and HEAD are answered here"),
+            "{path}"
+        );
+    }
+    for path in ["/api", "/apis", "/livez", "/readyz", "/code", "/api/client/../../livez"] {
         let answer = stack.curl(Some(&pair), &["--path-as-is", path]);
         assert_eq!(answer.status, 404, "{path}");
         assert_eq!(answer.detail(), "there is nothing here; the path of a heartbeat is /api/client");

@@ -26,6 +26,7 @@ pub struct Stack {
     pub certs: PathBuf,
     pub https_port: u16,
     pub listen: String,
+    pub board_listen: String,
     pub broadcast_port: u16,
     pub database: String,
     has_its_own_cluster: bool,
@@ -61,7 +62,9 @@ fn origin() -> &'static Stack {
             wait_until("it ended", || has_ended(pid));
         }
         // The limit is for the server of one stack.
-        origin.sql_as("postgres", "postgres", "alter role rollcall_server connection limit -1");
+        for role in ["rollcall_server", "rollcall_reader"] {
+            origin.sql_as("postgres", "postgres", &format!("alter role {role} connection limit -1"));
+        }
         origin
     })
 }
@@ -78,6 +81,7 @@ impl Builder {
             certs: state.join("certs"),
             https_port: free_port(),
             listen: format!("127.0.0.1:{}", free_port()),
+            board_listen: format!("127.0.0.1:{}", free_port()),
             broadcast_port: free_port(),
             database: "rollcall".to_owned(),
             has_its_own_cluster: true,
@@ -129,7 +133,10 @@ impl Builder {
         let create = format!("create database {} template rollcall owner rollcall", self.0.database);
         origin().sql_as("postgres", "postgres", &create);
         let (owners, servers) = (self.0.database_url(), self.0.server_database_url());
-        self.set("DATABASE_URL", owners).set("ROLLCALL_SERVER_DATABASE_URL", servers)
+        let readers = owners.replace("rollcall@", "rollcall_reader@");
+        self.set("DATABASE_URL", owners)
+            .set("ROLLCALL_SERVER_DATABASE_URL", servers)
+            .set("ROLLCALL_BOARD_DATABASE_URL", readers)
     }
 
     /// Only the server and its database: nothing of nginx and TLS.
@@ -240,6 +247,9 @@ impl Stack {
             .env("ROLLCALL_BROADCAST", format!("127.255.255.255:{}", self.broadcast_port))
             // Only the tests of presence need one.
             .env("ROLLCALL_CANARY", "")
+            // Only the tests of the board need it.
+            .env("ROLLCALL_BOARD", "off")
+            .env("ROLLCALL_BOARD_LISTEN", &self.board_listen)
             .envs(self.settings.iter().cloned())
             .stdin(Stdio::null());
     }
@@ -495,7 +505,14 @@ impl Drop for Stack {
         }
         let down = self.script("stack/down");
         if std::thread::panicking() {
-            for log in ["server/log", "signer.log", "nginx/error.log", "nginx/access.log", "postgres/log"] {
+            for log in [
+                "server/log",
+                "board/log",
+                "signer.log",
+                "nginx/error.log",
+                "nginx/access.log",
+                "postgres/log",
+            ] {
                 eprintln!("--- {log}\n{}", self.log(log));
             }
         } else {

@@ -93,7 +93,7 @@ fn the_steps_make_a_host_and_devices() {
     };
     for line in [
         "cd /opt/rollcall",
-        "install -m 0755 target/release/rollcall-{server,admin,client,listen} /usr/local/bin/",
+        "install -m 0755 target/release/rollcall-{server,board,admin,client,listen} /usr/local/bin/",
         "install -d /etc/rollcall /var/lib/rollcall/nginx/tmp",
     ] {
         page::documented(line);
@@ -103,16 +103,22 @@ fn the_steps_make_a_host_and_devices() {
     add(&block("cat >/etc/rollcall/stack.env <<'END'"));
     add(&block("set -a; . /etc/rollcall/stack.env; set +a"));
     add(&block("(umask 077; sed -f <(cat <<END"));
-    let install = "install -m 0644 deploy/rollcall-{server,nginx,crl,signer}.service deploy/rollcall-crl.timer /etc/systemd/system/";
+    let install = "install -m 0644 deploy/rollcall-{server,board,nginx,crl,signer}.service deploy/rollcall-crl.timer /etc/systemd/system/";
     page::documented(install);
     add(install);
     // Where systemd is installed it reads the units; a warning about the host's own is none about ours.
     add(
         "if command -v systemd-analyze; then systemd-analyze verify /etc/systemd/system/rollcall-*.service; fi",
     );
-    add("start rollcall-server.service; start rollcall-nginx.service; start rollcall-signer.service");
+    add(
+        "start rollcall-server.service; start rollcall-board.service; start rollcall-nginx.service; start rollcall-signer.service",
+    );
     add("until_it curl -sS --cacert \"$ROLLCALL_CERTS/ca.crt\" https://localhost");
     add("until_it curl -fsS http://127.0.0.1:8000/readyz");
+    add("until_it curl -fsS http://127.0.0.1:8001/readyz");
+    let link = "ROLLCALL_STATE=/var/lib/rollcall-board rollcall-board link";
+    page::documented(link);
+    add(&format!("curl -sSo /dev/null -w '%{{http_code}}' \"$({link})\" | grep -qx 303"));
     add(
         "for which in server ca; do curl -fsS http://127.0.0.1:8000/metrics | grep '_not_after_timestamp_seconds{which=\"'$which'\"} '; done",
     );

@@ -10,7 +10,7 @@ use super::{PROGRAMS_OF_RECIPES, ROOT};
 use crate::stack::{binaries, text};
 
 /// The lines that no test types, and why.
-const NOT_RUN: [(&str, &str); 21] = [
+const NOT_RUN: [(&str, &str); 22] = [
     (
         "stack/setup && just demo",
         "it may install packages; .ci/run runs the first half, walkthrough.rs the second",
@@ -46,6 +46,10 @@ const NOT_RUN: [(&str, &str); 21] = [
     (
         "export ROLLCALL_SERVER_DATABASE_URL='postgres://rollcall_server:PASSWORD@127.0.0.1/rollcall'",
         "night.rs moves a stack to another database in this way",
+    ),
+    (
+        "export ROLLCALL_BOARD_DATABASE_URL='postgres://rollcall_reader:PASSWORD@127.0.0.1/rollcall'",
+        "every test of the board moves it to another database in this way",
     ),
 ];
 /// These need systemd as the first process; deployment.rs does the same by hand.
@@ -117,7 +121,8 @@ fn recipes_and_flags_exist() {
                     help(program, &arguments[1..].iter().copied().take(words).collect::<Vec<_>>())
                 }
                 (program, _) if program.starts_with("rollcall-") => {
-                    let subcommands = ["doctor", "sign"].into_iter().filter(|word| arguments.contains(word));
+                    let subcommands =
+                        ["doctor", "link", "sign"].into_iter().filter(|word| arguments.contains(word));
                     help(program, &subcommands.collect::<Vec<_>>()) + &help(program, &[])
                 }
                 (program, _) if program.starts_with("stack/") || program == "certs/ca" => script(program),
@@ -133,8 +138,11 @@ fn recipes_and_flags_exist() {
     for (_, command) in PROGRAMS_OF_RECIPES {
         known += &help(command[0], &command[1..]);
     }
-    known += &(help("rollcall-server", &[]) + &help("rollcall-admin", &["sign"]));
-    for program in ["rollcall-server", "rollcall-admin", "rollcall-client", "rollcall-listen"] {
+    known +=
+        &(help("rollcall-server", &[]) + &help("rollcall-board", &[]) + &help("rollcall-admin", &["sign"]));
+    for program in
+        ["rollcall-server", "rollcall-board", "rollcall-admin", "rollcall-client", "rollcall-listen"]
+    {
         known += &format!("--version {}", run(&binaries().join(program), &["--version"]));
     }
     for name in ["rotate", "logs"] {

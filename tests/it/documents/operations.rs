@@ -390,3 +390,10 @@ fn json(clone: &Clone) {
     }
     assert!(!rest.contains("\":"), "{rest}");
 }
+
+#[test]
+fn the_board_of_this_host() {
+    let clone = Clone::new();
+    clone.runs("ROLLCALL_BOARD=on just up", 0, "ready on http://");
+    clone.types("just board", 0, "/?code=");
+}

@@ -1,0 +1,782 @@
+//! Everybody in memory: the state of each, and every change of one.
+//!
+//! Rows come in, in any order and as often as one likes; [`State::of`] decides. A state gets worse by a row alone that was
+//! read for it: [`People::doubt`] names those whose rows have to be read.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_std::channel::{self, Receiver, Sender};
+use serde_json::{Value, json};
+
+use super::time;
+use crate::cli::now_ns;
+use crate::protocol::pseudonym::Key;
+use crate::protocol::status::Email;
+use crate::store::presence::{Clock, Person, ServerRow, State};
+
+/// A clock that has stood still for this long is that of a server that cannot hear.
+const DEAF_AFTER: Duration = Duration::from_secs(5);
+/// Changes that are remembered for those who come back.
+const REMEMBERED: usize = 10_000;
+/// No server of the table: nobody speaks for whom it saw.
+const NO_SERVER: u32 = u32::MAX;
+
+/// A transition of one person.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The number of the change, of this board.
+    pub position: u64,
+    /// When the board noticed, in nanoseconds since the Unix epoch.
+    pub at_ns: u64,
+    pub email: String,
+    /// `None`: enrolled meanwhile.
+    pub from: Option<State>,
+    /// `None`: deleted meanwhile. The same as `from`: an administrator changed something else.
+    pub to: Option<State>,
+    /// Since when `to` holds.
+    pub since_ns: Option<u64>,
+    /// As the row says; of one that was deleted, as it said.
+    pub person: Arc<Person>,
+}
+
+/// Everybody, shared by the loops that read and the routes that answer.
+pub struct People {
+    /// Random for each start: positions of another one mean nothing here.
+    board: String,
+    /// The client of our own, which nobody is shown.
+    canary: Option<Email>,
+    /// Where each transition goes.
+    transitions: Sender<Change>,
+    memory: Mutex<Memory>,
+}
+
+struct Memory {
+    people: BTreeMap<String, Entry>,
+    servers: Vec<Server>,
+    /// The emails behind the pseudonyms of the announcements, with the key.
+    pseudonyms: Option<(Key, HashMap<Email, String>)>,
+    /// Since when somebody was online when the board began, if that is known.
+    online_since: HashMap<String, u64>,
+    position: u64,
+    log: VecDeque<Logged>,
+    /// Their rows have to be read.
+    doubtful: HashSet<String>,
+    waiting: Vec<Sender<()>>,
+    /// The position of which those who wait were told.
+    woken: u64,
+    /// The last good look at the database. `None`: not everybody has been read yet.
+    as_of_ns: Option<u64>,
+    is_ready: bool,
+    counts: Option<Counts>,
+    is_over: bool,
+}
+
+/// What is needed each second stands here, and the rest behind a pointer.
+struct Entry {
+    person: Arc<Person>,
+    server: u32,
+    /// By the clock of the server as far as that was read, also while it stands still. Never unknown.
+    state: State,
+    since_ns: Option<u64>,
+}
+
+struct Server {
+    name: String,
+    epoch: i64,
+    clock: Clock,
+    moved: Instant,
+    /// Since when it hears, or does not; `None`: since before the board began.
+    since_ns: Option<u64>,
+    /// Its row is there.
+    is_there: bool,
+}
+
+/// An event of the log, as it is handed out.
+struct Logged {
+    position: u64,
+    event: Event,
+}
+
+#[derive(Clone)]
+pub enum Event {
+    /// The JSON of a [`Change`].
+    State(Arc<str>),
+    /// The JSON of a server.
+    Server(Arc<str>),
+}
+
+/// How many are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Of the enabled, in the order of [`State::ALL`].
+    pub states: [u64; 5],
+    pub disabled: u64,
+}
+
+impl Counts {
+    pub fn json(&self) -> Value {
+        let mut json: Value =
+            State::ALL.iter().zip(self.states).map(|(state, count)| (state.word(), count)).collect();
+        json["disabled"] = self.disabled.into();
+        json
+    }
+}
+
+/// The order of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sort {
+    /// The worst first, then the newest.
+    Trouble,
+    Email,
+    /// The last seen first.
+    Seen,
+}
+
+/// A place in a list: that of its last person. Disabled, rank, time, email.
+pub type Place = (bool, u8, Reverse<u64>, String);
+
+/// A part of the list.
+pub struct Query {
+    /// Empty: all of them.
+    pub states: Vec<State>,
+    /// The disabled too, if states are chosen.
+    pub disabled: bool,
+    /// A part of the email, in lower case.
+    pub part: String,
+    pub sort: Sort,
+    pub limit: usize,
+    pub after: Option<Place>,
+}
+
+/// What was true at one moment.
+pub struct Look {
+    pub position: u64,
+    pub as_of_ns: u64,
+    pub counts: Counts,
+    pub servers: Value,
+}
+
+impl People {
+    /// With nobody in it, and the place where each transition arrives.
+    pub fn new(board: String, canary: Option<Email>, pseudonyms: Option<Key>) -> (Self, Receiver<Change>) {
+        let (transitions, arriving) = channel::unbounded();
+        let memory = Memory {
+            people: BTreeMap::new(),
+            servers: Vec::new(),
+            pseudonyms: pseudonyms.map(|key| (key, HashMap::new())),
+            online_since: HashMap::new(),
+            position: 0,
+            log: VecDeque::new(),
+            doubtful: HashSet::new(),
+            waiting: Vec::new(),
+            woken: 0,
+            as_of_ns: None,
+            is_ready: false,
+            counts: None,
+            is_over: false,
+        };
+        (Self { board, canary, transitions, memory: Mutex::new(memory) }, arriving)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Since when people were online, as the record of the boards before has it. Call it before the first row comes.
+    pub fn begin(&self, online_since: HashMap<String, u64>) {
+        self.lock().online_since = online_since;
+    }
+
+    /// Everybody has been read.
+    pub fn ready(&self) {
+        let mut memory = self.lock();
+        memory.is_ready = true;
+        memory.online_since = HashMap::new();
+    }
+
+    /// Rows that were read just now.
+    pub fn apply(&self, rows: Vec<Person>) {
+        let now_ns = now_ns();
+        let mut memory = self.lock();
+        for row in rows {
+            if self.canary.as_ref().is_some_and(|canary| canary.as_str() == row.email) {
+                continue;
+            }
+            memory.doubtful.remove(&row.email);
+            self.place(&mut memory, row, now_ns);
+        }
+        memory.wake();
+    }
+
+    fn place(&self, memory: &mut Memory, row: Person, now_ns: u64) {
+        let server = memory.server_of(row.server.as_deref());
+        let clock = memory.clock(server);
+        let heard = State::of(row.window.as_ref(), Clock { is_deaf: false, ..clock });
+        let Some(entry) = memory.people.get(&row.email) else {
+            let since_ns = match (heard, memory.is_ready) {
+                (State::Online, false) => memory.online_since.get(&row.email).copied().or(Some(now_ns)),
+                _ => began(heard, &row, now_ns),
+            };
+            if let Some((key, emails)) = &mut memory.pseudonyms
+                && let Ok(email) = Email::new(&row.email)
+            {
+                emails.insert(key.pseudonym(&email), row.email.clone());
+            }
+            let person = Arc::new(row);
+            let entry = Entry { person: Arc::clone(&person), server, state: heard, since_ns };
+            memory.people.insert(person.email.clone(), entry);
+            memory.counts = None;
+            if memory.is_ready {
+                self.note(memory, &person, None, Some(heard), since_ns, now_ns);
+            }
+            return;
+        };
+        let from = entry.state;
+        let gets_worse = matches!(heard, State::Late | State::Offline) && heard != from;
+        let state = if gets_worse && clock.is_deaf { from } else { heard };
+        let old = &entry.person;
+        let is_changed = old.disabled != row.disabled || old.every_s != row.every_s;
+        if state == from && !is_changed && **old == row {
+            return;
+        }
+        let since_ns = if state == from { entry.since_ns } else { began(state, &row, now_ns) };
+        let person = Arc::new(row);
+        let email = person.email.clone();
+        memory.people.insert(email, Entry { person: Arc::clone(&person), server, state, since_ns });
+        if state != from || is_changed {
+            memory.counts = None;
+            self.note(memory, &person, Some(from), Some(state), since_ns, now_ns);
+        }
+    }
+
+    /// These have no row any more.
+    pub fn remove<'a>(&self, emails: impl Iterator<Item = &'a str>) {
+        let now_ns = now_ns();
+        let mut memory = self.lock();
+        for email in emails {
+            memory.doubtful.remove(email);
+            if let Some(entry) = memory.people.remove(email) {
+                memory.counts = None;
+                if let Some((key, known)) = &mut memory.pseudonyms
+                    && let Ok(email) = Email::new(email)
+                {
+                    known.remove(&key.pseudonym(&email));
+                }
+                self.note(&mut memory, &entry.person, Some(entry.state), None, None, now_ns);
+            }
+        }
+        memory.wake();
+    }
+
+    /// The one way of every transition.
+    fn note(
+        &self,
+        memory: &mut Memory,
+        person: &Arc<Person>,
+        from: Option<State>,
+        to: Option<State>,
+        since_ns: Option<u64>,
+        at_ns: u64,
+    ) {
+        memory.position += 1;
+        let position = memory.position;
+        let email = person.email.clone();
+        let change = Change { position, at_ns, email, from, to, since_ns, person: Arc::clone(person) };
+        let json = json!({
+            "position": self.name(position),
+            "at": time(at_ns),
+            "email": change.email,
+            "from": from.map(State::word),
+            "to": to.map(State::word),
+            "person": to.map(|state| describe(person, state, since_ns)),
+        });
+        memory.remember(Event::State(json.to_string().into()));
+        // Nobody takes them any more: the board ends.
+        let _ = self.transitions.try_send(change);
+    }
+
+    /// The rows of the servers, or `None` if they could not be read: no clock moves then.
+    pub fn clocks(&self, rows: Option<Vec<ServerRow>>) {
+        let (now, now_ns) = (Instant::now(), now_ns());
+        let mut memory = self.lock();
+        if let Some(rows) = rows {
+            memory.as_of_ns = Some(now_ns);
+            for server in &mut memory.servers {
+                server.is_there = rows.iter().any(|row| row.name == server.name);
+            }
+            for row in rows {
+                memory.set_clock(row, now);
+            }
+        }
+        let mut events = Vec::new();
+        for server in &mut memory.servers {
+            let is_deaf = now.saturating_duration_since(server.moved) >= DEAF_AFTER;
+            if server.is_there && mem::replace(&mut server.clock.is_deaf, is_deaf) != is_deaf {
+                server.since_ns = Some(now_ns);
+                events.push(server.json());
+            }
+        }
+        for event in events {
+            memory.counts = None;
+            memory.position += 1;
+            memory.remember(Event::Server(event.to_string().into()));
+        }
+        memory.doubt();
+        memory.wake();
+    }
+
+    /// The people whose rows have to be read, at most so many.
+    pub fn doubtful(&self, most: usize) -> Vec<String> {
+        self.lock().doubtful.iter().take(most).cloned().collect()
+    }
+
+    /// Somebody was heard of, by the name in an announcement.
+    pub fn heard_of(&self, name: &Email) {
+        let mut memory = self.lock();
+        let email = match &memory.pseudonyms {
+            Some((_, emails)) => emails.get(name).cloned(),
+            None => Some(name.as_str().to_owned()),
+        };
+        let is_canary = |email: &str| self.canary.as_ref().is_some_and(|canary| canary.as_str() == email);
+        if let Some(email) = email.filter(|email| !is_canary(email)) {
+            memory.doubtful.insert(email);
+        }
+    }
+
+    /// Somebody is asked for, of whom no row was read.
+    pub fn ask_for(&self, email: &Email) {
+        if self.canary.as_ref() != Some(email) {
+            self.lock().doubtful.insert(email.as_str().to_owned());
+        }
+    }
+
+    /// A page of all rows was read, from after this email on; the last one, if `is_last`. Those that it lacks are in doubt.
+    pub fn page(&self, after: &str, rows: Vec<Person>, is_last: bool) {
+        {
+            let mut memory = self.lock();
+            let last = rows.last().map(|row| row.email.as_str()).filter(|_| !is_last);
+            let known: HashSet<&str> = rows.iter().map(|row| row.email.as_str()).collect();
+            let missing: Vec<String> = memory
+                .people
+                .range::<str, _>((std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded))
+                .map(|(email, _)| email)
+                .take_while(|email| last.is_none_or(|last| email.as_str() <= last))
+                .filter(|email| !known.contains(email.as_str()))
+                .cloned()
+                .collect();
+            memory.doubtful.extend(missing);
+        }
+        self.apply(rows);
+    }
+
+    pub fn number_of_all(&self) -> usize {
+        self.lock().people.len()
+    }
+
+    // --- answers ----------------------------------------------------------------------------------
+
+    /// A position as it is handed out.
+    pub fn name(&self, position: u64) -> String {
+        format!("{}.{position}", self.board)
+    }
+
+    /// The number of a position that this board handed out.
+    pub fn number(&self, name: &str) -> Option<u64> {
+        let number = name.strip_prefix(&self.board)?.strip_prefix('.')?;
+        let is_plain = number == "0" || !number.starts_with(['0', '+']);
+        number.parse().ok().filter(|number| is_plain && *number <= self.lock().position)
+    }
+
+    /// `None` until everybody was read.
+    pub fn look(&self) -> Option<Look> {
+        self.lock().look()
+    }
+
+    /// One person as JSON, and the position.
+    pub fn person(&self, email: &str) -> (u64, Option<Value>) {
+        let memory = self.lock();
+        (memory.position, memory.people.get(email).map(|entry| memory.describe(entry)))
+    }
+
+    /// A part of the list, and the place of its end if more follow.
+    pub fn list(&self, query: &Query) -> Option<(Look, Vec<Value>, Option<Place>)> {
+        let mut memory = self.lock();
+        let look = memory.look()?;
+        let chosen = |entry: &&Entry| {
+            let person = &entry.person;
+            let is_wanted = match (query.states.is_empty() && !query.disabled, person.disabled) {
+                (true, _) => true,
+                (false, true) => query.disabled,
+                (false, false) => query.states.contains(&memory.shown(entry)),
+            };
+            is_wanted && person.email.contains(&query.part)
+        };
+        let mut found: Vec<(PlaceOf<'_>, &Entry)> = memory
+            .people
+            .values()
+            .filter(chosen)
+            .map(|entry| (memory.place_of(entry, query.sort), entry))
+            .filter(|(place, _)| query.after.as_ref().is_none_or(|after| *place > borrowed(after)))
+            .collect();
+        let more = found.len() > query.limit;
+        if more {
+            found.select_nth_unstable_by_key(query.limit, |(place, _)| *place);
+            found.truncate(query.limit);
+        }
+        found.sort_unstable_by_key(|(place, _)| *place);
+        let end = found
+            .last()
+            .filter(|_| more)
+            .map(|((disabled, rank, at, email), _)| (*disabled, *rank, *at, (*email).to_owned()));
+        let people = found.iter().map(|(_, entry)| memory.describe(entry)).collect();
+        Some((look, people, end))
+    }
+
+    /// The events after this position, at most so many, and the position that they lead to. `None`: it is too old.
+    pub fn since(&self, position: u64, most: usize) -> Option<(Vec<(u64, Event)>, u64)> {
+        let memory = self.lock();
+        let oldest = memory.position - memory.log.len() as u64;
+        let skipped = position.checked_sub(oldest)? as usize;
+        let events: Vec<_> = memory
+            .log
+            .iter()
+            .skip(skipped)
+            .take(most)
+            .map(|logged| (logged.position, logged.event.clone()))
+            .collect();
+        let end = events.last().map_or(position, |(position, _)| *position);
+        Some((events, end))
+    }
+
+    /// Wakes its receiver after each change; closed when the board ends.
+    pub fn wait(&self) -> Receiver<()> {
+        let (wake, woken) = channel::bounded(1);
+        let mut memory = self.lock();
+        if !memory.is_over {
+            memory.waiting.push(wake);
+        }
+        woken
+    }
+
+    /// Whoever waits for a change waits no more.
+    pub fn end(&self) {
+        let mut memory = self.lock();
+        memory.is_over = true;
+        memory.waiting.clear();
+    }
+}
+
+type PlaceOf<'a> = (bool, u8, Reverse<u64>, &'a str);
+
+fn borrowed(place: &Place) -> PlaceOf<'_> {
+    (place.0, place.1, place.2, &place.3)
+}
+
+impl Memory {
+    fn server_of(&mut self, name: Option<&str>) -> u32 {
+        let at = name.and_then(|name| self.servers.iter().position(|server| server.name == name));
+        at.map_or(NO_SERVER, |at| at as u32)
+    }
+
+    /// An administrator said that the server is gone, or it is one of the version before: its clock has run out.
+    fn clock(&self, server: u32) -> Clock {
+        let known = self.servers.get(server as usize).filter(|server| server.is_there);
+        known.map_or(Clock { heard_ms: u64::MAX, resumed_ms: 0, is_deaf: false }, |server| server.clock)
+    }
+
+    fn set_clock(&mut self, row: ServerRow, now: Instant) {
+        let ServerRow { name, epoch, heard_ms, resumed_ms, silent_ms } = row;
+        match self.servers.iter_mut().find(|server| server.name == name) {
+            Some(server) => {
+                if (server.epoch, server.clock.heard_ms) != (epoch, heard_ms) {
+                    server.moved = now;
+                }
+                server.epoch = epoch;
+                server.clock = Clock { heard_ms, resumed_ms, ..server.clock };
+            }
+            None => {
+                let silent = Duration::from_millis(silent_ms);
+                let is_deaf = silent >= DEAF_AFTER;
+                let moved = now.checked_sub(silent.min(DEAF_AFTER)).unwrap_or(now);
+                let clock = Clock { heard_ms, resumed_ms, is_deaf };
+                self.servers.push(Server { name, epoch, clock, moved, since_ns: None, is_there: true });
+                self.counts = None;
+                // Whoever it saw was nobody's until now.
+                let at = (self.servers.len() - 1) as u32;
+                let name = &self.servers[at as usize].name;
+                for entry in self.people.values_mut() {
+                    if entry.person.server.as_ref() == Some(name) {
+                        entry.server = at;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Everybody whose state is not what the rule says now, by what is known.
+    fn doubt(&mut self) {
+        let clocks: Vec<Clock> = (0..self.servers.len() as u32).map(|server| self.clock(server)).collect();
+        let nobodys = self.clock(NO_SERVER);
+        for (email, entry) in &self.people {
+            let clock = *clocks.get(entry.server as usize).unwrap_or(&nobodys);
+            if !clock.is_deaf && State::of(entry.person.window.as_ref(), clock) != entry.state {
+                self.doubtful.insert(email.clone());
+            }
+        }
+    }
+
+    fn shown(&self, entry: &Entry) -> State {
+        match entry.state != State::Never && self.clock(entry.server).is_deaf {
+            true => State::Unknown,
+            false => entry.state,
+        }
+    }
+
+    /// The state that is shown, and since when.
+    fn shown_since(&self, entry: &Entry) -> (State, Option<u64>) {
+        match self.shown(entry) {
+            State::Unknown => (State::Unknown, self.servers[entry.server as usize].since_ns),
+            state => (state, entry.since_ns),
+        }
+    }
+
+    fn describe(&self, entry: &Entry) -> Value {
+        let (state, since_ns) = self.shown_since(entry);
+        describe(&entry.person, state, since_ns)
+    }
+
+    fn place_of<'a>(&self, entry: &'a Entry, sort: Sort) -> PlaceOf<'a> {
+        let person = &entry.person;
+        let (rank, at) = match sort {
+            Sort::Email => (0, 0),
+            Sort::Seen => (0, person.seen.map_or(0, |(seen_ns, ..)| seen_ns)),
+            Sort::Trouble => {
+                let (state, since_ns) = self.shown_since(entry);
+                (rank(state), since_ns.unwrap_or(0))
+            }
+        };
+        (person.disabled, rank, Reverse(at), &person.email)
+    }
+
+    fn look(&mut self) -> Option<Look> {
+        let as_of_ns = self.as_of_ns.filter(|_| self.is_ready)?;
+        let counts = match self.counts {
+            Some(counts) => counts,
+            None => *self.counts.insert(self.count()),
+        };
+        let servers = self.servers.iter().filter(|server| server.is_there).map(Server::json).collect();
+        Some(Look { position: self.position, as_of_ns, counts, servers })
+    }
+
+    fn count(&self) -> Counts {
+        let mut counts = Counts::default();
+        for entry in self.people.values() {
+            match entry.person.disabled {
+                true => counts.disabled += 1,
+                false => counts.states[usize::from(rank(self.shown(entry)))] += 1,
+            }
+        }
+        counts
+    }
+
+    /// The event of the present position.
+    fn remember(&mut self, event: Event) {
+        if self.log.len() >= REMEMBERED {
+            self.log.pop_front();
+        }
+        self.log.push_back(Logged { position: self.position, event });
+    }
+
+    /// A full channel already holds the message, and one whose reader is gone goes too.
+    fn wake(&mut self) {
+        let last = self.log.back().map_or(0, |logged| logged.position);
+        if last != mem::replace(&mut self.woken, last) {
+            self.waiting.retain(|waiting| {
+                !waiting.is_closed() && {
+                    let _ = waiting.try_send(());
+                    true
+                }
+            });
+        }
+    }
+}
+
+impl Server {
+    fn json(&self) -> Value {
+        json!({ "name": self.name, "hears": !self.clock.is_deaf, "since": self.since_ns.map(time) })
+    }
+}
+
+/// The most troubling first.
+fn rank(state: State) -> u8 {
+    State::ALL.iter().position(|other| *other == state).unwrap_or_default() as u8
+}
+
+/// Since when somebody is in a state that begins now: a silence began before it was noticed.
+fn began(state: State, person: &Person, now_ns: u64) -> Option<u64> {
+    let (seen_ns, ..) = person.seen?;
+    Some(match state {
+        State::Late => due_ns(person, seen_ns).min(now_ns),
+        State::Offline => seen_ns,
+        _ => now_ns,
+    })
+}
+
+fn due_ns(person: &Person, seen_ns: u64) -> u64 {
+    seen_ns.saturating_add(u64::from(person.every_s) * 1_000_000_000)
+}
+
+/// A person as every answer has them.
+fn describe(person: &Person, state: State, since_ns: Option<u64>) -> Value {
+    let seen_ns = person.seen.map(|(seen_ns, ..)| seen_ns);
+    let due = matches!(state, State::Online | State::Late);
+    json!({
+        "email": person.email,
+        "state": state.word(),
+        "since": since_ns.map(time),
+        "last_seen": seen_ns.map(time),
+        "last_seen_ns": seen_ns.map(|seen_ns| seen_ns.to_string()),
+        "due": seen_ns.filter(|_| due).map(|seen_ns| time(due_ns(person, seen_ns))),
+        "every": person.every_s,
+        "ip": person.seen.map(|(_, ip, _)| ip.to_string()),
+        "port": person.seen.map(|(.., port)| port),
+        "server": person.server,
+        "disabled": person.disabled,
+        "certificate": person.certificate.as_ref().map(|(serial, not_after)| {
+            json!({ "serial": serial, "not_after": time(not_after.saturating_mul(1_000_000_000)) })
+        }),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::presence::Window;
+
+    fn row(email: &str, good_until_ms: u64) -> Person {
+        let window = Window { good_until_ms, gone_after_ms: good_until_ms + 1000, every_s: 30 };
+        Person {
+            email: email.to_owned(),
+            disabled: false,
+            seen: Some((1_000_000_000, "192.0.2.1".parse().unwrap(), 1)),
+            server: Some("here".to_owned()),
+            window: Some(window),
+            every_s: 30,
+            certificate: None,
+        }
+    }
+
+    fn clock(heard_ms: u64, silent_ms: u64) -> Option<Vec<ServerRow>> {
+        Some(vec![ServerRow { name: "here".to_owned(), epoch: 1, heard_ms, resumed_ms: 0, silent_ms }])
+    }
+
+    fn people(key: Option<Key>) -> (People, Receiver<Change>) {
+        let (people, changes) = People::new("00000000".to_owned(), Email::new("canary@x").ok(), key);
+        people.clocks(clock(100_000, 0));
+        people.apply(vec![row("a@x", 110_000), row("b@x", 120_000), row("canary@x", 1)]);
+        people.ready();
+        (people, changes)
+    }
+
+    fn state(people: &People, email: &str) -> String {
+        people.person(email).1.unwrap()["state"].as_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_row_is_read_before_somebody_is_called_late() {
+        let (people, changes) = people(None);
+        assert_eq!((people.number_of_all(), people.doubtful(9).len()), (2, 0));
+        people.clocks(clock(110_001, 0));
+        assert_eq!(
+            (people.doubtful(9), state(&people, "a@x")),
+            (vec!["a@x".to_owned()], "online".to_owned())
+        );
+        assert!(changes.is_empty());
+        people.apply(vec![row("a@x", 110_000)]);
+        assert_eq!((people.doubtful(9).len(), state(&people, "a@x")), (0, "late".to_owned()));
+        let change = changes.try_recv().unwrap();
+        assert_eq!((change.position, change.from, change.to), (1, Some(State::Online), Some(State::Late)));
+        // It was heard meanwhile.
+        people.clocks(clock(120_001, 0));
+        people.apply(vec![row("b@x", 150_000)]);
+        assert_eq!(state(&people, "b@x"), "online");
+        assert_eq!(people.look().unwrap().counts.states, [0, 1, 0, 1, 0]);
+    }
+
+    #[test]
+    fn nobody_is_late_while_the_server_cannot_hear() {
+        let (people, changes) = people(None);
+        people.lock().servers[0].moved = Instant::now().checked_sub(DEAF_AFTER).unwrap();
+        people.clocks(None);
+        assert_eq!(state(&people, "a@x"), "unknown");
+        assert_eq!(people.look().unwrap().counts.states, [0, 0, 2, 0, 0]);
+        // One event of the server, and none of the people.
+        let (events, end) = people.since(0, 9).unwrap();
+        assert!(matches!(&events[..], [(1, Event::Server(_))]) && end == 1 && changes.is_empty());
+        people.apply(vec![row("a@x", 1)]);
+        assert_eq!(state(&people, "a@x"), "unknown");
+        people.clocks(clock(100_500, 0));
+        assert_eq!(
+            (state(&people, "a@x"), people.doubtful(9)),
+            ("online".to_owned(), vec!["a@x".to_owned()])
+        );
+        // An administrator says that it is gone.
+        people.clocks(Some(Vec::new()));
+        people.apply(vec![row("b@x", 120_000)]);
+        assert_eq!(state(&people, "b@x"), "offline");
+    }
+
+    #[test]
+    fn whoever_is_missing_from_a_page_is_in_doubt() {
+        let (people, changes) = people(None);
+        people.page("", vec![row("b@x", 120_000)], true);
+        assert_eq!(people.doubtful(9), ["a@x"]);
+        people.remove(["a@x", "nobody@x"].into_iter());
+        assert_eq!((people.number_of_all(), people.doubtful(9).len()), (1, 0));
+        assert_eq!(changes.try_recv().unwrap().to, None);
+        people.page("b@x", vec![row("c@x", 120_000)], false);
+        people.page("c@x", vec![], true);
+        assert_eq!((people.number_of_all(), people.doubtful(9).len()), (2, 0));
+    }
+
+    #[test]
+    fn an_announcement_names_a_pseudonym() {
+        let email = |text: &str| Email::new(text).unwrap();
+        let key = || Key::new(&[7; 32]);
+        let (people, _changes) = people(Some(key()));
+        for stranger in ["a@x", "canary@x", "1b51cb3d88a03dce@pseudonym.invalid"] {
+            people.heard_of(&email(stranger));
+        }
+        people.heard_of(&key().pseudonym(&email("canary@x")));
+        assert!(people.doubtful(9).is_empty());
+        people.heard_of(&key().pseudonym(&email("b@x")));
+        assert_eq!(people.doubtful(9), ["b@x"]);
+    }
+
+    #[test]
+    fn a_position_that_is_too_old_is_no_place() {
+        let (people, _changes) = people(None);
+        for round in 0..=REMEMBERED as u32 {
+            people.apply(vec![Person { every_s: 31 + round % 2, ..row("a@x", 110_000) }]);
+        }
+        assert_eq!(people.look().unwrap().position, REMEMBERED as u64 + 1);
+        assert!(people.since(0, 9).is_none());
+        let (events, end) = people.since(1, 9).unwrap();
+        assert_eq!((events.len(), events[0].0, end), (9, 2, 10));
+        for (name, number) in [
+            ("00000000.1", Some(1)),
+            ("00000000.01", None),
+            ("00000000.+1", None),
+            ("00000000.99999", None),
+            ("00000001.1", None),
+            ("00000000", None),
+            ("", None),
+        ] {
+            assert_eq!(people.number(name), number, "{name}");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The settings of the board, from flags and environment, and the files that they name.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use super::{Error, random};
+use crate::cli::{FromArgs, logging, setting};
+use crate::files;
+use crate::http::identity::{Canary, Credential, Identity, Trust};
+use crate::keyfile;
+use crate::protocol::keys::PublicKey;
+use crate::protocol::pseudonym::{self, Privacy};
+use crate::protocol::status::Email;
+
+/// Says who is here: over nginx to holders of certificates that may read, on its own port to holders of its token. The
+/// database is DATABASE_URL, the folder with the token ROLLCALL_STATE; the log's detail is ROLLCALL_LOG, its form
+/// ROLLCALL_LOG_FORMAT. It hears the
+/// announcements on UDP port ROLLCALL_PORT, of the servers whose keys are in ROLLCALL_KEYS.
+#[derive(Default, FromArgs)]
+pub struct Options {
+    /// where to listen: IP:PORT (ROLLCALL_BOARD_LISTEN, default 127.0.0.1:8001)
+    #[argh(option)]
+    pub(super) listen: Option<SocketAddr>,
+    /// file with the secret that nginx presents (default $ROLLCALL_STATE/board/proxy-credential)
+    #[argh(option)]
+    pub(super) proxy_credential: Option<PathBuf>,
+    /// read the settings, report the first mistake in them, and start nothing
+    #[argh(switch)]
+    pub(super) check: bool,
+    #[argh(subcommand)]
+    pub(super) command: Option<Command>,
+}
+
+/// Another job than to serve, with the same settings.
+#[derive(FromArgs)]
+#[argh(subcommand)]
+pub enum Command {
+    Link(Link),
+}
+
+/// print the address of the page, with a code that is good once and for 60 s
+#[derive(FromArgs)]
+#[argh(subcommand, name = "link")]
+pub struct Link {}
+
+pub(super) struct Settings {
+    pub listen: SocketAddr,
+    pub database_url: Option<String>,
+    pub identity: Identity,
+    pub canary: Option<Email>,
+    /// Of the announcements.
+    pub port: u16,
+    /// `None`: announcements are not heard.
+    pub keys_folder: Option<PathBuf>,
+    privacy_key: Option<PathBuf>,
+    proxy_credential: PathBuf,
+    folder: PathBuf,
+    pub log: logging::Log,
+}
+
+impl Settings {
+    pub fn read(listen: Option<SocketAddr>, proxy_credential: Option<PathBuf>) -> Result<Self, Error> {
+        let path = |variable| {
+            let path: PathBuf = setting(None, variable, "")?;
+            Ok::<_, Error>(Some(path).filter(|path| !path.as_os_str().is_empty()))
+        };
+        let database_url: String = setting(None, "DATABASE_URL", "")?;
+        let state: PathBuf = setting(None, "ROLLCALL_STATE", ".run")?;
+        let folder = state.join("board");
+        Ok(Self {
+            listen: setting(listen, "ROLLCALL_BOARD_LISTEN", "127.0.0.1:8001")?,
+            database_url: Some(database_url).filter(|url| !url.is_empty()),
+            identity: setting(None, "ROLLCALL_IDENTITY", "cn")?,
+            canary: setting::<Canary>(None, "ROLLCALL_CANARY", "")?.0,
+            port: setting(None, "ROLLCALL_PORT", "6667")?,
+            keys_folder: path("ROLLCALL_KEYS")?,
+            privacy_key: match setting(None, "ROLLCALL_PRIVACY", "clear")? {
+                Privacy::Clear => None,
+                Privacy::Pseudonym => Some(path("ROLLCALL_PRIVACY_KEY")?.ok_or(Error::NoPrivacyKey)?),
+            },
+            proxy_credential: proxy_credential.unwrap_or_else(|| folder.join("proxy-credential")),
+            folder,
+            log: logging::Log {
+                filter: setting(None, "ROLLCALL_LOG", logging::DEFAULT)?,
+                format: setting(None, "ROLLCALL_LOG_FORMAT", "text")?,
+            },
+        })
+    }
+
+    /// The sender whose word for a reader's name counts.
+    pub fn trust(&self) -> Result<Trust, Error> {
+        let path = &self.proxy_credential;
+        let text = files::read_secret(path).map_err(|error| Error::CredentialFile(path.clone(), error))?;
+        let credential = Credential::new(&String::from_utf8_lossy(&text));
+        credential.map(Trust::Credential).map_err(|error| Error::Credential(path.clone(), error))
+    }
+
+    /// The keys of the servers.
+    pub fn keys(&self) -> Result<Vec<PublicKey>, Error> {
+        self.keys_folder.as_deref().map_or(Ok(Vec::new()), keyfile::public_keys_in).map_err(Error::Keys)
+    }
+
+    pub fn pseudonyms(&self) -> Result<Option<pseudonym::Key>, Error> {
+        self.privacy_key.as_deref().map(keyfile::pseudonym_key).transpose().map_err(Error::PrivacyKey)
+    }
+
+    fn token_file(&self) -> PathBuf {
+        self.folder.join("token")
+    }
+
+    /// The secret of the readers on this host; a new one if there is none.
+    pub fn token(&self) -> Result<Credential, Error> {
+        let path = self.token_file();
+        let make = || {
+            fs::create_dir_all(&self.folder)?;
+            let token = random::<32>().map_err(io::Error::other)?;
+            files::replace_with_mode(&path, (hex::encode(token) + "\n").as_bytes(), 0o600)
+        };
+        if !path.exists() {
+            make().map_err(|error| Error::TokenFile(path.clone(), error))?;
+        }
+        Self::read_token(&path)
+    }
+
+    /// That of the board that runs.
+    pub fn present_token(&self) -> Result<Credential, Error> {
+        Self::read_token(&self.token_file())
+    }
+
+    fn read_token(path: &Path) -> Result<Credential, Error> {
+        let text = files::read_secret(path).map_err(|error| Error::TokenFile(path.to_owned(), error))?;
+        let token = Credential::new(&String::from_utf8_lossy(&text));
+        token.map_err(|error| Error::Token(path.to_owned(), error))
+    }
+}
