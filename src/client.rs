@@ -15,6 +15,7 @@ use http::Uri;
 
 use crate::cli::{Exit, Fatal, FromArgs, SettingError, Timespan, note, setting, signals};
 
+mod cadence;
 mod connect;
 mod convert;
 mod credentials;
@@ -23,6 +24,7 @@ mod renewal;
 mod replace;
 mod tls;
 
+use cadence::{Cadence, Every};
 use credentials::{Contents, Files, Loaded};
 use exchange::Answer;
 use renewal::Renewal;
@@ -55,9 +57,10 @@ pub struct Options {
     /// https://HOST:PORT of the server (ROLLCALL_URL, default https://localhost:$ROLLCALL_HTTPS_PORT)
     #[argh(option)]
     url: Option<String>,
-    /// keep the connection and say it again after this long, such as 30s, until stopped
+    /// keep the connection and say it again after this long, such as 30s, until stopped; auto: every 30s, or less often
+    /// if the server asks for that
     #[argh(option)]
-    every: Option<Timespan>,
+    every: Option<Every>,
     /// ask for the next certificate when two thirds of this one's lifetime are over, with a new key, and put both in
     /// the place of the old files
     #[argh(switch)]
@@ -72,9 +75,11 @@ pub struct Options {
 
 /// Beats once, or until a signal ends it.
 pub fn run(options: &Options) -> Result<(), Error> {
-    let every = options.every.map(|Timespan(every)| every);
-    if let Some(every) = every.filter(|every| !(MIN_EVERY..=MAX_EVERY).contains(every)) {
-        return Err(Error::Every(every));
+    match options.every {
+        Some(Every::Fixed(every)) if !(MIN_EVERY..=MAX_EVERY).contains(&every) => {
+            return Err(Error::Every(every));
+        }
+        _ => {}
     }
     let Timespan(timeout) = options.timeout;
     if timeout.is_zero() {
@@ -101,7 +106,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         timeout,
         kept: None,
     };
-    let Some(every) = every else {
+    let Some(every) = options.every else {
         let contents = files.read()?;
         let loaded = files.load(&contents, SystemTime::now())?;
         return task::block_on(client(contents, loaded).once(options.attempts));
@@ -109,7 +114,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let stop = signals::stop(None).map_err(Error::Signals)?;
     let beating = async {
         match valid_in_time(&files, &stop).await? {
-            Some((contents, loaded)) => client(contents, loaded).forever(every, &stop).await,
+            Some((contents, loaded)) => client(contents, loaded).forever(Cadence::new(every), &stop).await,
             None => Ok(()),
         }
     };
@@ -220,7 +225,7 @@ impl Client {
         self.loaded.warn(SystemTime::now());
         let mut backoff = BACKOFF;
         for left in (0..attempts.max(1)).rev() {
-            match self.beat(false).await {
+            match self.beat(None, false).await {
                 Ok(answer) => {
                     print(&answer)?;
                     return self.renew_once().await;
@@ -237,25 +242,20 @@ impl Client {
     }
 
     /// One heartbeat after another. No refusal ends it: a person that is refused today may be enrolled tomorrow.
-    async fn forever(&mut self, every: Duration, stop: &Receiver<()>) -> Result<(), Error> {
+    async fn forever(&mut self, mut cadence: Cadence, stop: &Receiver<()>) -> Result<(), Error> {
         let mut backoff = BACKOFF;
         self.check_place();
         loop {
             self.renew(SystemTime::now());
             self.refresh(SystemTime::now());
-            let wait = match self.beat(true).await {
+            let wait = match self.beat(cadence.to_say(), true).await {
                 Ok(answer) => {
                     print(&answer)?;
                     backoff = BACKOFF;
-                    jittered(every)
+                    jittered(cadence.accepted(answer.reannounce_after))
                 }
                 Err(error) => {
-                    let asked = match &error {
-                        Error::Refused(answer) => {
-                            Duration::from_secs(answer.retry_after.unwrap_or(0)).min(MAX_RETRY_AFTER)
-                        }
-                        _ => Duration::ZERO,
-                    };
+                    let (every, asked) = (cadence.every(), error.asked_to_wait());
                     let wait = match error.exit() {
                         Exit::Unavailable | Exit::TryLater | Exit::Protocol => jittered(backoff.max(asked)),
                         _ => jittered(every.max(asked)),
@@ -277,20 +277,25 @@ impl Client {
 
     /// One accepted heartbeat, or why not. A kept connection that turns out to be closed (nginx
     /// reloaded, say) is replaced once, at once: the PATCH is idempotent.
-    async fn beat(&mut self, keep: bool) -> Result<Answer, Error> {
+    async fn beat(&mut self, every_s: Option<u64>, keep: bool) -> Result<Answer, Error> {
         if let Some(kept) = self.kept.take() {
-            match self.exchange(kept, keep).await {
+            match self.exchange(kept, every_s, keep).await {
                 Err(Error::Exchange(exchange::Error::Closed | exchange::Error::Io(_))) => {}
                 other => return other,
             }
         }
         let stream = connection(&self.server, &self.loaded.tls, self.timeout).await?;
-        self.exchange(stream, keep).await
+        self.exchange(stream, every_s, keep).await
     }
 
-    async fn exchange(&mut self, mut stream: TlsStream<TcpStream>, keep: bool) -> Result<Answer, Error> {
+    async fn exchange(
+        &mut self,
+        mut stream: TlsStream<TcpStream>,
+        every_s: Option<u64>,
+        keep: bool,
+    ) -> Result<Answer, Error> {
         let ServerUrl { authority, path, .. } = &*self.server;
-        let answer = timeout(self.timeout, exchange::patch(&mut stream, authority, path, keep))
+        let answer = timeout(self.timeout, exchange::patch(&mut stream, authority, path, every_s, keep))
             .await
             .map_err(|_| Error::Timeout { step: "waiting for the answer", after: self.timeout })?
             .map_err(Error::of_exchange)?;
@@ -366,6 +371,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// As `Retry-After` says it, and never for longer than we are willing to.
+    fn asked_to_wait(&self) -> Duration {
+        let seconds = match self {
+            Error::NotYet(seconds) => *seconds,
+            Error::Refused(answer) => answer.retry_after.unwrap_or(0),
+            _ => 0,
+        };
+        Duration::from_secs(seconds).min(MAX_RETRY_AFTER)
+    }
+
     fn of_exchange(error: exchange::Error) -> Self {
         match error {
             // In TLS 1.3 the server's word about our certificate comes when the handshake seems to be over.

@@ -22,21 +22,25 @@ pub struct Answer {
     pub by: String,
     /// Seconds of `Retry-After`.
     pub retry_after: Option<u64>,
+    /// Seconds of `Reannounce-After`: how often the server wants to hear from everybody.
+    pub reannounce_after: Option<u64>,
     /// May the connection carry another request?
     pub reusable: bool,
 }
 
-/// Sends the PATCH and reads the answer.
+/// Sends the PATCH, with the seconds until the next one if there will be one, and reads the answer.
 pub async fn patch<S: Read + Write + Unpin>(
     stream: &mut S,
     authority: &str,
     path: &str,
+    every_s: Option<u64>,
     keep: bool,
 ) -> Result<Answer, Error> {
     let connection = if keep { "keep-alive" } else { "close" };
+    let every = every_s.map_or_else(String::new, |seconds| format!("Rollcall-Every: {seconds}\r\n"));
     let request = format!(
         "PATCH {path} HTTP/1.1\r\nHost: {authority}\r\n{USER_AGENT}Accept: application/problem+json\r\n\
-         Content-Length: 0\r\nConnection: {connection}\r\n\r\n"
+         {every}Content-Length: 0\r\nConnection: {connection}\r\n\r\n"
     );
     Ok(send(stream, &request).await?.0)
 }
@@ -145,6 +149,7 @@ fn read_head(received: &[u8]) -> Result<Option<(Answer, usize, Body)>, Error> {
         detail: String::new(),
         by: String::new(),
         retry_after: header("Retry-After").and_then(|value| value.parse().ok()),
+        reannounce_after: header("Reannounce-After").and_then(|value| value.parse().ok()),
         reusable: !close && head.version == Some(1),
     };
     Ok(Some((answer, body_start, body)))

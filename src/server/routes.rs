@@ -59,7 +59,11 @@ async fn client(request: Request<Arc<State>>) -> Result<Response, Problem> {
             .with_header("Allow", "PATCH"));
     }
     state.commits.record(sighting(&request).await?).await?;
-    Ok(Response::new(StatusCode::NoContent))
+    let mut response = Response::new(StatusCode::NoContent);
+    if let Some(seconds) = state.hearing.reannounce_after() {
+        response.insert_header("Reannounce-After", seconds.to_string());
+    }
+    Ok(response)
 }
 
 /// The person, and the certificate that proves it: of a heartbeat and of a renewal alike.
