@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,6 +16,7 @@ use http::Uri;
 
 use crate::cli::{Exit, Fatal, FromArgs, SettingError, Timespan, note, setting, signals};
 
+mod board;
 mod cadence;
 mod connect;
 mod convert;
@@ -22,12 +24,16 @@ mod credentials;
 mod exchange;
 mod renewal;
 mod replace;
+mod table;
 mod tls;
+mod watch;
+mod who;
 
 use cadence::{Cadence, Every};
 use credentials::{Contents, Files, Loaded};
 use exchange::Answer;
 use renewal::Renewal;
+use who::Who;
 
 /// First wait before another attempt; it doubles up to [`MAX_BACKOFF`].
 const BACKOFF: Duration = Duration::from_millis(500);
@@ -42,7 +48,7 @@ const MAX_EVERY: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// Shorter intervals would only meet the rate limit of nginx.
 const MIN_EVERY: Duration = Duration::from_millis(50);
 
-/// Says "I am here" over mutual TLS, once or again and again.
+/// Says "I am here" over mutual TLS, once or again and again. With the word who: asks who is here.
 #[derive(FromArgs)]
 pub struct Options {
     /// client certificate, PEM or DER, with its chain (default $ROLLCALL_CERTS/client.crt)
@@ -71,10 +77,36 @@ pub struct Options {
     /// attempts before an unreachable server is given up on, without --every (default 3)
     #[argh(option, default = "3")]
     attempts: u32,
+    #[argh(subcommand)]
+    command: Option<Who>,
+}
+
+/// Beats, or asks for others.
+pub fn run(options: &Options) -> Result<ExitCode, Error> {
+    match &options.command {
+        Some(who) => who::run(options, who),
+        None => beat(options).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// The files that prove, and the server that they are shown to.
+fn files_and_server(
+    cert: Option<&PathBuf>,
+    key: Option<&PathBuf>,
+    ca: Option<&PathBuf>,
+    url: Option<&String>,
+) -> Result<(Files, ServerUrl), Error> {
+    let port: u16 = setting(None, "ROLLCALL_HTTPS_PORT", "443")?;
+    let url = setting(url.cloned(), "ROLLCALL_URL", &format!("https://localhost:{port}"))?;
+    let certs: PathBuf = setting(None, "ROLLCALL_CERTS", "certs")?;
+    let file = |option: Option<&PathBuf>, name| option.cloned().unwrap_or_else(|| certs.join(name));
+    let files =
+        Files { cert: file(cert, "client.crt"), key: file(key, "client.key"), ca: file(ca, "ca.crt") };
+    Ok((files, ServerUrl::parse(&url)?))
 }
 
 /// Beats once, or until a signal ends it.
-pub fn run(options: &Options) -> Result<(), Error> {
+fn beat(options: &Options) -> Result<(), Error> {
     match options.every {
         Some(Every::Fixed(every)) if !(MIN_EVERY..=MAX_EVERY).contains(&every) => {
             return Err(Error::Every(every));
@@ -85,16 +117,9 @@ pub fn run(options: &Options) -> Result<(), Error> {
     if timeout.is_zero() {
         return Err(Error::NoTime);
     }
-    let port: u16 = setting(None, "ROLLCALL_HTTPS_PORT", "443")?;
-    let url = setting(options.url.clone(), "ROLLCALL_URL", &format!("https://localhost:{port}"))?;
-    let certs: PathBuf = setting(None, "ROLLCALL_CERTS", "certs")?;
-    let file = |option: &Option<PathBuf>, name| option.clone().unwrap_or_else(|| certs.join(name));
-    let files = Files {
-        cert: file(&options.cert, "client.crt"),
-        key: file(&options.key, "client.key"),
-        ca: file(&options.ca, "ca.crt"),
-    };
-    let server = Arc::new(ServerUrl::parse(&url)?);
+    let Options { cert, key, ca, url, .. } = options;
+    let (files, server) = files_and_server(cert.as_ref(), key.as_ref(), ca.as_ref(), url.as_ref())?;
+    let server = Arc::new(server);
     replace::complete(&files);
     let client = |contents, loaded: Loaded| Client {
         server,
@@ -344,6 +369,18 @@ pub enum Error {
     Url { url: String, why: &'static str },
     #[error("--every {} is not between {} and a year", Timespan(*.0), Timespan(MIN_EVERY))]
     Every(Duration),
+    #[error("{0}")]
+    Usage(&'static str),
+    #[error("ROLLCALL_BOARD_LISTEN is {0:?}, and the form is HOST:PORT")]
+    BoardAddress(String),
+    #[error(
+        "cannot read the token of the board, {path}: {1}; just up starts the board, which makes it, and its user and root \
+         may read it. With --cert and --key the board is asked over nginx",
+        path = .0.display()
+    )]
+    Token(PathBuf, String),
+    #[error("the board's answer is not understood: {0}")]
+    Malformed(String),
     #[error("--timeout 0s leaves no time for an attempt")]
     NoTime,
     #[error("cannot write to standard output: {0}")]
@@ -396,7 +433,9 @@ impl Fatal for Error {
     fn exit(&self) -> Exit {
         match self {
             Error::Signals(_) | Error::Output(_) => Exit::Failure,
-            Error::Every(_) | Error::NoTime => Exit::Usage,
+            Error::Every(_) | Error::NoTime | Error::Usage(_) => Exit::Usage,
+            Error::BoardAddress(_) | Error::Token(..) => Exit::Config,
+            Error::Malformed(_) => Exit::Protocol,
             Error::Setting(_) | Error::Credentials(_) | Error::Url { .. } => Exit::Config,
             Error::Replace(_) | Error::NoName => Exit::Config,
             Error::NotYet(_) => Exit::TryLater,
@@ -408,6 +447,8 @@ impl Fatal for Error {
             Error::Handshake(_) | Error::Exchange(_) => Exit::Protocol,
             Error::Refused(answer) if answer.is_for_now() => Exit::TryLater,
             Error::Refused(answer) if matches!(answer.status, 400 | 401 | 403) => Exit::Refused,
+            // The board knows nobody of that email.
+            Error::Refused(answer) if answer.status == 404 && answer.by == "rollcall-board" => Exit::Failure,
             Error::Refused(_) => Exit::Protocol,
         }
     }
