@@ -279,7 +279,7 @@ impl Person {
     pub fn read(value: &Value) -> Result<Self, Error> {
         Ok(Self {
             email: text(value, "email")?.to_owned(),
-            state: state(value, "state")?,
+            state: state(value, "state")?.ok_or_else(|| missing("state"))?,
             disabled: value["disabled"].as_bool().unwrap_or(false),
             since: time(value, "since")?,
             last_seen: time(value, "last_seen")?,
@@ -295,8 +295,15 @@ pub fn text<'a>(value: &'a Value, name: &str) -> Result<&'a str, Error> {
     value[name].as_str().ok_or_else(|| missing(name))
 }
 
-pub fn state(value: &Value, name: &str) -> Result<State, Error> {
-    text(value, name)?.parse().map_err(|_| Error::Malformed(format!("its {name:?} is none that we know")))
+/// `None` where it is null.
+pub fn state(value: &Value, name: &str) -> Result<Option<State>, Error> {
+    match &value[name] {
+        Value::Null => Ok(None),
+        state => {
+            let state = state.as_str().and_then(|word| word.parse().ok());
+            state.map(Some).ok_or_else(|| Error::Malformed(format!("its {name:?} is no state that we know")))
+        }
+    }
 }
 
 /// `None` where it is null, or not there.
@@ -360,7 +367,7 @@ mod tests {
         }
         for (person, why) in [
             (json!({"state": "late"}), "it has no \"email\""),
-            (json!({"email": "a@b", "state": "Late\u{1b}"}), "its \"state\" is none that we know"),
+            (json!({"email": "a@b", "state": "Late\u{1b}"}), "its \"state\" is no state that we know"),
             (json!({"email": "a@b", "state": "late", "due": 5}), "its \"due\" is no time of RFC 3339"),
         ] {
             let said = Person::read(&person).err().unwrap().to_string();

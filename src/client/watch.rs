@@ -3,7 +3,7 @@
 //! It asks for the changes after a position, and the board answers when there is one (`/api/changes`). A position that is
 //! too old, or of another board, is answered with 410: then everybody is read again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::future::poll_fn;
 use std::io::{self, Write};
@@ -178,6 +178,12 @@ impl Told {
         for person in &people {
             self.look(who, person)?;
         }
+        let there: HashSet<&str> = people.iter().filter_map(|person| person["email"].as_str()).collect();
+        let gone = self.states.keys().filter(|email| !there.contains(email.as_str())).cloned();
+        for email in gone.collect::<Vec<_>>() {
+            let from = self.states.remove(&email);
+            tell_difference(who, &email, SystemTime::now(), from, None, &Value::Null)?;
+        }
         self.has_begun = true;
         self.count(counts);
         Ok(position)
@@ -201,12 +207,7 @@ impl Told {
             return Ok(());
         }
         let at = person.since.unwrap_or_else(SystemTime::now);
-        let from = from.unwrap_or(State::Never);
-        let change = json!({
-            "position": null, "at": humantime::format_rfc3339_millis(at).to_string(), "email": person.email,
-            "from": from.word(), "to": person.state.word(), "person": value,
-        });
-        print_change(who, &change, from, person.state)
+        tell_difference(who, &person.email, at, from, Some(person.state), value)
     }
 
     /// Tells these changes. Returns the position after them.
@@ -216,7 +217,12 @@ impl Told {
             .ok_or_else(|| Error::Malformed("it has no \"changes\"".to_owned()))?;
         for change in list {
             let (from, to) = (board::state(change, "from")?, board::state(change, "to")?);
-            if self.states.insert(text(change, "email")?.to_owned(), to) != Some(to) {
+            let email = text(change, "email")?;
+            let told = match to {
+                Some(to) => self.states.insert(email.to_owned(), to),
+                None => self.states.remove(email),
+            };
+            if told != to {
                 print_change(who, change, from, to)?;
             }
         }
@@ -238,14 +244,33 @@ impl Told {
     }
 }
 
-fn print_change(who: &Who, change: &Value, from: State, to: State) -> Result<(), Error> {
-    if who.state.as_ref().is_some_and(|states| !states.has(to)) {
+/// A transition that was seen by two readings, and is no change of the board's.
+fn tell_difference(
+    who: &Who,
+    email: &str,
+    at: SystemTime,
+    from: Option<State>,
+    to: Option<State>,
+    person: &Value,
+) -> Result<(), Error> {
+    let change = json!({
+        "position": null, "at": humantime::format_rfc3339_millis(at).to_string(), "email": email,
+        "from": from.map(State::word), "to": to.map(State::word), "person": person,
+    });
+    print_change(who, &change, from, to)
+}
+
+/// `None`: not enrolled yet, or no longer.
+fn print_change(who: &Who, change: &Value, from: Option<State>, to: Option<State>) -> Result<(), Error> {
+    let is_left_out = |states: &who::States| !to.is_some_and(|to| states.has(to));
+    if who.state.as_ref().is_some_and(is_left_out) {
         return Ok(());
     }
     let line = match who.json {
         true => who::json(change),
         false => {
             let (at, email) = (printable(text(change, "at")?), printable(text(change, "email")?));
+            let [from, to] = [from, to].map(|state| state.map_or("-", State::word));
             format!("{at} {email} {from} -> {to}")
         }
     };
