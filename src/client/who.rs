@@ -10,8 +10,12 @@ use async_std::task;
 use serde_json::Value;
 
 use super::board::{self, Board, Page, Person, State, Way, encoded};
-use super::{Error, Options, files_and_server, replace, table, watch};
+use super::{Error, Options, files_and_server, jittered, replace, table, watch};
 use crate::cli::{FromArgs, Timespan, note, printable_json, setting};
+
+/// Between two tries for a page, and how many there are.
+const BUSY: Duration = Duration::from_secs(1);
+const PATIENCE: u32 = 10;
 
 /// who is online, late, offline or unknown. Asks the board over nginx with the client's certificate; or, with
 /// ROLLCALL_STATE and none of --cert, --key, --ca, --url and ROLLCALL_URL, on this host with the token of that folder
@@ -184,11 +188,20 @@ pub async fn each_page(
     states: Option<&States>,
     mut take: impl FnMut(Page) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let (mut after, mut left) = (None, board::MOST);
+    let (mut after, mut left, mut patience) = (None, board::MOST, PATIENCE);
     loop {
         let path = page(states, board::PAGE, after.as_deref());
-        let (value, len) = board.get(&path, left, Duration::ZERO).await?;
+        let (value, len) = match board.get(&path, left, Duration::ZERO).await {
+            // Many pages are more requests than nginx lets through at once.
+            Err(Error::Refused(answer)) if answer.status == 429 && after.is_some() && patience > 0 => {
+                task::sleep(jittered(BUSY)).await;
+                patience -= 1;
+                continue;
+            }
+            answer => answer?,
+        };
         left -= len;
+        patience = PATIENCE;
         let mut page = Page::read(value)?;
         after = page.next.take();
         if after.is_some() && page.people.is_empty() {

@@ -41,3 +41,4 @@ mod requests;
 mod rotation;
 mod server;
 mod up_and_down;
+mod who;
