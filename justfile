@@ -66,6 +66,7 @@ listen *args: build
 [no-exit-message]
 who *args: build
     @exec stack/run rollcall-client who "$@"
+
 # open the page that shows who is here: prints its address, which is good once and for 60 s
 [group('use')]
 [no-exit-message]

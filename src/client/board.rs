@@ -66,15 +66,20 @@ impl Board {
         most: usize,
         patience: Duration,
     ) -> Result<(Value, usize), Error> {
+        let token = match &self.way {
+            Way::Certificate { .. } => None,
+            Way::Token { file, .. } => Some(read_token(file)?),
+        };
+        let token = token.as_deref();
         // One that turns out to be closed is replaced once.
         if let Some(kept) = self.kept.take() {
-            match self.exchange(kept, path, most, patience).await {
+            match self.exchange(kept, path, token, most, patience).await {
                 Err(Error::Exchange(exchange::Error::Closed | exchange::Error::Io(_))) => {}
                 other => return other,
             }
         }
         let stream = self.connect().await?;
-        self.exchange(stream, path, most, patience).await
+        self.exchange(stream, path, token, most, patience).await
     }
 
     /// The files are read for each connection: they may have been replaced.
@@ -94,19 +99,19 @@ impl Board {
         &mut self,
         mut stream: Box<dyn Stream>,
         path: &str,
+        token: Option<&str>,
         most: usize,
         patience: Duration,
     ) -> Result<(Value, usize), Error> {
-        let (authority, token) = match &self.way {
-            Way::Certificate { server, .. } => (&server.authority, None),
-            Way::Token { authority, file, .. } => (authority, Some(read_token(file)?)),
+        let authority = match &self.way {
+            Way::Certificate { server, .. } => &server.authority,
+            Way::Token { authority, .. } => authority,
         };
         let limit = self.limit + patience;
-        let (answer, body) =
-            timeout(limit, exchange::get(&mut stream, authority, path, token.as_deref(), most))
-                .await
-                .map_err(|_| Error::Timeout { step: "waiting for the answer", after: limit })?
-                .map_err(Error::of_exchange)?;
+        let (answer, body) = timeout(limit, exchange::get(&mut stream, authority, path, token, most))
+            .await
+            .map_err(|_| Error::Timeout { step: "waiting for the answer", after: limit })?
+            .map_err(Error::of_exchange)?;
         if answer.reusable {
             self.kept = Some(stream);
         }

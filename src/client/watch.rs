@@ -355,7 +355,7 @@ fn frame(view: Option<&View>, away: &Away, rows: usize) -> Result<(), Error> {
         lines.extend(foot);
     }
     // Long lines are cut, and not broken, which would move those below.
-    let body: String = lines.iter().map(|line| format!("{line}\x1b[K\r\n")).collect();
+    let body: String = lines.iter().map(|line| format!("{line}\x1b[K\n")).collect();
     let mut out = io::stdout().lock();
     out.write_all(format!("\x1b[?7l\x1b[H{body}\x1b[J\x1b[?7h").as_bytes())
         .and_then(|()| out.flush())
