@@ -2,7 +2,7 @@
 //! if they were hostile.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
@@ -123,12 +123,12 @@ impl Board {
     }
 }
 
-fn read_token(file: &PathBuf) -> Result<String, Error> {
-    let bytes = files::read_secret(file).map_err(|error| Error::Token(file.clone(), error.to_string()))?;
+fn read_token(file: &Path) -> Result<String, Error> {
+    let bytes = files::read_secret(file).map_err(|error| Error::Token(file.to_owned(), error.to_string()))?;
     let token = bytes.trim_ascii();
     match !token.is_empty() && token.iter().all(u8::is_ascii_graphic) {
         true => Ok(String::from_utf8_lossy(token).into_owned()),
-        false => Err(Error::Token(file.clone(), "it holds no token".to_owned())),
+        false => Err(Error::Token(file.to_owned(), "it holds no token".to_owned())),
     }
 }
 
