@@ -61,6 +61,12 @@ client *args: build
 listen *args: build
     @exec stack/run rollcall-listen "$@"
 
+# who is here: just who [EMAIL] [--state late,offline] [--watch] [--json] [--exit-code]
+[group('use')]
+[no-exit-message]
+who *args: build
+    @exec stack/run rollcall-client who "$@"
+
 # open the page that shows who is here: prints its address, which is good once and for 60 s
 [group('use')]
 [no-exit-message]

@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::process::ExitCode;
+use std::process::{ExitCode, Termination};
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
@@ -67,14 +67,17 @@ pub fn note(line: impl Display) {
 }
 
 /// A program: arguments in, one call of the library, an exit code out.
-pub fn main<T: FromArgs, E: Fatal>(program: &str, run: impl FnOnce(T) -> Result<(), E>) -> ExitCode {
+pub fn main<T: FromArgs, R: Termination, E: Fatal>(
+    program: &str,
+    run: impl FnOnce(T) -> Result<R, E>,
+) -> ExitCode {
     finish(program, run(arguments(program)))
 }
 
 /// Ends `main`: a success is silent, an error is one line on stderr and its exit code.
-pub fn finish<E: Fatal>(program: &str, result: Result<(), E>) -> ExitCode {
+pub fn finish<R: Termination, E: Fatal>(program: &str, result: Result<R, E>) -> ExitCode {
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(done) => done.report(),
         Err(error) => {
             note(format_args!("{program}: {error}"));
             ExitCode::from(error.exit() as u8)
@@ -132,14 +135,35 @@ pub fn seconds(time: SystemTime) -> u64 {
 pub fn printable(text: &str) -> String {
     let mut printable = String::with_capacity(text.len());
     for character in text.chars() {
-        // Marks that turn the direction of text, and line separators, are not control characters.
-        let hidden = matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-        match character.is_control() || hidden {
+        match is_hidden(character) {
             true => printable.extend(character.escape_default()),
             false => printable.push(character),
         }
     }
     printable
+}
+
+/// JSON from a stranger as a terminal may see it. It means the same: these characters stand in strings only.
+pub fn printable_json(json: &str) -> String {
+    let mut printable = String::with_capacity(json.len());
+    for character in json.chars() {
+        match is_hidden(character) {
+            true => {
+                for unit in character.encode_utf16(&mut [0; 2]) {
+                    printable += &format!("\\u{unit:04x}");
+                }
+            }
+            false => printable.push(character),
+        }
+    }
+    printable
+}
+
+/// Does it move the cursor, turn the direction of text, or hide?
+fn is_hidden(character: char) -> bool {
+    // Marks that turn the direction, and line separators, are not control characters.
+    let mark = matches!(character, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    character.is_control() || mark
 }
 
 /// A setting in the environment that cannot be read.
@@ -166,9 +190,11 @@ mod tests {
             ("it's \"fine\" \\ \u{e9}", "it's \"fine\" \\ \u{e9}"),
             ("\x1b[2J\r\n\0", "\\u{1b}[2J\\r\\n\\u{0}"),
             ("\u{202e}\u{2028}\u{feff}", "\\u{202e}\\u{2028}\\u{feff}"),
+            ("\u{2066}a\u{2069}\u{61c}", "\\u{2066}a\\u{2069}\\u{61c}"),
         ] {
             assert_eq!(printable(text), shown);
         }
+        assert_eq!(printable_json("\"\u{9b}2J\u{202e}\u{7f}\u{e9}\""), "\"\\u009b2J\\u202e\\u007f\u{e9}\"");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,17 +16,24 @@ use http::Uri;
 
 use crate::cli::{Exit, Fatal, FromArgs, SettingError, Timespan, note, setting, signals};
 
+mod board;
+mod cadence;
 mod connect;
 mod convert;
 mod credentials;
 mod exchange;
 mod renewal;
 mod replace;
+mod table;
 mod tls;
+mod watch;
+mod who;
 
+use cadence::{Cadence, Every};
 use credentials::{Contents, Files, Loaded};
 use exchange::Answer;
 use renewal::Renewal;
+use who::Who;
 
 /// First wait before another attempt; it doubles up to [`MAX_BACKOFF`].
 const BACKOFF: Duration = Duration::from_millis(500);
@@ -40,7 +48,7 @@ const MAX_EVERY: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// Shorter intervals would only meet the rate limit of nginx.
 const MIN_EVERY: Duration = Duration::from_millis(50);
 
-/// Says "I am here" over mutual TLS, once or again and again.
+/// Says "I am here" over mutual TLS, once or again and again. With the word who: asks who is here.
 #[derive(FromArgs)]
 pub struct Options {
     /// client certificate, PEM or DER, with its chain (default $ROLLCALL_CERTS/client.crt)
@@ -55,9 +63,10 @@ pub struct Options {
     /// https://HOST:PORT of the server (ROLLCALL_URL, default https://localhost:$ROLLCALL_HTTPS_PORT)
     #[argh(option)]
     url: Option<String>,
-    /// keep the connection and say it again after this long, such as 30s, until stopped
+    /// keep the connection and say it again after this long, such as 30s, until stopped; auto: every 30s, or less often
+    /// if the server asks for that
     #[argh(option)]
-    every: Option<Timespan>,
+    every: Option<Every>,
     /// ask for the next certificate when two thirds of this one's lifetime are over, with a new key, and put both in
     /// the place of the old files
     #[argh(switch)]
@@ -68,28 +77,49 @@ pub struct Options {
     /// attempts before an unreachable server is given up on, without --every (default 3)
     #[argh(option, default = "3")]
     attempts: u32,
+    #[argh(subcommand)]
+    command: Option<Who>,
+}
+
+/// Beats, or asks for others.
+pub fn run(options: &Options) -> Result<ExitCode, Error> {
+    match &options.command {
+        Some(who) => who::run(options, who),
+        None => beat(options).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// The files that prove, and the server that they are shown to.
+fn files_and_server(
+    cert: Option<&PathBuf>,
+    key: Option<&PathBuf>,
+    ca: Option<&PathBuf>,
+    url: Option<&String>,
+) -> Result<(Files, ServerUrl), Error> {
+    let port: u16 = setting(None, "ROLLCALL_HTTPS_PORT", "443")?;
+    let url = setting(url.cloned(), "ROLLCALL_URL", &format!("https://localhost:{port}"))?;
+    let certs: PathBuf = setting(None, "ROLLCALL_CERTS", "certs")?;
+    let file = |option: Option<&PathBuf>, name| option.cloned().unwrap_or_else(|| certs.join(name));
+    let files =
+        Files { cert: file(cert, "client.crt"), key: file(key, "client.key"), ca: file(ca, "ca.crt") };
+    Ok((files, ServerUrl::parse(&url)?))
 }
 
 /// Beats once, or until a signal ends it.
-pub fn run(options: &Options) -> Result<(), Error> {
-    let every = options.every.map(|Timespan(every)| every);
-    if let Some(every) = every.filter(|every| !(MIN_EVERY..=MAX_EVERY).contains(every)) {
-        return Err(Error::Every(every));
+fn beat(options: &Options) -> Result<(), Error> {
+    match options.every {
+        Some(Every::Fixed(every)) if !(MIN_EVERY..=MAX_EVERY).contains(&every) => {
+            return Err(Error::Every(every));
+        }
+        _ => {}
     }
     let Timespan(timeout) = options.timeout;
     if timeout.is_zero() {
         return Err(Error::NoTime);
     }
-    let port: u16 = setting(None, "ROLLCALL_HTTPS_PORT", "443")?;
-    let url = setting(options.url.clone(), "ROLLCALL_URL", &format!("https://localhost:{port}"))?;
-    let certs: PathBuf = setting(None, "ROLLCALL_CERTS", "certs")?;
-    let file = |option: &Option<PathBuf>, name| option.clone().unwrap_or_else(|| certs.join(name));
-    let files = Files {
-        cert: file(&options.cert, "client.crt"),
-        key: file(&options.key, "client.key"),
-        ca: file(&options.ca, "ca.crt"),
-    };
-    let server = Arc::new(ServerUrl::parse(&url)?);
+    let Options { cert, key, ca, url, .. } = options;
+    let (files, server) = files_and_server(cert.as_ref(), key.as_ref(), ca.as_ref(), url.as_ref())?;
+    let server = Arc::new(server);
     replace::complete(&files);
     let client = |contents, loaded: Loaded| Client {
         server,
@@ -101,7 +131,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         timeout,
         kept: None,
     };
-    let Some(every) = every else {
+    let Some(every) = options.every else {
         let contents = files.read()?;
         let loaded = files.load(&contents, SystemTime::now())?;
         return task::block_on(client(contents, loaded).once(options.attempts));
@@ -109,7 +139,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let stop = signals::stop(None).map_err(Error::Signals)?;
     let beating = async {
         match valid_in_time(&files, &stop).await? {
-            Some((contents, loaded)) => client(contents, loaded).forever(every, &stop).await,
+            Some((contents, loaded)) => client(contents, loaded).forever(Cadence::new(every), &stop).await,
             None => Ok(()),
         }
     };
@@ -220,7 +250,7 @@ impl Client {
         self.loaded.warn(SystemTime::now());
         let mut backoff = BACKOFF;
         for left in (0..attempts.max(1)).rev() {
-            match self.beat(false).await {
+            match self.beat(None, false).await {
                 Ok(answer) => {
                     print(&answer)?;
                     return self.renew_once().await;
@@ -237,25 +267,20 @@ impl Client {
     }
 
     /// One heartbeat after another. No refusal ends it: a person that is refused today may be enrolled tomorrow.
-    async fn forever(&mut self, every: Duration, stop: &Receiver<()>) -> Result<(), Error> {
+    async fn forever(&mut self, mut cadence: Cadence, stop: &Receiver<()>) -> Result<(), Error> {
         let mut backoff = BACKOFF;
         self.check_place();
         loop {
             self.renew(SystemTime::now());
             self.refresh(SystemTime::now());
-            let wait = match self.beat(true).await {
+            let wait = match self.beat(cadence.to_say(), true).await {
                 Ok(answer) => {
                     print(&answer)?;
                     backoff = BACKOFF;
-                    jittered(every)
+                    jittered(cadence.accepted(answer.reannounce_after))
                 }
                 Err(error) => {
-                    let asked = match &error {
-                        Error::Refused(answer) => {
-                            Duration::from_secs(answer.retry_after.unwrap_or(0)).min(MAX_RETRY_AFTER)
-                        }
-                        _ => Duration::ZERO,
-                    };
+                    let (every, asked) = (cadence.every(), error.asked_to_wait());
                     let wait = match error.exit() {
                         Exit::Unavailable | Exit::TryLater | Exit::Protocol => jittered(backoff.max(asked)),
                         _ => jittered(every.max(asked)),
@@ -277,20 +302,25 @@ impl Client {
 
     /// One accepted heartbeat, or why not. A kept connection that turns out to be closed (nginx
     /// reloaded, say) is replaced once, at once: the PATCH is idempotent.
-    async fn beat(&mut self, keep: bool) -> Result<Answer, Error> {
+    async fn beat(&mut self, every_s: Option<u64>, keep: bool) -> Result<Answer, Error> {
         if let Some(kept) = self.kept.take() {
-            match self.exchange(kept, keep).await {
+            match self.exchange(kept, every_s, keep).await {
                 Err(Error::Exchange(exchange::Error::Closed | exchange::Error::Io(_))) => {}
                 other => return other,
             }
         }
         let stream = connection(&self.server, &self.loaded.tls, self.timeout).await?;
-        self.exchange(stream, keep).await
+        self.exchange(stream, every_s, keep).await
     }
 
-    async fn exchange(&mut self, mut stream: TlsStream<TcpStream>, keep: bool) -> Result<Answer, Error> {
+    async fn exchange(
+        &mut self,
+        mut stream: TlsStream<TcpStream>,
+        every_s: Option<u64>,
+        keep: bool,
+    ) -> Result<Answer, Error> {
         let ServerUrl { authority, path, .. } = &*self.server;
-        let answer = timeout(self.timeout, exchange::patch(&mut stream, authority, path, keep))
+        let answer = timeout(self.timeout, exchange::patch(&mut stream, authority, path, every_s, keep))
             .await
             .map_err(|_| Error::Timeout { step: "waiting for the answer", after: self.timeout })?
             .map_err(Error::of_exchange)?;
@@ -339,6 +369,18 @@ pub enum Error {
     Url { url: String, why: &'static str },
     #[error("--every {} is not between {} and a year", Timespan(*.0), Timespan(MIN_EVERY))]
     Every(Duration),
+    #[error("{0}")]
+    Usage(&'static str),
+    #[error("ROLLCALL_BOARD_LISTEN is {0:?}, and the form is HOST:PORT")]
+    BoardAddress(String),
+    #[error(
+        "cannot read the token of the board, {path}: {1}; just up starts the board, which makes it, and its user and root \
+         may read it. With --cert and --key the board is asked over nginx",
+        path = .0.display()
+    )]
+    Token(PathBuf, String),
+    #[error("the board's answer is not understood: {0}")]
+    Malformed(String),
     #[error("--timeout 0s leaves no time for an attempt")]
     NoTime,
     #[error("cannot write to standard output: {0}")]
@@ -366,6 +408,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// As `Retry-After` says it, and never for longer than we are willing to.
+    fn asked_to_wait(&self) -> Duration {
+        let seconds = match self {
+            Error::NotYet(seconds) => *seconds,
+            Error::Refused(answer) => answer.retry_after.unwrap_or(0),
+            _ => 0,
+        };
+        Duration::from_secs(seconds).min(MAX_RETRY_AFTER)
+    }
+
     fn of_exchange(error: exchange::Error) -> Self {
         match error {
             // In TLS 1.3 the server's word about our certificate comes when the handshake seems to be over.
@@ -381,7 +433,9 @@ impl Fatal for Error {
     fn exit(&self) -> Exit {
         match self {
             Error::Signals(_) | Error::Output(_) => Exit::Failure,
-            Error::Every(_) | Error::NoTime => Exit::Usage,
+            Error::Every(_) | Error::NoTime | Error::Usage(_) => Exit::Usage,
+            Error::BoardAddress(_) | Error::Token(..) => Exit::Config,
+            Error::Malformed(_) => Exit::Protocol,
             Error::Setting(_) | Error::Credentials(_) | Error::Url { .. } => Exit::Config,
             Error::Replace(_) | Error::NoName => Exit::Config,
             Error::NotYet(_) => Exit::TryLater,
@@ -393,6 +447,8 @@ impl Fatal for Error {
             Error::Handshake(_) | Error::Exchange(_) => Exit::Protocol,
             Error::Refused(answer) if answer.is_for_now() => Exit::TryLater,
             Error::Refused(answer) if matches!(answer.status, 400 | 401 | 403) => Exit::Refused,
+            // The board knows nobody of that email.
+            Error::Refused(answer) if answer.status == 404 && answer.by == "rollcall-board" => Exit::Failure,
             Error::Refused(_) => Exit::Protocol,
         }
     }

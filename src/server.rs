@@ -88,8 +88,12 @@ pub fn run(options: Options) -> Result<(), Error> {
     task::block_on(async {
         let watchdog = supervisor.as_ref().and_then(Watchdog::of);
         let accepts = Arc::new(AtomicBool::new(true));
-        let hearing =
-            Arc::new(Hearing::new(settings.name.clone(), settings.canary.clone(), Arc::clone(&accepts)));
+        let hearing = Arc::new(Hearing::new(
+            settings.name.clone(),
+            settings.canary.clone(),
+            settings.max_rate,
+            Arc::clone(&accepts),
+        ));
         let recorder = Recorder::new(store.clone(), settings.name.clone());
         let commits =
             commit::start(recorder, broadcaster.clone(), Arc::clone(&hearing), deadline / 2, watchdog);

@@ -86,7 +86,7 @@ impl Client {
                 renewed(until);
             }
             Err(error) => {
-                let wait = renewal.wait(asked_to_wait(&error)).as_secs();
+                let wait = renewal.wait(error.asked_to_wait()).as_secs();
                 note(format_args!(
                     "rollcall-client: not renewed: {error}; trying again in {}",
                     Timespan(Duration::from_secs(wait))
@@ -188,14 +188,6 @@ fn judge(old: &Certificate, key: &[u8], body: &[u8], now: u64) -> Result<Vec<Cer
 
 fn names(certificate: &Certificate) -> impl Iterator<Item = &String> {
     certificate.common_names.iter().chain(&certificate.emails)
-}
-
-fn asked_to_wait(error: &Error) -> Duration {
-    Duration::from_secs(match error {
-        Error::NotYet(seconds) => *seconds,
-        Error::Refused(answer) => answer.retry_after.unwrap_or(0),
-        _ => 0,
-    })
 }
 
 fn renewed(until: u64) {

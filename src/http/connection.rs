@@ -214,7 +214,18 @@ async fn write_answer<S: Write + Unpin>(
     keep: bool,
 ) -> io::Result<()> {
     if response.status() == StatusCode::NoContent {
-        return stream.write_all(if keep { NO_CONTENT } else { NO_CONTENT_AND_CLOSE }).await;
+        let ready = if keep { NO_CONTENT } else { NO_CONTENT_AND_CLOSE };
+        if response.iter().next().is_none() {
+            return stream.write_all(ready).await;
+        }
+        let mut answer = ready[..ready.len() - 2].to_vec();
+        for (name, values) in response.iter() {
+            for value in values {
+                answer.extend([name.as_str(), ": ", value.as_str(), "\r\n"].concat().bytes());
+            }
+        }
+        answer.extend(b"\r\n");
+        return stream.write_all(&answer).await;
     }
     if !keep {
         response.insert_header("Connection", "close");

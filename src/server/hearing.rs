@@ -4,7 +4,7 @@
 //! that client of our own, which goes through the real nginx. So nobody is called late for a silence of ours, however
 //! short their interval is. Readers compare the readings (`store::presence`).
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use async_std::task;
 
 use crate::http::outage::Outage;
 use crate::protocol::status::Email;
+use crate::store::presence::LONGEST_EVERY;
 use crate::store::{self, Store};
 
 /// Between two readings.
@@ -23,6 +24,8 @@ const LONGEST_STEP: Duration = Duration::from_secs(3);
 const DEAF_AFTER: Duration = Duration::from_secs(5);
 /// A canary that was started after the server is waited for in silence.
 const START: Duration = Duration::from_secs(30);
+/// Between two counts of the people.
+const COUNT: Duration = Duration::from_secs(60);
 
 /// A clock's two readings in milliseconds, and for how long nothing counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,11 +68,15 @@ pub struct Hearing {
     records: AtomicBool,
     accepts: Arc<AtomicBool>,
     canary_seen: Mutex<Instant>,
+    /// Heartbeats a second that all clients together may send, if that is limited.
+    max_rate: Option<f64>,
+    /// 0: clients are asked for nothing.
+    reannounce_after_s: AtomicU32,
 }
 
 impl Hearing {
     /// `accepts` says whether connections are accepted.
-    pub fn new(name: String, canary: Option<Email>, accepts: Arc<AtomicBool>) -> Self {
+    pub fn new(name: String, canary: Option<Email>, max_rate: Option<f64>, accepts: Arc<AtomicBool>) -> Self {
         let start = Instant::now();
         Self {
             name,
@@ -81,6 +88,8 @@ impl Hearing {
             records: AtomicBool::new(true),
             accepts,
             canary_seen: Mutex::new(start),
+            max_rate,
+            reannounce_after_s: AtomicU32::new(0),
         }
     }
 
@@ -97,6 +106,11 @@ impl Hearing {
     /// The database has taken heartbeats, or has not.
     pub fn recorded(&self, done: bool) {
         self.records.store(done, Ordering::Relaxed);
+    }
+
+    /// Seconds after which each client is asked to beat again, so that all together keep the rate.
+    pub fn reannounce_after(&self) -> Option<u32> {
+        Some(self.reannounce_after_s.load(Ordering::Relaxed)).filter(|seconds| *seconds > 0)
     }
 
     /// Is it the canary's heartbeat that was recorded? Nobody else is told of it.
@@ -124,7 +138,17 @@ impl Hearing {
         let heard_ms = self.heard_ms.load(Ordering::Relaxed);
         let mut reading = Reading { heard_ms, resumed_ms: heard_ms, deaf: Duration::ZERO };
         let (mut stepped, mut said) = (Instant::now(), true);
+        let mut counted: Option<Instant> = None;
         loop {
+            if let Some(rate) = self.max_rate
+                && counted.is_none_or(|at| at.elapsed() >= COUNT)
+            {
+                counted = Some(Instant::now());
+                // A database that does not answer is told of below.
+                if let Ok(people) = store.count_enabled().await {
+                    self.reannounce_after_s.store(reannounce_after(people, rate), Ordering::Relaxed);
+                }
+            }
             task::sleep(TICK).await;
             let now = Instant::now();
             let seen = *self.canary_seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -177,11 +201,31 @@ impl Hearing {
     }
 }
 
+/// Seconds after which so many people may all beat again at this rate.
+fn reannounce_after(people: u64, rate: f64) -> u32 {
+    (people as f64 / rate).ceil().clamp(1.0, LONGEST_EVERY.into()) as u32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn people_share_the_rate() {
+        for (people, rate, seconds) in [
+            (0, 1.0, 1),
+            (1, 1000.0, 1),
+            (30, 1.0, 30),
+            (31, 10.0, 4),
+            (3, 0.1, 30),
+            (100_000, 0.001, 86_400),
+            (u64::MAX, f64::MIN_POSITIVE, 86_400),
+        ] {
+            assert_eq!(reannounce_after(people, rate), seconds, "{people} at {rate}");
+        }
+    }
 
     #[test]
     fn the_clock_counts_what_was_heard() {

@@ -50,6 +50,7 @@ impl Proof {
         add(settings.identity.to_string().as_bytes());
         add(settings.name.as_bytes());
         add(settings.canary.as_ref().map(Email::as_str).unwrap_or_default().as_bytes());
+        add(&settings.max_rate.unwrap_or_default().to_be_bytes());
         add(&settings.deadline.as_nanos().to_be_bytes());
         add(settings.database_url.as_deref().unwrap_or_default().as_bytes());
         add(format!("{:?}", settings.log).as_bytes());

@@ -60,8 +60,14 @@ pub fn app(state: State) -> tide::Server<Arc<State>> {
 async fn client(request: Request<Arc<State>>) -> Result<Response, Problem> {
     let recorded = heartbeat(&request).await;
     let status = recorded.as_ref().map_or_else(|problem| problem.status, |()| StatusCode::NoContent);
-    request.state().heartbeats.count(status);
-    recorded.map(|()| Response::new(status))
+    let state = request.state();
+    state.heartbeats.count(status);
+    recorded?;
+    let mut response = Response::new(status);
+    if let Some(seconds) = state.hearing.reannounce_after() {
+        response.insert_header("Reannounce-After", seconds.to_string());
+    }
+    Ok(response)
 }
 
 /// `PATCH /api/client`: prove, then record; the commit announces. Each only if the one before succeeded.

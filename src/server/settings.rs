@@ -63,6 +63,22 @@ impl FromStr for Name {
     }
 }
 
+/// Nothing, or heartbeats a second.
+struct MaxRate(Option<f64>);
+
+impl FromStr for MaxRate {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_number = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        match text.parse() {
+            _ if text.is_empty() => Ok(Self(None)),
+            Ok(rate) if is_number && (0.001..=1_000_000.0).contains(&rate) => Ok(Self(Some(rate))),
+            _ => Err("it is a number from 0.001 to 1000000, heartbeats a second of all clients together"),
+        }
+    }
+}
+
 /// Records sightings and announces them. Runs behind nginx, which checks the certificates. The
 /// database is DATABASE_URL; the log's detail is ROLLCALL_LOG (error, warn, info, debug), its form
 /// ROLLCALL_LOG_FORMAT (text, json). Announcements
@@ -126,6 +142,8 @@ pub(crate) struct Settings {
     pub name: String,
     /// The client of our own whose heartbeats tell that nginx works.
     pub canary: Option<Email>,
+    /// Heartbeats a second of all clients together, if that is limited.
+    pub max_rate: Option<f64>,
     pub proxy_credential: PathBuf,
     pub state: PathBuf,
     /// The folder of the certificates, as far as the server may read it.
@@ -161,6 +179,7 @@ impl Settings {
             identity: setting(None, "ROLLCALL_IDENTITY", "cn")?,
             name: setting::<Name>(None, "ROLLCALL_NAME", "")?.0,
             canary: setting::<Canary>(None, "ROLLCALL_CANARY", "")?.0,
+            max_rate: setting::<MaxRate>(None, "ROLLCALL_MAX_RATE", "")?.0,
             proxy_credential: options.proxy_credential.unwrap_or_else(|| state.join("proxy-credential")),
             state,
             certs: setting(None, "ROLLCALL_CERTS", "certs")?,

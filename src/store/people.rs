@@ -56,6 +56,17 @@ impl Store {
         .await
     }
 
+    /// How many are enrolled and not disabled.
+    pub async fn count_enabled(&self) -> Result<u64, Error> {
+        self.run(async |connection| {
+            let row = sqlx::query("select count(*) from users where disabled_at is null")
+                .fetch_one(connection)
+                .await?;
+            Ok(row.try_get::<i64, _>(0)?.cast_unsigned())
+        })
+        .await
+    }
+
     /// Everybody, the most recently seen first.
     pub async fn users(&self) -> Result<Vec<UserRow>, Error> {
         self.run(async |connection| {

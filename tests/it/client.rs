@@ -6,6 +6,7 @@ use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::Path;
+use std::time::Duration;
 
 #[test]
 fn files_that_prove_nothing_are_named() {
@@ -148,10 +149,44 @@ fn beats_go_on_over_one_connection_and_survive_a_reload_and_an_outage() {
     assert!(stack.script("stack/down").status.success());
     wait_until("it says so", || client.err().contains("Connection refused"));
     assert!(stack.script("stack/up").status.success());
-    while ear.hear_within(std::time::Duration::from_millis(50)).is_some() {}
+    while ear.hear_within(Duration::from_millis(50)).is_some() {}
     ear.hear();
     client.signal("INT");
     assert_eq!(client.exit(), 0);
+}
+
+/// One person at one heartbeat in 40 s. A longer interval is said with the heartbeat after 30 s, and only then used.
+#[test]
+fn a_cadence_is_said_and_a_server_asks_for_a_longer_one() {
+    let stack = Builder::new().set("ROLLCALL_MAX_RATE", "0.025").up();
+    let pair = stack.pair("client");
+    let said = || stack.sql("select coalesce(said_every_s, 0) from users");
+    wait_until("the people are counted", || {
+        stack.curl(Some(&pair), &[]).head.contains("reannounce-after: 40")
+    });
+    expect(&mut stack.client(&pair), 0, "Success!");
+    assert_eq!(said(), "0", "a single heartbeat says that there will be another");
+    let auto = stack.beating(&pair, "auto");
+    wait_until("it says its interval", || said() == "30");
+    for (every, seconds) in [("100ms", "1"), ("1500ms", "2"), ("25h", "0")] {
+        let client = stack.beating(&pair, every);
+        wait_until("it beats", || client.out().contains("Success!"));
+        assert_eq!(said(), seconds, "--every {every}");
+    }
+    assert_eq!(auto.out().lines().count(), 1);
+    std::thread::sleep(Duration::from_secs(20));
+    wait_until("it says the longer one", || said() == "40");
+    assert_eq!(auto.out().lines().count(), 2);
+    // The answer without the setting is the shortest one, and comes over the same connection.
+    assert!(stack.script("stack/down").status.success());
+    expect(stack.tool("stack/up").env("ROLLCALL_MAX_RATE", ""), 0, "");
+    let answer = stack.curl(Some(&pair), &[]);
+    assert!(answer.status == 204 && !answer.head.contains("reannounce"), "{answer:?}");
+    for wrong in ["0", "-1", "1e3", "nan", "inf", "1000001", "ten"] {
+        let mut server = stack.program("rollcall-server");
+        server.arg("--check").env("ROLLCALL_MAX_RATE", wrong);
+        expect(&mut server, 78, "the setting ROLLCALL_MAX_RATE is");
+    }
 }
 
 #[test]

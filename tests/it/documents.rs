@@ -21,9 +21,10 @@ use crate::stack::{Builder, Running, Stack, binaries, text};
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// The recipes that are a program of ours, whose flags they take.
-const PROGRAMS_OF_RECIPES: [(&str, &[&str]); 12] = [
+const PROGRAMS_OF_RECIPES: [(&str, &[&str]); 13] = [
     ("board", &["rollcall-board", "link"]),
     ("client", &["rollcall-client"]),
+    ("who", &["rollcall-client", "who"]),
     ("listen", &["rollcall-listen"]),
     ("doctor", &["rollcall-server", "doctor"]),
     ("enrol", &["rollcall-admin", "enrol"]),
@@ -57,7 +58,7 @@ struct Clone {
 
 impl Clone {
     fn new() -> Self {
-        let mut stack = Builder::new().stopped();
+        let mut stack = Builder::new().set("ROLLCALL_BOARD", "on").stopped();
         let folder = stack.state.clone();
         clone_into(&folder);
         stack.state = folder.join(".run");

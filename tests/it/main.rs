@@ -43,3 +43,4 @@ mod rotation;
 mod server;
 mod supervisor;
 mod up_and_down;
+mod who;

@@ -122,7 +122,7 @@ fn recipes_and_flags_exist() {
                 }
                 (program, _) if program.starts_with("rollcall-") => {
                     let subcommands =
-                        ["doctor", "link", "sign"].into_iter().filter(|word| arguments.contains(word));
+                        ["doctor", "link", "sign", "who"].into_iter().filter(|word| arguments.contains(word));
                     help(program, &subcommands.collect::<Vec<_>>()) + &help(program, &[])
                 }
                 (program, _) if program.starts_with("stack/") || program == "certs/ca" => script(program),

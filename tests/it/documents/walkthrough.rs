@@ -42,6 +42,7 @@ fn readme_from_top_to_bottom() {
     clone.runs("just client --cert certs/bad_client.crt --key certs/bad_client.key", 77, "refused by");
 
     clients(&clone);
+    who(&clone);
     listeners(&clone);
     certificates(&clone);
     people(&clone);
@@ -82,6 +83,37 @@ fn clients(clone: &Clone) {
     let line = format!("just client --url {} --ca certs/ca.crt --timeout 10s --attempts 3", stack.url());
     let shape = "just client --url https://HOST:PORT --ca FILE --timeout 10s --attempts 3";
     clone.types_as(shape, &line, 0, "Success!");
+}
+
+fn who(clone: &Clone) {
+    let stack = &clone.stack;
+    clone.types("just who", 0, "online");
+    clone.types("just who --exit-code", 0, "0 offline");
+    clone.runs("just user reads alice@example.com all", 0, "may see: all");
+    let shape = "just who [EMAIL] [--state late,offline] [--watch] [--json] [--exit-code]";
+    let json = "just who valid_user@qt-test.com --json";
+    clone.types_as(shape, json, 0, r#""email":"valid_user@qt-test.com""#);
+    let head = "just who --state late,offline";
+    assert_eq!(clone.types_as(shape, head, 0, "STATE").lines().count(), 2);
+    // Without the folder of the state it asks over nginx.
+    clone.types("rollcall-client who", 77, "just user reads valid_user@qt-test.com all");
+    let shape = "rollcall-client who --cert FILE --key FILE --ca FILE --url https://HOST:PORT";
+    let own = format!(
+        "rollcall-client who valid_user@qt-test.com --cert certs/client.crt --key certs/client.key --ca certs/ca.crt --url {}",
+        stack.url()
+    );
+    clone.types_as(shape, &own, 0, "online");
+    page::documented("just who --watch");
+    let watch = Running::start(stack, clone.shell("just who --watch"));
+    let mut number = 0;
+    wait_until("it tells of somebody new", || {
+        number += 1;
+        clone.runs(&format!("just user add new{number}@example.com"), 0, "enrolled");
+        watch.out().contains("@example.com - -> never")
+    });
+    page::documented("just client --every auto");
+    let auto = Running::start(stack, clone.shell("just client --every auto"));
+    wait_until("it was seen", || auto.out().contains("Success!"));
 }
 
 fn listeners(clone: &Clone) {
