@@ -73,10 +73,16 @@ who *args: build
 board: build
     @exec stack/run rollcall-board link
 
-# the people that are enrolled: just user add|list|disable|enable|every|reads EMAIL…
+# the people that are enrolled: just user add|list|disable|enable|every|reads|export|forget EMAIL…
 [group('use')]
 user *args: build
     @exec stack/run rollcall-admin user "$@"
+
+# the visits of a person: just history EMAIL [--since 7d] [--json]
+[group('use')]
+[no-exit-message]
+history *args: build
+    @exec stack/run rollcall-admin history "$@"
 
 # enrol a person or device: just enrol EMAIL [--name NAME] [--csr FILE | --cert FILE] [--p12 | --p12-legacy]
 [group('certificates')]
@@ -155,7 +161,7 @@ layers:
     client   | cli files keyfile x509                          | async_tls rustls webpki httparse
     listener | cli files keyfile prometheus protocol lan       |
     server   | cli files keyfile x509 prometheus protocol lan store http | tide ring
-    board    | cli files http keyfile protocol lan store       | tide ring
+    board    | cli files http keyfile protocol lan store       | tide ring nix
     stack    | cli files http keyfile lan server               | nix ring
     admin    | cli files http keyfile x509 protocol store stack | ring
     doctor   | cli files keyfile x509 protocol lan store server stack | nix

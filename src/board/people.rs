@@ -139,6 +139,9 @@ pub enum Sort {
 /// A place in a list: that of its last person. Disabled, rank, time, email.
 pub type Place = (bool, u8, Reverse<u64>, String);
 
+/// Everybody, and the state of each.
+pub type States = Vec<(Arc<Person>, State)>;
+
 /// A part of the list.
 pub struct Query {
     /// Empty: all of them.
@@ -375,6 +378,21 @@ impl People {
 
     pub fn number_of_all(&self) -> usize {
         self.lock().people.len()
+    }
+
+    /// Everybody's state, and the position of the last change that it has. `None` until everybody was read.
+    pub fn states(&self) -> Option<(u64, States)> {
+        let memory = self.lock();
+        let states =
+            || memory.people.values().map(|entry| (Arc::clone(&entry.person), entry.state)).collect();
+        memory.is_ready.then(|| (memory.position, states()))
+    }
+
+    /// The servers, and whether each hears.
+    pub fn hearing(&self) -> Vec<(String, bool)> {
+        let memory = self.lock();
+        let there = memory.servers.iter().filter(|server| server.is_there);
+        there.map(|server| (server.name.clone(), !server.clock.is_deaf)).collect()
     }
 
     // --- answers ----------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ mod doctor;
 mod documents;
 mod group_commit;
 mod heartbeat;
+mod history;
+mod hooks;
 mod identities;
 mod identity;
 mod lan;
