@@ -95,7 +95,9 @@ fn the_state_of_the_database_is_judged() {
         "red     the server cannot record in the database: the role rollcall_server lacks rights of deploy/grants.sql",
     );
     assert_eq!(exit, 1, "{lines:#?}");
-    stack.sql("grant update (last_seen_ns, ip, port) on users to rollcall_server");
+    stack.sql(
+        "grant update (last_seen_ns, ip, port, server, good_until_ms, gone_after_ms, said_every_s) on users to rollcall_server",
+    );
     let alter = |change: &str| stack.sql(&format!("alter database {} {change}", stack.database));
     alter("set default_transaction_read_only = on");
     says(&doctor(&stack, &[]).0, "red     the server cannot record in the database: it is read-only");
