@@ -59,7 +59,7 @@ fn little_room_is_told_and_a_full_disk_does_not_end_a_stack_for_good() {
     let Some(()) = needs_root("to mount a small disk") else { return };
     let builder = Builder::new();
     let folder = builder.state().to_owned();
-    let disk = Disk::mount(&folder, "300m");
+    let disk = Disk::mount(&folder, "400m");
     let stack = builder.up_with_its_own_cluster();
     let client = stack.pair("client");
     expect(&mut stack.client(&client), 0, "Success!");
