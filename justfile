@@ -67,10 +67,16 @@ listen *args: build
 board: build
     @exec stack/run rollcall-board link
 
-# the people that are enrolled: just user add|list|disable|enable|every|reads EMAIL…
+# the people that are enrolled: just user add|list|disable|enable|every|reads|export|forget EMAIL…
 [group('use')]
 user *args: build
     @exec stack/run rollcall-admin user "$@"
+
+# the visits of a person: just history EMAIL [--since 7d] [--json]
+[group('use')]
+[no-exit-message]
+history *args: build
+    @exec stack/run rollcall-admin history "$@"
 
 # enrol a person or device: just enrol EMAIL [--name NAME] [--csr FILE | --cert FILE] [--p12 | --p12-legacy]
 [group('certificates')]

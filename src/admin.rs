@@ -23,6 +23,8 @@ mod authority;
 mod crl;
 mod desk;
 mod folder;
+mod forget;
+mod history;
 mod import;
 mod issue;
 mod list;
@@ -51,6 +53,8 @@ enum Command {
     Crl(Crl),
     Ca(Ca),
     Sign(Sign),
+    History(History),
+    Maintain(Maintain),
     Migrate(Migrate),
     Stack(stack::Options),
 }
@@ -78,6 +82,8 @@ enum UserCommand {
     Every(Every),
     Reads(SetReads),
     Mend(Mend),
+    Export(Export),
+    Forget(Forget),
 }
 
 /// set times in the future to now, after a clock was wrong; the doctor finds them
@@ -155,6 +161,22 @@ impl FromStr for Cadence {
             u32::try_from(every.as_secs()).ok().filter(|seconds| (1..=LONGEST_EVERY).contains(seconds));
         seconds.filter(|_| every.subsec_nanos() == 0).map(|seconds| Self(Some(seconds))).ok_or(FORM)
     }
+}
+
+/// print everything that is held about a person, as one JSON object
+#[derive(FromArgs)]
+#[argh(subcommand, name = "export")]
+struct Export {
+    #[argh(positional)]
+    email: String,
+}
+
+/// remove a person and their history for good; their certificates stay refused, without the email
+#[derive(FromArgs)]
+#[argh(subcommand, name = "forget")]
+struct Forget {
+    #[argh(positional)]
+    email: Vec<String>,
 }
 
 /// enrol a person or device: the row, a key and a certificate; run again it changes nothing
@@ -290,6 +312,25 @@ struct Sign {
     watch: bool,
 }
 
+/// the visits of a person: from when to when, from where; the newest last
+#[derive(FromArgs)]
+#[argh(subcommand, name = "history")]
+struct History {
+    #[argh(positional)]
+    email: String,
+    /// only what happened within this time, such as 7d (default: all that is kept)
+    #[argh(option)]
+    since: Option<Timespan>,
+    /// one JSON object per line
+    #[argh(switch)]
+    json: bool,
+}
+
+/// once a day: make room for the events to come, and drop those older than ROLLCALL_KEEP
+#[derive(FromArgs)]
+#[argh(subcommand, name = "maintain")]
+struct Maintain {}
+
 /// Runs one command: against `DATABASE_URL`, unless it is about a stack's folder.
 pub fn run(options: Options) -> Result<(), Error> {
     match options.command {
@@ -312,12 +353,18 @@ pub fn run(options: Options) -> Result<(), Error> {
                 report(&email, &format!("may see: {}", reads.word()))
             }
             UserCommand::Mend(Mend {}) => mend(store).await,
+            UserCommand::Export(Export { email }) => {
+                forget::export(store, &Email::new(&email).map_err(Error::Email)?).await
+            }
+            UserCommand::Forget(Forget { email }) => forget_all(store, &email).await,
         }),
         Command::Enrol(options) => with_store(async |store| issue::enrol(store, &options).await),
         Command::Renew(options) if options.server => issue::renew_server(&options),
         Command::Renew(options) => with_store(async |store| issue::renew(store, &options).await),
         Command::Revoke(options) => with_store(async |store| revoke::revoke(store, &options).await),
         Command::Certs(options) => with_store(async |store| list::list(store, &options).await),
+        Command::History(options) => with_store(async |store| history::history(store, &options).await),
+        Command::Maintain(Maintain {}) => with_store(async |store| history::maintain(store).await),
         Command::Crl(options) => with_store(async |store| crl::crl(store, &options).await),
         Command::Sign(Sign { watch: false }) => with_store(async |store| renewals::sign(store).await),
         Command::Sign(Sign { watch: true }) => renewals::watch(&database_url()?),
@@ -368,6 +415,13 @@ async fn set_disabled(store: &Store, emails: &[String], disabled: bool) -> Resul
     for email in check(emails)? {
         let changed = store.set_disabled(&email, disabled).await?;
         report(&email, &if changed { word.to_owned() } else { format!("was {word} already") })?;
+    }
+    Ok(())
+}
+
+async fn forget_all(store: &Store, emails: &[String]) -> Result<(), Error> {
+    for email in check(emails)? {
+        forget::forget(store, &email).await?;
     }
     Ok(())
 }
@@ -564,6 +618,14 @@ pub enum Error {
         "the server refuses them from now on (certificates: {0}), but nginx does not know of it: {1}. Run just crl"
     )]
     HalfRevoked(usize, Box<Error>),
+    #[error(
+        "{0} is forgotten, and the server refuses them, but nginx does not know of it: {1}. Run just crl"
+    )]
+    HalfForgotten(Email, Box<Error>),
+    #[error("ROLLCALL_KEEP is {0}: events are kept for 1d to 3650d")]
+    Keep(Timespan),
+    #[error("the database did not answer with JSON")]
+    NotJson,
     #[error("the CRL {0}: {1}")]
     List(String, String),
     #[error(
@@ -597,7 +659,9 @@ impl Fatal for Error {
     fn exit(&self) -> Exit {
         match self {
             Error::Stack(error) => error.exit(),
-            Error::Setting(_) | Error::NoDatabase | Error::Days(_) | Error::NoSigner => Exit::Config,
+            Error::Setting(_) | Error::NoDatabase | Error::Days(_) | Error::Keep(_) | Error::NoSigner => {
+                Exit::Config
+            }
             Error::Store(error) if error.is_configuration() => Exit::Config,
             Error::NoEmails
             | Error::NoNames

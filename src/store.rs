@@ -20,7 +20,10 @@ macro_rules! now_ns {
 
 mod certificates;
 mod connection;
+pub mod events;
+mod forget;
 mod heartbeat;
+mod journal;
 mod people;
 pub mod presence;
 mod readers;
@@ -30,7 +33,9 @@ pub mod sighting;
 pub use certificates::{CertificateRow, Noted, Revocation};
 use connection::Connector;
 pub use connection::{Guarantee, SETTINGS};
+pub use forget::Forgotten;
 pub use heartbeat::{Outcome, RECORD, Recorded, Recorder};
+pub use journal::{Journal, Served};
 pub use people::UserRow;
 pub use renewals::{PAUSE, Renewal, Standing, Waiting};
 use sighting::Serial;

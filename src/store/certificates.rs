@@ -44,7 +44,8 @@ pub struct Revocation {
     pub at: u64,
 }
 
-const COLUMNS: &str = "select serial_number, email, fingerprint, not_after, last_used_ns, issuer, device,
+pub(super) const COLUMNS: &str =
+    "select serial_number, email, fingerprint, not_after, last_used_ns, issuer, device,
         extract(epoch from revoked_at)::bigint
    from certificates";
 
@@ -138,7 +139,7 @@ impl Store {
                 "select serial_number, issuer, extract(epoch from revoked_at)::bigint from certificates
                   where revoked_at is not null and not_after >= $1
                   union all
-                 select serial_number, issuer, extract(epoch from revoked_at)::bigint from revoked_serials
+                 select serial_number, nullif(issuer, ''), extract(epoch from revoked_at)::bigint from revoked_serials
                   order by 1, 2",
             )
             .bind(ended.cast_signed())
@@ -231,7 +232,10 @@ impl Revocation {
 
 type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 
-async fn query_rows(connection: &mut PgConnection, query: Query<'_>) -> Result<Vec<CertificateRow>, Error> {
+pub(super) async fn query_rows(
+    connection: &mut PgConnection,
+    query: Query<'_>,
+) -> Result<Vec<CertificateRow>, Error> {
     query.fetch_all(connection).await?.iter().map(CertificateRow::from_row).collect()
 }
 

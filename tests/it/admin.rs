@@ -59,5 +59,5 @@ fn without_a_database_it_says_so() {
     command.env("DATABASE_URL", stack.database_url());
     expect(command.args(["user", "list"]), 69, "No such file or directory");
     let mut command = stack.program("rollcall-admin");
-    expect(command.args(["user", "forget", "a@b"]), 2, "forget");
+    expect(command.args(["user", "remove", "a@b"]), 2, "remove");
 }

@@ -24,6 +24,7 @@ mod doctor;
 mod documents;
 mod group_commit;
 mod heartbeat;
+mod history;
 mod identities;
 mod identity;
 mod lan;

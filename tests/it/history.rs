@@ -1,0 +1,184 @@
+//! The history of who was here when: its table, the visits, and the end of it.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::stack::{Stack, expect, text};
+
+const EVE: &str = "eve@example.com";
+
+/// A row as a board writes it, so many days and minutes ago.
+fn event(stack: &Stack, email: &str, kind: &str, ago: &str, since: &str) {
+    stack.sql(&format!(
+        "insert into events (at, email, kind, since, ip, server)
+         values (now() - interval '{ago}', '{email}', '{kind}', now() - interval '{since}', '192.0.2.7', 'host')"
+    ));
+}
+
+#[test]
+fn the_months_are_made_and_dropped_and_no_insert_fails() {
+    let stack = Stack::database();
+    let partitions = || {
+        stack
+            .sql("select count(*) from pg_inherits where inhparent = 'events'::regclass")
+            .parse::<u32>()
+            .unwrap()
+    };
+    // `stack/up` has done it for the template.
+    assert_eq!(partitions(), 4);
+    expect(&mut stack.administer(&["maintain"]), 0, "");
+    assert_eq!(partitions(), 4);
+    // Nobody ran it for long: the default partition has the row, and the month that comes takes it over.
+    stack.sql(
+        "do $$ declare name text; begin
+             for name in select inhrelid::regclass::text from pg_inherits
+                          where inhparent = 'events'::regclass and inhrelid <> 'events_default'::regclass loop
+                 execute 'drop table ' || name;
+             end loop;
+         end $$",
+    );
+    stack.sql("insert into users (email) values ('eve@example.com')");
+    event(&stack, EVE, "online", "1 second", "1 second");
+    event(&stack, EVE, "late", "100 days", "100 days");
+    assert_eq!(stack.sql("select count(*) from events_default"), "2");
+    expect(&mut stack.administer(&["maintain"]), 0, "1 events deleted, older than 90 days");
+    assert_eq!(stack.sql("select count(*) from events_default"), "0");
+    assert_eq!(stack.sql("select kind from events"), "online");
+    // A month of which nothing is kept goes as a whole, and a row of the month of the border by itself.
+    stack.sql(
+        "create table events_2020_02 partition of events for values from ('2020-02-01 00:00+00') to ('2020-03-01 00:00+00');
+         insert into events (at, email, kind) values ('2020-02-29 12:00+00', 'eve@example.com', 'online')",
+    );
+    event(&stack, EVE, "late", "3 days", "3 days");
+    event(&stack, EVE, "offline", "1 day", "3 days");
+    let mut maintain = stack.administer(&["maintain"]);
+    expect(
+        maintain.env("ROLLCALL_KEEP", "2d"),
+        0,
+        "events_2020_02 dropped\n1 events deleted, older than 2 days",
+    );
+    assert_eq!(stack.sql("select string_agg(kind, ',' order by at) from events"), "offline,online");
+    for (keep, exit) in [("1h", 78), ("90", 78), ("", 0), ("-1d", 78), ("99999d", 78), ("1\u{1b}[2Jd", 78)] {
+        expect(
+            stack.administer(&["maintain"]).env("ROLLCALL_KEEP", keep),
+            exit,
+            if exit == 0 { "" } else { "ROLLCALL_KEEP" },
+        );
+    }
+}
+
+#[test]
+fn the_visits_are_printed_with_the_newest_last() {
+    let stack = Stack::database();
+    stack.admin(&["user", "add", EVE]);
+    expect(&mut stack.administer(&["history", EVE]), 0, "no visits of eve@example.com are known");
+    for (kind, ago, since) in [
+        ("online", "50 hours", "50 hours"),
+        ("late", "40 hours", "41 hours"),
+        ("offline", "39 hours", "41 hours"),
+        ("online", "3 hours", "4 hours"),
+    ] {
+        event(&stack, EVE, kind, ago, since);
+    }
+    let lines = text(&stack.admin(&["history", EVE]));
+    let lines: Vec<&str> = lines.lines().collect();
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert!(lines[1].contains("  9h          192.0.2.7        host"), "{lines:?}");
+    assert!(lines[2].contains("  here now") && lines[2].contains("no board looked then"), "{lines:?}");
+    let json = text(&stack.admin(&["history", EVE, "--since", "2d", "--json"]));
+    let visits: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(visits.len(), 2, "{json}");
+    assert_eq!((&visits[0]["from"], &visits[0]["state"]), (&Value::Null, &"offline".into()));
+    assert_eq!((&visits[1]["to"], &visits[1]["ip"]), (&Value::Null, &"192.0.2.7".into()));
+    event(&stack, EVE, "late", "1 second", "1 minute");
+    assert!(text(&stack.admin(&["history", EVE])).trim_end().contains("  late  "));
+
+    expect(
+        &mut stack.administer(&["history", "nobody@example.com"]),
+        1,
+        "nobody@example.com is not enrolled",
+    );
+    expect(&mut stack.administer(&["history", "nobody"]), 2, "not an email address");
+    expect(&mut stack.administer(&["history"]), 2, "email");
+    for since in ["", "7", "-7d", "7 days\u{1b}[2J", "99999999999999999d"] {
+        expect(&mut stack.administer(&["history", EVE, "--since", since]), 2, "--since");
+    }
+}
+
+/// No table has the email afterwards, and no dump.
+#[test]
+fn whoever_is_forgotten_is_in_no_table_and_stays_refused() {
+    let stack = Stack::up();
+    let dump = || {
+        let mut dump = stack.command("pg_dump");
+        dump.args(["-U", "rollcall", "-h"]).arg(stack.cluster()).arg(&stack.database);
+        text(&dump.output().unwrap())
+    };
+    expect(&mut stack.administer(&["enrol", EVE]), 0, "");
+    expect(&mut stack.administer(&["enrol", EVE, "--name", "phone"]), 0, "");
+    let noted = stack.certificate(EVE, &[]);
+    for pair in [&stack.pair(EVE), &stack.pair("phone"), &noted] {
+        expect(&mut stack.client(pair), 0, "Success!");
+    }
+    expect(&mut stack.administer(&["revoke", "phone"]), 0, "revoked");
+    stack.sql(&format!(
+        "insert into renewals (fingerprint, serial_number, request)
+         select fingerprint, serial_number, convert_to(email, 'UTF8') from certificates where email = '{EVE}'"
+    ));
+    event(&stack, EVE, "online", "1 minute", "1 minute");
+    event(&stack, "valid_user@qt-test.com", "online", "1 minute", "1 minute");
+    assert!(dump().contains(EVE));
+    let serials =
+        stack.sql(&format!("select serial_number from certificates where email = '{EVE}' order by 1"));
+    assert_eq!(serials.lines().count(), 3);
+
+    let export = text(&stack.admin(&["user", "export", EVE]));
+    let all: Value = serde_json::from_str(&export).unwrap();
+    assert_eq!(all["user"]["email"], EVE);
+    for (member, count) in [("certificates", 3), ("renewals", 3), ("events", 1), ("files", 4)] {
+        assert_eq!(all[member].as_array().unwrap().len(), count, "{member}: {all}");
+    }
+
+    let output = text(&stack.admin(&["user", "forget", EVE]));
+    assert!(
+        output.contains(
+            "eve@example.com forgotten, with 3 certificates, which stay refused until they end, and 1 events"
+        ),
+        "{output}"
+    );
+    let command = output.split_once("rm -- ").unwrap().1;
+    assert_eq!(command.matches("'/").count(), 4, "{output}");
+    let after = dump();
+    assert!(!after.contains(EVE) && !after.contains("eve@"), "{}", after.len());
+    assert!(after.contains("valid_user@qt-test.com"));
+    assert_eq!(stack.sql("select count(*) from events"), "1");
+    assert_eq!(stack.sql("select serial_number from revoked_serials order by 1"), serials);
+    let crl = stack
+        .command("openssl")
+        .args(["crl", "-noout", "-text", "-in"])
+        .arg(stack.state.join("nginx/crl.pem"))
+        .output();
+    let crl = text(&crl.unwrap());
+    for serial in serials.lines() {
+        assert!(crl.contains(serial), "{serial}: {crl}");
+    }
+    for pair in [&stack.pair(EVE), &stack.pair("phone"), &noted] {
+        expect(&mut stack.client(pair), 77, "(400 Bad Request)");
+    }
+    expect(&mut stack.administer(&["user", "forget", EVE]), 1, "eve@example.com is not enrolled");
+    expect(&mut stack.administer(&["user", "export", EVE]), 1, "eve@example.com is not enrolled");
+    expect(&mut stack.administer(&["user", "forget"]), 2, "no email was given");
+    expect(&mut stack.administer(&["user", "forget", "%"]), 2, "not an email address");
+
+    // Enrolled again, they are somebody new; the old certificates stay refused, by the server alone, too.
+    expect(&mut stack.administer(&["user", "add", EVE]), 0, "enrolled");
+    let mut crl = stack.administer(&["crl"]);
+    expect(&mut crl, 0, "valid for");
+    for pair in [&stack.pair(EVE), &noted] {
+        expect(&mut stack.client(pair), 77, "(400 Bad Request)");
+    }
+    assert_eq!(stack.sql(&format!("select last_seen_ns is null from users where email = '{EVE}'")), "t");
+    let files: Vec<&str> = command.trim().split(' ').map(|file| file.trim_matches('\'')).collect();
+    assert!(files.iter().all(|file| fs::metadata(file).is_ok()), "{files:?}");
+}
