@@ -25,14 +25,15 @@ create table if not exists events (
 )
 partition by range (at);
 create table if not exists events_default partition of events default;
--- The history of a person. What is written again, as after an answer that was lost, is there once.
-create unique index if not exists events_email_at on events (email, at);
--- The last word about a server.
-create index if not exists events_server_at on events (server, at) where email is null;
+-- The history of a person, and of a server. The order is that of the writing: a clock may step.
+create index if not exists events_email on events (email, id);
+create index if not exists events_server on events (server, id) where email is null;
 
 -- When a board that writes events last looked. It has no row until the first one did.
 create table if not exists journal (
-    is_here boolean primary key default true check (is_here),
+    is_here       boolean     primary key default true check (is_here),
+    -- The random name of its run.
+    board         text        not null,
     watched_until timestamptz not null
 )
 with (fillfactor = 50);

@@ -8,6 +8,8 @@
 //! | a call, its parameters, its errors | [`routes`], [`query`] |
 //! | who may read, the token and the code of `just board` | [`readers`] |
 //! | the stream of events | [`stream`] |
+//! | the history: a row a transition, and one call | [`journal`], [`history`] |
+//! | the programs that are told of each event | [`hooks`] |
 //! | the page | [`page`] |
 
 use std::io;
@@ -17,6 +19,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
+use async_std::channel;
+use async_std::future::timeout;
 use async_std::net::TcpListener;
 use async_std::task;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -30,6 +34,9 @@ use crate::store::{self, Store};
 
 pub mod follow;
 mod hints;
+mod history;
+mod hooks;
+mod journal;
 mod link;
 mod page;
 pub mod people;
@@ -39,6 +46,7 @@ pub mod routes;
 mod settings;
 mod stream;
 
+use journal::{Held, Keeper};
 use people::People;
 use readers::Readers;
 use settings::Settings;
@@ -69,7 +77,7 @@ pub fn run(options: Options) -> Result<(), Error> {
     }
     let token = settings.token()?;
     let board = hex::encode(random::<4>()?);
-    let (people, transitions) = People::new(board, settings.canary.clone(), pseudonyms);
+    let (people, transitions) = People::new(board.clone(), settings.canary.clone(), pseudonyms);
     let people = Arc::new(people);
     let shutdown = signals::stop(Some(|| {
         log::info!("SIGHUP: there is nothing to read anew, and the log is on standard error; going on");
@@ -85,15 +93,15 @@ pub fn run(options: Options) -> Result<(), Error> {
                 "{listen} is no loopback address: others on the way can read what it answers, and the credential"
             );
         }
+        let history = readers.clone();
         let readers = Readers::new(trust, settings.identity, readers, token, listen.port());
-        task::spawn(follow::rows(store, Arc::clone(&people)));
-        // The place of the history and of the hooks.
-        task::spawn(async move {
-            while let Ok(change) = transitions.recv().await {
-                log::debug!("{} is {:?} now, and was {:?}", change.email, change.to, change.from);
-            }
-        });
-        let app = routes::app(routes::State::new(Arc::clone(&people), readers));
+        task::spawn(follow::rows(store.clone(), Arc::clone(&people)));
+        let (running, stopped) = channel::bounded(1);
+        let held = Held::default();
+        let keeper = Keeper::new(store.clone(), Arc::clone(&people), board, transitions, Arc::clone(&held));
+        let keeper = task::spawn(keeper.run(stopped.clone()));
+        task::spawn(hooks::run(held, Arc::clone(&people), settings.hooks, stopped));
+        let app = routes::app(routes::State::new(Arc::clone(&people), readers, history));
         let stop = async {
             let _ = shutdown.recv().await;
             log::info!("stopping: the streams end");
@@ -101,6 +109,9 @@ pub fn run(options: Options) -> Result<(), Error> {
         };
         log::info!("rollcall-board {} listens on {listen}", env!("CARGO_PKG_VERSION"));
         connection::serve(listener, app, routes::is_known, &AtomicBool::new(true), stop).await;
+        // What waits is written, if the database takes it at once.
+        drop(running);
+        let _ = timeout(DEADLINE, keeper).await;
         Ok(())
     })
 }

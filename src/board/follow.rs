@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_std::task;
 
+use super::journal;
 use super::people::People;
 use crate::http::outage::Outage;
 use crate::store::{Error, Store};
@@ -54,6 +55,7 @@ pub async fn rows(store: Store, people: Arc<People>) {
 async fn everybody(store: &Store, people: &People) -> Result<(), Error> {
     let began = Instant::now();
     people.clocks(Some(store.servers().await?));
+    people.begin(journal::online_since(store).await?);
     let mut after = String::new();
     loop {
         let page = store.people_after(&after, PAGE).await?;

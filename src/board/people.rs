@@ -377,6 +377,21 @@ impl People {
         self.lock().people.len()
     }
 
+    /// Everybody's state, and the position of the last change that it has. `None` until everybody was read.
+    pub fn states(&self) -> Option<(u64, Vec<(Arc<Person>, State)>)> {
+        let memory = self.lock();
+        let states =
+            || memory.people.values().map(|entry| (Arc::clone(&entry.person), entry.state)).collect();
+        memory.is_ready.then(|| (memory.position, states()))
+    }
+
+    /// The servers, and whether each hears.
+    pub fn hearing(&self) -> Vec<(String, bool)> {
+        let memory = self.lock();
+        let there = memory.servers.iter().filter(|server| server.is_there);
+        there.map(|server| (server.name.clone(), !server.clock.is_deaf)).collect()
+    }
+
     // --- answers ----------------------------------------------------------------------------------
 
     /// A position as it is handed out.

@@ -12,9 +12,10 @@ use super::people::{Event, Look, People};
 use super::query::{self, Parameters, cursor, decode, gone};
 use super::readers::{Reader, Readers};
 use super::stream::{self, Streams};
-use super::{page, time};
+use super::{history, page, time};
 use crate::http::problem::{Problem, Program, answer};
 use crate::protocol::status::Email;
+use crate::store::Store;
 
 /// How long an answer waits for the row of somebody whom the board does not know.
 const READ: Duration = Duration::from_secs(1);
@@ -25,11 +26,12 @@ pub struct State {
     pub people: Arc<People>,
     pub readers: Arc<Readers>,
     pub streams: Arc<Streams>,
+    pub store: Store,
 }
 
 impl State {
-    pub fn new(people: Arc<People>, readers: Readers) -> Self {
-        Self { people, readers: Arc::new(readers), streams: Arc::default() }
+    pub fn new(people: Arc<People>, readers: Readers, store: Store) -> Self {
+        Self { people, readers: Arc::new(readers), streams: Arc::default(), store }
     }
 }
 
@@ -47,6 +49,7 @@ pub fn app(state: State) -> tide::Server<Arc<State>> {
     app.at("/api/counts").all(|request| answer(request, counts));
     app.at("/api/changes").all(|request| answer(request, changes));
     app.at("/api/stream").all(|request| answer(request, stream::stream));
+    app.at("/api/history/:email").all(|request| answer(request, history::history));
     app.at("/api/openapi.json").all(|request| answer(request, openapi));
     app.at("/code").all(|request| answer(request, code));
     app.at("/livez").get(|_| async { Ok(Response::new(StatusCode::NoContent)) });

@@ -16,8 +16,8 @@ use crate::protocol::status::Email;
 
 /// Says who is here: over nginx to holders of certificates that may read, on its own port to holders of its token. The
 /// database is DATABASE_URL, the folder with the token ROLLCALL_STATE; the log's detail is ROLLCALL_LOG, its form
-/// ROLLCALL_LOG_FORMAT. It hears the
-/// announcements on UDP port ROLLCALL_PORT, of the servers whose keys are in ROLLCALL_KEYS.
+/// ROLLCALL_LOG_FORMAT. It hears the announcements on UDP port ROLLCALL_PORT, of the servers whose keys are in
+/// ROLLCALL_KEYS. It tells each executable in ROLLCALL_HOOKS of each event.
 #[derive(Default, FromArgs)]
 pub struct Options {
     /// where to listen: IP:PORT (ROLLCALL_BOARD_LISTEN, default 127.0.0.1:8001)
@@ -57,6 +57,8 @@ pub(super) struct Settings {
     privacy_key: Option<PathBuf>,
     proxy_credential: PathBuf,
     folder: PathBuf,
+    /// The folder of the hooks.
+    pub hooks: PathBuf,
     pub log: logging::Log,
 }
 
@@ -69,6 +71,7 @@ impl Settings {
         let database_url: String = setting(None, "DATABASE_URL", "")?;
         let state: PathBuf = setting(None, "ROLLCALL_STATE", ".run")?;
         let folder = state.join("board");
+        let hooks = path("ROLLCALL_HOOKS")?.unwrap_or_else(|| state.join("hooks"));
         Ok(Self {
             listen: setting(listen, "ROLLCALL_BOARD_LISTEN", "127.0.0.1:8001")?,
             database_url: Some(database_url).filter(|url| !url.is_empty()),
@@ -82,6 +85,8 @@ impl Settings {
             },
             proxy_credential: proxy_credential.unwrap_or_else(|| folder.join("proxy-credential")),
             folder,
+            // A hook works elsewhere.
+            hooks: std::path::absolute(&hooks).unwrap_or(hooks),
             log: logging::Log {
                 filter: setting(None, "ROLLCALL_LOG", logging::DEFAULT)?,
                 format: setting(None, "ROLLCALL_LOG_FORMAT", "text")?,

@@ -148,14 +148,14 @@ pub struct Maintained {
 }
 
 impl Store {
-    /// The events of a person since this time, the oldest first, at most so many of the newest.
+    /// The events of a person since this time, in the order in which they were written, at most so many of the newest.
     pub async fn history(&self, email: &Email, since_ns: u64, most: u32) -> Result<Vec<Event>, Error> {
         self.run(async |connection| {
             let rows = sqlx::query(concat!(
                 "select * from (",
                 events!("events where email = $1 and at >= "),
                 at_us!("$2"),
-                " order by at desc, id desc limit $3) as newest order by 2, 1"
+                " order by id desc limit $3) as newest order by 1"
             ))
             .bind(email.as_str())
             .bind(microseconds(since_ns))
@@ -188,7 +188,7 @@ impl Store {
             let Some(to) = to else { return Ok((Vec::new(), None)) };
             let rows = sqlx::query(events!(
                 "users cross join lateral (
-                     select * from events where events.email = users.email order by at desc limit 1
+                     select * from events where events.email = users.email order by id desc limit 1
                  ) as events
                  where users.email > $1 and users.email <= $2 order by users.email"
             ))
@@ -207,7 +207,7 @@ impl Store {
             let rows = sqlx::query(events!(
                 "servers cross join lateral (
                      select * from events where events.server = servers.name and events.email is null
-                      order by at desc limit 1
+                      order by id desc limit 1
                  ) as events
                  order by servers.name"
             ));

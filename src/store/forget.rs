@@ -64,7 +64,7 @@ impl Store {
                          where certificates.email = $1
                     ),
                     'events', (
-                        select coalesce(jsonb_agg(to_jsonb(noticed) order by at, id), '[]')
+                        select coalesce(jsonb_agg(to_jsonb(noticed) order by id), '[]')
                           from events as noticed where noticed.email = $1
                     ))::text
                    from (select $1::text as email) as given left join users as person using (email)

@@ -73,9 +73,12 @@ impl Journal {
             ", given.ip::inet, given.server
                from unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[])
                with ordinality as given (at, email, kind, since, ip, server, n)
-              where given.email is null or exists (select from users where users.email = given.email)
-              order by n
-             on conflict (email, at) do nothing"
+              where given.email is null
+                 or exists (select from users where users.email = given.email)
+                    and not exists (select from events where events.email = given.email and events.at = ",
+            at_us!("given.at"),
+            ")
+              order by n"
         ))
         .bind(times(|event| Some(event.at_ns)))
         .bind(column(|event| event.email.clone()))
@@ -87,21 +90,22 @@ impl Journal {
         Ok(())
     }
 
-    /// A board looks now. Also tells whether the lock is still ours.
-    pub async fn watch(&mut self) -> Result<(), Error> {
+    /// This board looks now. Also tells whether the lock is still ours.
+    pub async fn watch(&mut self, board: &str) -> Result<(), Error> {
         let query = sqlx::query(
-            "insert into journal (watched_until) values (clock_timestamp())
-                 on conflict (is_here) do update set watched_until = excluded.watched_until",
-        );
+            "insert into journal (board, watched_until) values ($1, clock_timestamp())
+                 on conflict (is_here) do update set board = $1, watched_until = excluded.watched_until",
+        )
+        .bind(board);
         within(self.deadline, query.execute(&mut self.connection)).await?;
         Ok(())
     }
 
-    /// When the last board looked, in nanoseconds since the Unix epoch. `None`: none ever did.
-    pub async fn watched_until(&mut self) -> Result<Option<u64>, Error> {
-        let query = sqlx::query_scalar::<_, i64>(concat!("select ", us!("watched_until"), " from journal"));
-        let us = within(self.deadline, query.fetch_optional(&mut self.connection)).await?;
-        Ok(us.map(nanoseconds))
+    /// The last board that looked, and when, in nanoseconds since the Unix epoch. `None`: none ever did.
+    pub async fn watched(&mut self) -> Result<Option<(String, u64)>, Error> {
+        let query = sqlx::query(concat!("select board, ", us!("watched_until"), " from journal"));
+        let row = within(self.deadline, query.fetch_optional(&mut self.connection)).await?;
+        row.map(|row| Ok((row.try_get(0)?, nanoseconds(row.try_get(1)?)))).transpose()
     }
 
     /// The place of this hook. A new one begins after the newest event.
@@ -134,6 +138,30 @@ impl Journal {
         .bind(served.mass_until_ns.map(microseconds));
         within(self.deadline, query.execute(&mut self.connection)).await?;
         Ok(())
+    }
+
+    /// How many turned offline in this time, from this event on, and the first of their emails.
+    pub async fn left(
+        &mut self,
+        id: i64,
+        from_ns: u64,
+        to_ns: u64,
+        most: u32,
+    ) -> Result<(u64, Vec<String>), Error> {
+        let query = sqlx::query(concat!(
+            "select count(*), (array_agg(email order by id))[1:$4] from events
+              where id >= $1 and kind = 'offline' and at between ",
+            at_us!("$2"),
+            " and ",
+            at_us!("$3")
+        ))
+        .bind(id)
+        .bind(microseconds(from_ns))
+        .bind(microseconds(to_ns))
+        .bind(most.cast_signed());
+        let row = within(self.deadline, query.fetch_one(&mut self.connection)).await?;
+        let emails = row.try_get::<Option<Vec<String>>, _>(1)?.unwrap_or_default();
+        Ok((row.try_get::<i64, _>(0)?.cast_unsigned(), emails))
     }
 
     /// The events after this one, at most so many, of no longer ago than this.
