@@ -1,5 +1,5 @@
 -- The rights of rollcall-server, and no others: it cannot enrol, revoke, delete, or change the schema.
--- And those of rollcall-board, which changes nothing.
+-- And those of rollcall-board, which writes the history, and the places of the hooks in it.
 -- Run as the owner of the tables, after `rollcall-admin migrate`. Running it again changes nothing.
 
 grant select on _sqlx_migrations to rollcall_server;
@@ -13,3 +13,7 @@ grant select on revoked_serials to rollcall_server;
 grant select, insert (fingerprint, serial_number, request), update (request) on renewals to rollcall_server;
 
 grant select on _sqlx_migrations, users, certificates, servers, revoked_serials to rollcall_reader;
+
+-- The history. It adds to it and can change nothing there; partitions need no rights of their own.
+grant select, insert on events to rollcall_reader;
+grant select, insert, update on journal, hooks to rollcall_reader;

@@ -8,7 +8,7 @@ const AWAY: &str = "not now, says rollcall-server (503 Service Unavailable): \
                     the database is unreachable or too slow; nothing was announced, try again";
 
 /// PostgreSQL's fast shutdown.
-fn stop(stack: &Stack) {
+pub fn stop(stack: &Stack) {
     signal("INT", &[stack.pid("postgres/data/postmaster.pid")]);
     wait_until("PostgreSQL has ended", || !stack.state.join("postgres/data/postmaster.pid").exists());
 }

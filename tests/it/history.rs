@@ -4,7 +4,9 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::stack::{Stack, expect, text};
+use crate::board;
+use crate::program::{has_ended, signal};
+use crate::stack::{Builder, Running, Stack, expect, free_port, text, wait_until};
 
 const EVE: &str = "eve@example.com";
 
@@ -181,4 +183,176 @@ fn whoever_is_forgotten_is_in_no_table_and_stays_refused() {
     assert_eq!(stack.sql(&format!("select last_seen_ns is null from users where email = '{EVE}'")), "t");
     let files: Vec<&str> = command.trim().split(' ').map(|file| file.trim_matches('\'')).collect();
     assert!(files.iter().all(|file| fs::metadata(file).is_ok()), "{files:?}");
+}
+
+/// The events of somebody, without times.
+fn kinds(stack: &Stack, email: &str) -> String {
+    stack.sql(&format!(
+        "select coalesce(string_agg(kind, ',' order by id), '') from events where email = '{email}'"
+    ))
+}
+
+/// Silence as if so much time had passed; the server's clock goes on from there.
+pub fn silence(stack: &Stack, emails: &str) {
+    stack.sql(&format!("update users set good_until_ms = 0, gone_after_ms = 0 where email like '{emails}'"));
+}
+
+/// As if the process crashed.
+pub fn kill_board(stack: &Stack) {
+    let pid = stack.pid("board/pid");
+    signal("KILL", &[pid]);
+    wait_until("the board is gone", || has_ended(pid));
+}
+
+/// Starts it again, and waits until it has compared everybody with the record.
+pub fn restart_board(stack: &Stack) {
+    let before = stack.log("board/log").matches("INFO  writes the history").count();
+    let up = stack.script("stack/up");
+    assert!(up.status.success(), "{}", text(&up));
+    wait_until("it writes the history", || {
+        stack.log("board/log").matches("INFO  writes the history").count() > before
+    });
+}
+
+#[test]
+fn a_row_is_written_for_a_transition_and_none_for_a_restart() {
+    let stack = board::up();
+    let pair = stack.member(EVE);
+    expect(&mut stack.client(&pair), 0, "Success!");
+    wait_until("she is online", || kinds(&stack, EVE) == "online");
+    assert_eq!(stack.sql("select since <= at and ip = '127.0.0.1' and server is not null from events"), "t");
+    let since = board::json(&board::host(&stack, &format!("/api/who/{EVE}")))["since"].clone();
+
+    kill_board(&stack);
+    restart_board(&stack);
+    assert_eq!(kinds(&stack, EVE), "online");
+    let again = board::json(&board::host(&stack, &format!("/api/who/{EVE}")))["since"].clone();
+    let seconds = |time: &Value| time.as_str().unwrap()[..19].to_owned();
+    assert_eq!(seconds(&again), seconds(&since), "the record knows since when");
+    // Further heartbeats write no row.
+    for _ in 0..3 {
+        expect(&mut stack.client(&pair), 0, "Success!");
+    }
+
+    // She leaves and comes back while no board looks.
+    kill_board(&stack);
+    silence(&stack, EVE);
+    restart_board(&stack);
+    wait_until("it is written", || kinds(&stack, EVE) == "online,offline");
+    assert_eq!(
+        stack.sql("select since = to_timestamp(last_seen_ns / 1000 / 1e6) from events join users using (email) where kind = 'offline'"),
+        "t",
+        "since the last sighting"
+    );
+    kill_board(&stack);
+    let dead = stack.sql("select watched_until from journal");
+    stack.sql("update users set good_until_ms = 1000000000, gone_after_ms = 1000000000");
+    restart_board(&stack);
+    assert_eq!(kinds(&stack, EVE), "online,offline,online");
+    assert_eq!(
+        stack.sql("select since from events order by id desc limit 1"),
+        dead,
+        "since when nobody looked"
+    );
+    assert_eq!(
+        stack.sql("select count(*) from events where email is null"),
+        "0",
+        "the server heard all the time"
+    );
+
+    let history = board::json(&board::host(&stack, &format!("/api/history/{EVE}")));
+    let told: Vec<&str> =
+        history["events"].as_array().unwrap().iter().map(|event| event["kind"].as_str().unwrap()).collect();
+    assert_eq!(told, ["online", "offline", "online"], "{history}");
+    let last = history["events"][2]["at"].as_str().unwrap();
+    let since = |since: &str| board::host(&stack, &format!("/api/history/{EVE}?since={since}"));
+    assert_eq!(board::json(&since(last))["events"].as_array().unwrap().len(), 1);
+    assert_eq!(board::json(&since("2999-01-01T00:00:00Z"))["events"].as_array().unwrap().len(), 0);
+    for (wrong, said) in [
+        ("yesterday", "such as 2026-11-28T09:00:00Z"),
+        ("", "such as"),
+        ("1960-01-01T00:00:00Z", "such as"),
+        ("%00", "such as"),
+        ("x&limit=1", "no parameter"),
+    ] {
+        let answer = since(wrong);
+        assert!(answer.status == 400 && answer.detail().contains(said), "{wrong}: {answer:?}");
+    }
+    assert_eq!(board::host(&stack, "/api/history/nobody@example.com").status, 404);
+    assert_eq!(board::host(&stack, "/api/history/nobody").status, 400);
+    assert_eq!(board::read(&stack, &pair, &[], &format!("/api/history/{EVE}")).status, 200);
+    let other = board::read(&stack, &stack.pair("client"), &[], &format!("/api/history/{EVE}"));
+    assert!(other.status == 403 && other.detail().contains("just user reads"), "{other:?}");
+    // Whoever is forgotten leaves no trace behind a board that runs.
+    expect(&mut stack.administer(&["user", "forget", EVE]), 0, "and 3 events");
+    wait_until("the board forgot her", || board::host(&stack, &format!("/api/who/{EVE}")).status == 404);
+    assert_eq!(kinds(&stack, EVE), "");
+}
+
+#[test]
+fn of_two_boards_one_writes_and_the_other_goes_on() {
+    let stack = board::up();
+    let pair = stack.member(EVE);
+    expect(&mut stack.client(&pair), 0, "Success!");
+    wait_until("she is online", || kinds(&stack, EVE) == "online");
+    let state = stack.state.join("second");
+    fs::create_dir_all(state.join("board")).unwrap();
+    let copied = stack
+        .command("cp")
+        .arg("-a")
+        .args([stack.state.join("board/proxy-credential"), state.join("board")])
+        .status();
+    assert!(copied.unwrap().success());
+    let mut second = stack.program("rollcall-board");
+    second
+        .env("ROLLCALL_STATE", &state)
+        .env("ROLLCALL_BOARD_LISTEN", format!("127.0.0.1:{}", free_port()))
+        .env("DATABASE_URL", stack.database_url());
+    let second = Running::start(&stack, second);
+    wait_until("it waits", || second.err().contains("another board writes the history"));
+    silence(&stack, EVE);
+    wait_until("she is offline", || kinds(&stack, EVE) == "online,offline");
+    kill_board(&stack);
+    wait_until("the second one writes", || second.err().contains("INFO  writes the history"));
+    expect(&mut stack.client(&pair), 0, "Success!");
+    wait_until("she is back", || kinds(&stack, EVE) == "online,offline,online");
+}
+
+#[test]
+fn an_outage_of_the_database_costs_no_transition() {
+    let stack = Builder::new().set("ROLLCALL_BOARD", "on").up_with_its_own_cluster();
+    let pair = stack.member(EVE);
+    expect(&mut stack.client(&pair), 0, "Success!");
+    wait_until("she is online", || kinds(&stack, EVE) == "online");
+    let board = stack.pid("board/pid");
+    crate::database::stop(&stack);
+    wait_until("it cannot write", || stack.log("board/log").contains("fails: "));
+    let mut start = stack.command("bash");
+    start.args(["-c", ". \"$0\"/stack/env; \"${as_postgres[@]}\" pg_ctl start -s -w -D \"$state/postgres/data\" -l \"$state/postgres/log\" -o \"-c listen_addresses= -c port=5432 -c unix_socket_directories='$state/postgres'\"", env!("CARGO_MANIFEST_DIR")]);
+    expect(&mut start, 0, "");
+    silence(&stack, EVE);
+    wait_until("she is offline", || kinds(&stack, EVE) == "online,offline");
+    assert_eq!(stack.pid("board/pid"), board);
+    assert_eq!(stack.log("board/log").matches("INFO  writes the history").count(), 2);
+    // The server could not hear meanwhile: one event for it, if the outage was long enough, and none a person.
+    assert_eq!(stack.sql("select count(*) from events where email = 'valid_user@qt-test.com'"), "0");
+}
+
+#[test]
+fn a_server_that_cannot_hear_is_one_event() {
+    let stack = board::up();
+    let emails: Vec<String> = (0..5).map(|i| format!("device{i}@example.com")).collect();
+    for email in &emails {
+        expect(&mut stack.client(&stack.member(email)), 0, "Success!");
+    }
+    wait_until("all are online", || stack.sql("select count(*) from events") == "5");
+    let server = stack.pid("server/pid");
+    signal("STOP", &[server]);
+    wait_until("it is deaf", || stack.sql("select count(*) from events where kind = 'deaf'") == "1");
+    kill_board(&stack);
+    signal("CONT", &[server]);
+    restart_board(&stack);
+    wait_until("it hears", || stack.sql("select kind from events order by id desc limit 1") == "hears");
+    assert_eq!(stack.sql("select count(*) from events"), "7");
+    assert_eq!(stack.sql("select count(distinct server) from events"), "1");
 }

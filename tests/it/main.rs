@@ -25,6 +25,7 @@ mod documents;
 mod group_commit;
 mod heartbeat;
 mod history;
+mod hooks;
 mod identities;
 mod identity;
 mod lan;
