@@ -45,7 +45,7 @@ pub async fn history(request: Request<Arc<State>>) -> Result<Response, Problem> 
 fn since(text: &str) -> Result<u64, Problem> {
     let time = humantime::parse_rfc3339(text).ok();
     let ns = time.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
-    ns.and_then(|ns| u64::try_from(ns.as_nanos()).ok()).ok_or_else(|| {
+    ns.map(|ns| u64::try_from(ns.as_nanos()).unwrap_or(u64::MAX)).ok_or_else(|| {
         Problem::new(
             StatusCode::BadRequest,
             format!("since is {text:?}: it is a time of RFC 3339 in UTC, such as 2026-11-28T09:00:00Z"),
