@@ -8,7 +8,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_std::channel::{Receiver, TryRecvError};
+use async_std::channel::Receiver;
 use async_std::future::timeout;
 use async_std::sync::Mutex;
 
@@ -101,11 +101,8 @@ impl Keeper {
 
     /// What has changed since the last look.
     fn take(&mut self) {
-        loop {
-            match self.changes.try_recv() {
-                Ok(change) => self.waiting.extend(event_of(&change)),
-                Err(TryRecvError::Empty | TryRecvError::Closed) => break,
-            }
+        while let Ok(change) = self.changes.try_recv() {
+            self.waiting.extend(event_of(&change));
         }
         let turned = self.turned(now_ns());
         self.noted(&turned);

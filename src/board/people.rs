@@ -139,6 +139,9 @@ pub enum Sort {
 /// A place in a list: that of its last person. Disabled, rank, time, email.
 pub type Place = (bool, u8, Reverse<u64>, String);
 
+/// Everybody, and the state of each.
+pub type States = Vec<(Arc<Person>, State)>;
+
 /// A part of the list.
 pub struct Query {
     /// Empty: all of them.
@@ -378,7 +381,7 @@ impl People {
     }
 
     /// Everybody's state, and the position of the last change that it has. `None` until everybody was read.
-    pub fn states(&self) -> Option<(u64, Vec<(Arc<Person>, State)>)> {
+    pub fn states(&self) -> Option<(u64, States)> {
         let memory = self.lock();
         let states =
             || memory.people.values().map(|entry| (Arc::clone(&entry.person), entry.state)).collect();
