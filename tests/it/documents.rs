@@ -21,7 +21,7 @@ use crate::stack::{Builder, Running, Stack, binaries, text};
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// The recipes that are a program of ours, whose flags they take.
-const PROGRAMS_OF_RECIPES: [(&str, &[&str]); 12] = [
+const PROGRAMS_OF_RECIPES: [(&str, &[&str]); 13] = [
     ("board", &["rollcall-board", "link"]),
     ("client", &["rollcall-client"]),
     ("listen", &["rollcall-listen"]),
@@ -33,6 +33,7 @@ const PROGRAMS_OF_RECIPES: [(&str, &[&str]); 12] = [
     ("revoke", &["rollcall-admin", "revoke"]),
     ("crl", &["rollcall-admin", "crl"]),
     ("ca", &["rollcall-admin", "ca", "replace"]),
+    ("history", &["rollcall-admin", "history"]),
     ("user", &["rollcall-admin", "user", "list"]),
 ];
 

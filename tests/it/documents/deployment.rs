@@ -59,7 +59,9 @@ locked_in() { # UNIT
             done
             mount -t tmpfs tmpfs /tmp
             for folder in / /etc /usr/local /var/lib; do if [ -w "$folder" ]; then exit 1; fi; done
-            exec setpriv --bounding-set "-all${BOUNDING,,}" --no-new-privs $PROGRAM'
+            while IFS= read -r program; do
+                setpriv --bounding-set "-all${BOUNDING,,}" --no-new-privs $program </dev/null
+            done <<<"$PROGRAM"'
     )
 }
 restart() { kill "$(cat "/var/lib/$1.pid")"; sleep 1; start "$1"; }
@@ -123,6 +125,7 @@ fn the_steps_make_a_host_and_devices() {
         "for which in server ca; do curl -fsS http://127.0.0.1:8000/metrics | grep '_not_after_timestamp_seconds{which=\"'$which'\"} '; done",
     );
     page::documented("stack/run rollcall-admin crl --if-due");
+    add(&block("install -d -m 0755 /etc/rollcall/hooks"));
     add("locked_in rollcall-crl.service");
     add(&block("stack/run rollcall-admin enrol alice@example.com"));
     add("rollcall-admin user list | grep -q '^alice@example.com .* 127.0.0.1:'");

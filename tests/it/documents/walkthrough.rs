@@ -183,6 +183,18 @@ fn people(clone: &Clone) {
     for line in ["just user reads EMAIL all", "just user reads EMAIL none|self|all"] {
         clone.types_as(line, "just user reads carol@example.com all", 0, "carol@example.com may see: all");
     }
+    for line in ["just history EMAIL", "just history EMAIL [--since 7d] [--json]"] {
+        clone.types_as(line, "just history carol@example.com --since 7d", 0, "");
+    }
+    clone.types_as("just user export EMAIL", "just user export carol@example.com", 0, "\"certificates\":[");
+    for line in ["just user forget EMAIL", "just user forget EMAIL…"] {
+        clone.types_as(
+            line,
+            "just user add erin@example.com; just user forget erin@example.com",
+            0,
+            "forgotten",
+        );
+    }
     clone.types("just user disable valid_user@qt-test.com", 0, "disabled");
     clone.runs("just up && just client", 77, "disabled");
     clone.runs("just user enable valid_user@qt-test.com && just client", 0, "Success!");
