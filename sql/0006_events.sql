@@ -19,12 +19,13 @@ create table if not exists events (
     ip     inet,
     -- The server that saw the person last, or that turned.
     server text collate "C",
-    primary key (id, at),
     check ((email is null) = (kind in ('deaf', 'hears'))),
     check (num_nonnulls(email, server) > 0)
 )
 partition by range (at);
 create table if not exists events_default partition of events default;
+-- Indexes, and no primary key: pg_dump --clean could not drop that of a partition.
+create index if not exists events_id on events (id);
 -- The history of a person, and of a server. The order is that of the writing: a clock may step.
 create index if not exists events_email on events (email, id);
 create index if not exists events_server on events (server, id) where email is null;

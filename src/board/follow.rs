@@ -32,6 +32,7 @@ pub async fn rows(store: Store, people: Arc<People>) {
             if !is_ready {
                 everybody(&store, &people).await?;
                 is_ready = true;
+                task::spawn(since(store.clone(), Arc::clone(&people)));
             }
             in_doubt(&store, &people).await?;
             turn.go_on(&store, &people).await
@@ -66,6 +67,14 @@ async fn everybody(store: &Store, people: &People) -> Result<(), Error> {
     people.ready();
     log::info!("knows {} people, read in {} ms", people.number_of_all(), began.elapsed().as_millis());
     Ok(())
+}
+
+/// Asks the record since when the people are online. Nobody waits for it.
+async fn since(store: Store, people: Arc<People>) {
+    match journal::online_since(&store).await {
+        Ok(since) => people.begin(since),
+        Err(error) => log::warn!("since when people are online is not known: {error}"),
+    }
 }
 
 async fn in_doubt(store: &Store, people: &People) -> Result<(), Error> {

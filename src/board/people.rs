@@ -59,8 +59,6 @@ struct Memory {
     servers: Vec<Server>,
     /// The emails behind the pseudonyms of the announcements, with the key.
     pseudonyms: Option<(Key, HashMap<Email, String>)>,
-    /// Since when somebody was online when the board began, if that is known.
-    online_since: HashMap<String, u64>,
     position: u64,
     log: VecDeque<Logged>,
     /// Their rows have to be read.
@@ -171,7 +169,6 @@ impl People {
             people: BTreeMap::new(),
             servers: Vec::new(),
             pseudonyms: pseudonyms.map(|key| (key, HashMap::new())),
-            online_since: HashMap::new(),
             position: 0,
             log: VecDeque::new(),
             doubtful: HashSet::new(),
@@ -189,16 +186,23 @@ impl People {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Since when people were online, as the record of the boards before has it. Call it before the first row comes.
+    /// Since when people were online when the board began, as the record of the boards before has it.
     pub fn begin(&self, online_since: HashMap<String, u64>) {
-        self.lock().online_since = online_since;
+        let mut memory = self.lock();
+        for (email, since_ns) in online_since {
+            if let Some(entry) = memory.people.get_mut(&email)
+                && entry.state == State::Online
+                && entry.since_ns.is_none()
+            {
+                entry.since_ns = Some(since_ns);
+            }
+        }
     }
 
     /// Everybody has been read.
     pub fn ready(&self) {
         let mut memory = self.lock();
         memory.is_ready = true;
-        memory.online_since = HashMap::new();
     }
 
     /// Rows that were read just now.
@@ -221,7 +225,8 @@ impl People {
         let heard = State::of(row.window.as_ref(), Clock { is_deaf: false, ..clock });
         let Some(entry) = memory.people.get(&row.email) else {
             let since_ns = match (heard, memory.is_ready) {
-                (State::Online, false) => memory.online_since.get(&row.email).copied().or(Some(now_ns)),
+                // Only the record knows.
+                (State::Online, false) => None,
                 _ => began(heard, &row, now_ns),
             };
             if let Some((key, emails)) = &mut memory.pseudonyms
