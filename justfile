@@ -161,7 +161,7 @@ layers:
     client   | cli files keyfile x509                          | async_tls rustls webpki httparse
     listener | cli files keyfile prometheus protocol lan       |
     server   | cli files keyfile x509 prometheus protocol lan store http | tide ring
-    board    | cli files http keyfile protocol lan store       | tide ring nix
+    board    | cli files http keyfile prometheus protocol lan store | tide ring nix
     stack    | cli files http keyfile lan server               | nix ring
     admin    | cli files http keyfile x509 protocol store stack | ring
     doctor   | cli files keyfile x509 protocol lan store server stack | nix

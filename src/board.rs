@@ -11,6 +11,7 @@
 //! | the history: a row a transition, and one call | [`journal`], [`history`] |
 //! | the programs that are told of each event | [`hooks`] |
 //! | the page | [`page`] |
+//! | the counts for Prometheus | [`metrics`] |
 
 use std::io;
 use std::net::SocketAddr;
@@ -38,6 +39,7 @@ mod history;
 mod hooks;
 mod journal;
 mod link;
+mod metrics;
 mod page;
 pub mod people;
 mod query;

@@ -60,6 +60,8 @@ struct Memory {
     /// The emails behind the pseudonyms of the announcements, with the key.
     pseudonyms: Option<(Key, HashMap<Email, String>)>,
     position: u64,
+    /// Changes to each state, in the order of [`State::ALL`].
+    transitions: [u64; 5],
     log: VecDeque<Logged>,
     /// Their rows have to be read.
     doubtful: HashSet<String>,
@@ -170,6 +172,7 @@ impl People {
             servers: Vec::new(),
             pseudonyms: pseudonyms.map(|key| (key, HashMap::new())),
             position: 0,
+            transitions: [0; 5],
             log: VecDeque::new(),
             doubtful: HashSet::new(),
             waiting: Vec::new(),
@@ -291,6 +294,10 @@ impl People {
         at_ns: u64,
     ) {
         memory.position += 1;
+        if let Some(to) = to.filter(|to| from != Some(*to)) {
+            memory.transitions
+                [State::ALL.iter().position(|state| *state == to).expect("it is one of all")] += 1;
+        }
         let position = memory.position;
         let email = person.email.clone();
         let change = Change { position, at_ns, email, from, to, since_ns, person: Arc::clone(person) };
@@ -405,6 +412,11 @@ impl People {
     /// A position as it is handed out.
     pub fn name(&self, position: u64) -> String {
         format!("{}.{position}", self.board)
+    }
+
+    /// Changes to each state, in the order of [`State::ALL`].
+    pub fn transitions_to(&self) -> [u64; 5] {
+        self.lock().transitions
     }
 
     /// The number of a position that this board handed out.

@@ -1,7 +1,7 @@
 //! The calls of the board: the answer to each request. [`app`] needs no port.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_std::future::timeout;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use super::people::{Event, Look, People};
 use super::query::{self, Parameters, cursor, decode, gone};
 use super::readers::{Reader, Readers};
 use super::stream::{self, Streams};
-use super::{history, page, time};
+use super::{history, metrics, page, time};
 use crate::http::problem::{Problem, Program, answer};
 use crate::protocol::status::Email;
 use crate::store::Store;
@@ -27,11 +27,18 @@ pub struct State {
     pub readers: Arc<Readers>,
     pub streams: Arc<Streams>,
     pub store: Store,
+    pub started: SystemTime,
 }
 
 impl State {
     pub fn new(people: Arc<People>, readers: Readers, store: Store) -> Self {
-        Self { people, readers: Arc::new(readers), streams: Arc::default(), store }
+        Self {
+            people,
+            readers: Arc::new(readers),
+            streams: Arc::default(),
+            store,
+            started: SystemTime::now(),
+        }
     }
 }
 
@@ -51,6 +58,7 @@ pub fn app(state: State) -> tide::Server<Arc<State>> {
     app.at("/api/stream").all(|request| answer(request, stream::stream));
     app.at("/api/history/:email").all(|request| answer(request, history::history));
     app.at("/api/openapi.json").all(|request| answer(request, openapi));
+    app.at("/metrics").all(|request| answer(request, metrics::metrics));
     app.at("/code").all(|request| answer(request, code));
     app.at("/livez").get(|_| async { Ok(Response::new(StatusCode::NoContent)) });
     app.at("/readyz").get(|request| answer(request, readyz));
@@ -227,7 +235,7 @@ async fn readyz(request: Request<Arc<State>>) -> Result<Response, Problem> {
     request.state().people.look().map(|_| Response::new(StatusCode::NoContent)).ok_or_else(not_ready)
 }
 
-async fn elsewhere(request: Request<Arc<State>>) -> Result<Response, Problem> {
+pub async fn elsewhere(request: Request<Arc<State>>) -> Result<Response, Problem> {
     request.state().readers.reader(&request).await?;
     Err(Problem::new(StatusCode::NotFound, "there is nothing here; /api/openapi.json has the calls"))
 }

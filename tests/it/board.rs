@@ -509,3 +509,24 @@ fn a_server_that_stands_still_makes_its_people_unknown() {
     wait_until("it is online again", || state() == "online");
     drop(beats);
 }
+
+#[test]
+fn prometheus_is_told_how_many_are_in_which_state() {
+    let stack = up();
+    let client = stack.pair("client");
+    expect(&mut stack.client(&client), 0, "Success!");
+    wait_until("it is counted", || {
+        let page = host(&stack, "/metrics");
+        assert_eq!(page.status, 200, "{page:?}");
+        assert!(!page.body.contains('@'), "an email in {}", page.body);
+        let has = |line: &str| page.body.lines().any(|one| one == line);
+        has("rollcall_people{state=\"online\"} 1")
+            && has("rollcall_people{state=\"never\"} 0")
+            && has("rollcall_people{state=\"disabled\"} 0")
+            && has("rollcall_transitions_total{to=\"online\"} 1")
+            && page.body.contains("rollcall_server_hears{server=\"")
+    });
+    assert_eq!(direct(&stack, &[], "/metrics").status, 401);
+    // nginx forwards none of it.
+    assert_eq!(read(&stack, &client, &[], "/metrics").status, 404);
+}

@@ -248,12 +248,13 @@ fn the_listener_counts_while_it_runs_and_survives_a_file_that_cannot_be_written(
 fn all_types(stack: &Stack) -> BTreeMap<String, String> {
     let mut types = types(&page(stack));
     types.extend(self::types(&listened(stack)));
+    types.extend(self::types(&crate::board::host(stack, "/metrics").body));
     types
 }
 
 #[test]
 fn the_documents_and_the_rules_name_the_metrics_that_exist() {
-    let stack = Stack::server();
+    let stack = crate::board::up();
     let types = all_types(&stack);
     let read = |file: &str| fs::read_to_string(Path::new(ROOT).join(file)).unwrap();
     let table: BTreeMap<String, String> = read("docs/reference.md")
