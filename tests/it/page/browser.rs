@@ -1,17 +1,16 @@
 //! A real browser: Debian's chromium without a screen, driven by chromedriver (WebDriver, over HTTP).
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::program::{Running, needs, wait_until};
+use crate::program::{PATIENCE, Running, needs, wait_until};
 use crate::stack::{Stack, free_port, text};
 
 /// None of them asks anybody outside of this machine.
@@ -69,17 +68,32 @@ impl Browser {
 
     #[track_caller]
     fn ask(&self, method: &str, path: &str, body: &Value) -> Value {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let body = if method == "POST" { body.to_string() } else { String::new() };
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n", body.len());
-        stream.write_all(format!("{head}Connection: close\r\n\r\n{body}").as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer:?}"));
-        let value = serde_json::from_str::<Value>(body).unwrap_or_else(|error| panic!("{error}: {answer}"));
+        let (head, body) = self.exchange(method, path, &body).unwrap();
+        let value = serde_json::from_str::<Value>(&body).unwrap_or_else(|error| panic!("{error}: {body}"));
         assert!(head.starts_with("HTTP/1.1 200"), "{path}: {value}");
         value["value"].clone()
+    }
+
+    /// It leaves the connection open: the answer ends with its body.
+    fn exchange(&self, method: &str, path: &str, body: &str) -> io::Result<(String, String)> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let len = body.len();
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len}\r\n\r\n{body}")?;
+        let (mut reader, mut head, mut len) = (BufReader::new(stream), String::new(), 0);
+        while !head.ends_with("\r\n\r\n") {
+            let start = head.len();
+            if reader.read_line(&mut head)? == 0 {
+                break;
+            }
+            if let Some(value) = head[start..].to_lowercase().strip_prefix("content-length:") {
+                len = value.trim().parse().map_err(io::Error::other)?;
+            }
+        }
+        let mut body = vec![0; len];
+        reader.read_exact(&mut body)?;
+        Ok((head, String::from_utf8_lossy(&body).into_owned()))
     }
 
     #[track_caller]
@@ -182,10 +196,10 @@ impl Browser {
         self.devtools("Emulation.setEmulatedMedia", json!({ "features": features }));
     }
 
-    /// A picture of the window.
+    /// A picture of the window, as WebP.
     pub fn picture(&self, file: &Path) -> Vec<u8> {
-        let picture = self.ask("GET", &format!("{}/screenshot", self.session), &Value::Null);
-        let picture = STANDARD.decode(picture.as_str().unwrap()).unwrap();
+        let picture = self.devtools("Page.captureScreenshot", json!({ "format": "webp", "quality": 88 }));
+        let picture = STANDARD.decode(picture["data"].as_str().unwrap()).unwrap();
         fs::write(file, &picture).unwrap();
         picture
     }
@@ -205,12 +219,7 @@ impl Browser {
 impl Drop for Browser {
     /// Its processes end with the session.
     fn drop(&mut self) {
-        if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.port)) {
-            let end = format!("DELETE {} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", self.session);
-            let _ = stream.write_all(end.as_bytes());
-            let _ = stream.set_read_timeout(Some(Duration::from_secs(10)));
-            let _ = stream.read_to_end(&mut Vec::new());
-        }
+        let _ = self.exchange("DELETE", &self.session, "");
     }
 }
 

@@ -9,19 +9,20 @@ const NAMES: &str = "array['ada','ben','chloe','dinah','emil','farah','goran','h
 /// So many, of whom `sick` are late or offline, in about the parts of a fleet.
 fn fleet(stack: &Stack, many: u32) {
     stack.sql(&format!(
-        "delete from users;
+        "truncate users cascade;
          insert into users (email, last_seen_ns, ip, port, server, good_until_ms, gone_after_ms, every_s)
          select email, last_seen_ns, ip, port, name, good, gone, every_s from (
-             select n, ({NAMES})[1 + n % 26] || (case when n < 26 then '' else '.' || n / 26 end)
-                        || (array['@example.com','@lab.example.com','@shop.example.com'])[1 + n % 3] as email,
+             select n, ({NAMES})[(1 + n % 26)::int] || (case when n < 26 then '' else '.' || n / 26 end)
+                        || (array['@example.com','@lab.example.com','@shop.example.com'])[(1 + n % 3)::int] as email,
                     extract(epoch from now())::bigint * 1000000000 - (case when sick = 2 then 4000 + n * 977 % 90000
                         when sick = 1 then 35 + n % 41 else n % 29 end) * 1000000000::bigint
                         - n * 999983 % 1000000000 as last_seen_ns,
                     ('192.0.2.0'::inet + n % 250 + 1) as ip, 40000 + n % 20000 as port, name,
                     case when sick > 0 then 0 else heard_ms + 900000000 end as good,
-                    case when sick = 2 then 0 else heard_ms + 900000000 end as gone, 30 as every_s, sick
-               from servers, generate_series(0, {many} - 1) as n,
-                    lateral (select case when {many} < 10 then (array[0, 2, 1])[1 + n % 3]
+                    case when sick = 2 then 0 else heard_ms + 900000000 end as gone,
+                    case when sick > 0 then 1 else 30 end as every_s, sick
+               from servers, generate_series(0::bigint, {many} - 1) as n,
+                    lateral (select case when {many} < 10 then (array[0, 2, 1])[(1 + n % 3)::int]
                                          when n % 97 = 5 then 2 when n % 61 = 3 then 1 else 0 end as sick) as fate
          ) as people;
          insert into certificates (serial_number, email, fingerprint, not_after, last_used_ns)
@@ -48,18 +49,23 @@ fn pictures_of_three_and_a_thousand_and_a_hundred_thousand() {
         assert!(up.status.success(), "{}", text(&up));
         browser.open(&link(&stack));
         browser.wait_for("the page is live", "document.querySelector('#live').textContent == 'Live'");
-        let rows = browser.value("document.querySelectorAll('tbody tr').length");
-        assert_eq!(rows, if many < 200 { json!(many) } else { json!(200) });
+        // `stack/up` enrols one of its own.
+        stack.sql(
+            "delete from certificates where email = 'valid_user@qt-test.com';
+             delete from users where email = 'valid_user@qt-test.com'",
+        );
+        let rows = many.min(200);
+        browser.wait_for("a page is full", &format!("document.querySelectorAll('tbody tr').length == {rows}"));
+        browser.wait_for("the worst is known", "document.querySelector('tbody tr').dataset.state == 'offline'");
         browser.wait_for("the list was read again", "performance.getEntriesByType('resource').length > 4");
         for (name, width, height, scheme) in
             [("desktop", 1280, 720, "light"), ("dark", 1280, 720, "dark"), ("phone", 360, 640, "light")]
         {
             browser.size(width, height);
             browser.scheme(scheme);
-            let picture = browser.picture(&folder.join(format!("{many}-{name}.png")));
-            assert!(picture.starts_with(b"\x89PNG") && picture.len() < 150_000, "{} bytes", picture.len());
+            let picture = browser.picture(&folder.join(format!("{many}-{name}.webp")));
+            assert!(picture.starts_with(b"RIFF") && picture.len() < 150_000, "{} bytes", picture.len());
         }
         browser.size(1280, 720);
     }
-    std::thread::sleep(Duration::ZERO);
 }
