@@ -411,9 +411,8 @@ mod tests {
     #[test]
     fn ages_and_numbers_are_short() {
         let said = [0, 59, 60, 599, 600, 3599, 3600, 86_399, 86_400, 863_999, 864_000].map(age);
-        let expected = [
-            "0s", "59s", "1m 0s", "9m 59s", "10m", "59m", "1h 0m", "23h 59m", "1d 0h", "9d 23h", "10d",
-        ];
+        let expected =
+            ["0s", "59s", "1m 0s", "9m 59s", "10m", "59m", "1h 0m", "23h 59m", "1d 0h", "9d 23h", "10d"];
         assert_eq!(said, expected);
         let numbers = [0_u64, 999, 1000, 100_000, 1_234_567].map(|count| number(&count.into()));
         assert_eq!(numbers, ["0", "999", "1,000", "100,000", "1,234,567"]);

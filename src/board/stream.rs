@@ -25,7 +25,7 @@ use super::time;
 use crate::cli::now_ns;
 use crate::http::problem::Problem;
 
-/// A comment shows that the connection lives.
+/// A comment and a ping show that the connection lives.
 const COMMENT: Duration = Duration::from_secs(15);
 /// How often it is asked whether the reader may still read.
 const CHECK: Duration = Duration::from_secs(10);
@@ -222,7 +222,7 @@ impl Feed {
     fn ping(&self, text: &mut String) {
         let as_of = self.people.look().map(|look| time(look.as_of_ns));
         let json = json!({ "now": time(now_ns()), "as_of": as_of });
-        *text += &format!(":\nevent: ping\ndata: {json}\n\n");
+        *text += &format!(":\n\nevent: ping\ndata: {json}\n\n");
     }
 
     fn say(&self, text: &mut String, kind: &str, position: u64, json: &str) {

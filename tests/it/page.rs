@@ -79,10 +79,10 @@ fn a_browser_with_a_certificate_sees_a_person_come_and_go() {
     let Some(()) = needs_root("a policy of the browser, which chooses the certificate") else { return };
     let stack = up();
     expect(
-        stack.tool("stack/run").args(["rollcall-admin", "enrol", "reader@example.com", "--p12"]).env(
-            "ROLLCALL_P12_PASSWORD",
-            "only for this test",
-        ),
+        stack
+            .tool("stack/run")
+            .args(["rollcall-admin", "enrol", "reader@example.com", "--p12"])
+            .env("ROLLCALL_P12_PASSWORD", "only for this test"),
         0,
         "reader@example.com.p12",
     );
@@ -95,7 +95,13 @@ fn a_browser_with_a_certificate_sees_a_person_come_and_go() {
     let choice = json!({ "pattern": stack.url(), "filter": {} }).to_string();
     let policy = json!({ "AutoSelectCertificateForUrls": [choice] });
     fs::write(policies.join("rollcall.json"), policy.to_string()).unwrap();
-    driver.args(["--mount", "sh", "-ec", "mount --bind \"$1\" /etc/chromium; shift; exec chromedriver \"$@\"", "sh"]);
+    driver.args([
+        "--mount",
+        "sh",
+        "-ec",
+        "mount --bind \"$1\" /etc/chromium; shift; exec chromedriver \"$@\"",
+        "sh",
+    ]);
     driver.arg(&etc);
     let store = stack.state.join(".pki/nssdb");
     fs::create_dir_all(&store).unwrap();
@@ -118,9 +124,13 @@ fn a_browser_with_a_certificate_sees_a_person_come_and_go() {
     let beating = stack.beating(&someone, "1s");
     browser.wait_for("the person is online", &format!("{state} == 'online'"));
     browser.wait_for("the tab says so", "document.title.startsWith('1 online')");
-    browser.wait_for("the number says so", "document.querySelector('[data-state=online] b').textContent == '1'");
+    browser
+        .wait_for("the number says so", "document.querySelector('[data-state=online] b').textContent == '1'");
     // Those who cannot see are told too.
-    browser.wait_for("it is said", "document.querySelector('#said').textContent == 'someone@example.com is online'");
+    browser.wait_for(
+        "it is said",
+        "document.querySelector('#said').textContent == 'someone@example.com is online'",
+    );
     // Each heartbeat shows, and not only each change.
     let seen = "document.querySelector('tr[data-email=\"someone@example.com\"] .seen time').dateTime";
     let first = browser.value(seen);
@@ -195,10 +205,16 @@ fn rows_keep_their_place_under_the_pointer() {
     browser.point(200, over.as_f64().unwrap() as u32 + 4);
     turn(&stack, &before[4], "offline");
     browser.wait_for("the row says it", &format!("{} == 'offline'", state_of(&before[4])));
-    browser.wait_for("the button says it", "document.querySelector('#moved').innerText == '1 moved: put in order'");
+    browser.wait_for(
+        "the button says it",
+        "document.querySelector('#moved').innerText == '1 moved: put in order'",
+    );
     assert_eq!(emails(&browser), before);
     people(&stack, "values ('new@example.com')", "late");
-    browser.wait_for("the button says it", "document.querySelector('#moved').innerText == '2 moved: put in order'");
+    browser.wait_for(
+        "the button says it",
+        "document.querySelector('#moved').innerText == '2 moved: put in order'",
+    );
     assert_eq!(emails(&browser), before);
     browser.click("#moved");
     let now = emails(&browser);
@@ -209,7 +225,10 @@ fn rows_keep_their_place_under_the_pointer() {
     browser.point(5, 5);
     browser.value("document.querySelector('thead a').focus()");
     turn(&stack, &before[0], "offline");
-    browser.wait_for("the button says it", "document.querySelector('#moved').innerText == '1 moved: put in order'");
+    browser.wait_for(
+        "the button says it",
+        "document.querySelector('#moved').innerText == '1 moved: put in order'",
+    );
     assert_eq!(emails(&browser), now);
     // Without either the table is in order at once.
     browser.value("document.activeElement.blur()");
@@ -225,9 +244,7 @@ fn the_page_is_whole_without_javascript() {
     people(&stack, "values ('late@example.com')", "late");
     people(&stack, "values ('new+tag@example.com')", "never");
     stack.sql("update users set disabled_at = now() where email = 'valid_user@qt-test.com'");
-    let who = |state: &str| {
-        stack.sql(&format!("select count(*) from users where {state}"))
-    };
+    let who = |state: &str| stack.sql(&format!("select count(*) from users where {state}"));
     assert_eq!(who("good_until_ms = 0"), "3");
     let Some(browser) = Browser::start(&stack) else { return };
     browser.devtools("Emulation.setScriptExecutionDisabled", json!({ "value": true }));
@@ -309,9 +326,13 @@ fn nobody_writes_into_the_page() {
     is_there("<svg/onload=document.title='owned'>@example.com");
     browser.open(&browser.address());
     is_there("<svg/onload=document.title='owned'>@example.com");
-    assert_eq!(browser.value("document.querySelectorAll('tbody :is(img, script, svg, b), body > script').length"), 0);
+    assert_eq!(
+        browser.value("document.querySelectorAll('tbody :is(img, script, svg, b), body > script').length"),
+        0
+    );
     assert_ne!(browser.value("document.title"), "owned");
-    let answer = stack.curl(Some(&stack.pair("client")), &["-X", "GET", "-H", "Accept: text/html", "/?q=%3Cscript%3E"]);
+    let answer = stack
+        .curl(Some(&stack.pair("client")), &["-X", "GET", "-H", "Accept: text/html", "/?q=%3Cscript%3E"]);
     assert_eq!(answer.status, 403);
     assert!(answer.body.contains("just user reads valid_user@qt-test.com all"), "{answer:?}");
     let head = answer.head.to_lowercase();
@@ -353,7 +374,10 @@ fn axe_finds_nothing() {
     let Some(axe) = axe() else { return };
     let stack = up();
     for (state, emails) in [
-        ("online", "select 'a-rather-long-name-of-a-device-' || n || '@workshop.example.com' from generate_series(1, 210) as n"),
+        (
+            "online",
+            "select 'a-rather-long-name-of-a-device-' || n || '@workshop.example.com' from generate_series(1, 210) as n",
+        ),
         ("late", "values ('carol@example.com')"),
         ("offline", "values ('bob@example.com')"),
         ("never", "values ('dave@example.com')"),
@@ -379,7 +403,10 @@ fn axe_finds_nothing() {
     // All the lines that trouble adds.
     let server = stack.pid("server/pid");
     signal("STOP", &[server]);
-    browser.wait_for("the server is deaf", "document.querySelector('#servers').innerText.includes('cannot hear since')");
+    browser.wait_for(
+        "the server is deaf",
+        "document.querySelector('#servers').innerText.includes('cannot hear since')",
+    );
     browser.wait_for(
         "its people are unknown",
         "document.title.startsWith('212 unknown') && document.querySelectorAll('tr[data-state=unknown]').length > 0",

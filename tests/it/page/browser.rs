@@ -134,14 +134,18 @@ impl Browser {
         }));
         if is_so.is_err() {
             let shown = self.value("document.documentElement.innerText");
-            panic!("in vain until {event}: {condition} is {last}; the page says:\n{}", shown.as_str().unwrap_or(""));
+            panic!(
+                "in vain until {event}: {condition} is {last}; the page says:\n{}",
+                shown.as_str().unwrap_or("")
+            );
         }
     }
 
     /// The value of an expression that is a promise.
     #[track_caller]
     pub fn promised(&self, expression: &str) -> Value {
-        let script = format!("const done = arguments[0]; ({expression}).then(done, (error) => done(String(error)))");
+        let script =
+            format!("const done = arguments[0]; ({expression}).then(done, (error) => done(String(error)))");
         self.command("execute/async", json!({ "script": script, "args": [] }))
     }
 

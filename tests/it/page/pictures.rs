@@ -55,8 +55,10 @@ fn pictures_of_three_and_a_thousand_and_a_hundred_thousand() {
              delete from users where email = 'valid_user@qt-test.com'",
         );
         let rows = many.min(200);
-        browser.wait_for("a page is full", &format!("document.querySelectorAll('tbody tr').length == {rows}"));
-        browser.wait_for("the worst is known", "document.querySelector('tbody tr').dataset.state == 'offline'");
+        browser
+            .wait_for("a page is full", &format!("document.querySelectorAll('tbody tr').length == {rows}"));
+        browser
+            .wait_for("the worst is known", "document.querySelector('tbody tr').dataset.state == 'offline'");
         browser.wait_for("the list was read again", "performance.getEntriesByType('resource').length > 4");
         for (name, width, height, scheme) in
             [("desktop", 1280, 720, "light"), ("dark", 1280, 720, "dark"), ("phone", 360, 640, "light")]
@@ -68,4 +70,8 @@ fn pictures_of_three_and_a_thousand_and_a_hundred_thousand() {
         }
         browser.size(1280, 720);
     }
+    browser.scheme("light");
+    signal("KILL", &[stack.pid("board/pid")]);
+    browser.wait_for("it is said", "!document.querySelector('#down').hidden");
+    browser.picture(&folder.join("not-live.webp"));
 }
