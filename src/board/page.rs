@@ -166,9 +166,9 @@ fn filters(view: View, words: &[&str], counts: &Value) -> String {
         let is_rare = matches!(word, "unknown" | "disabled");
         let is_chosen = words.contains(&word);
         let hidden = if is_rare && !is_chosen && counts[word] == 0 { " hidden" } else { "" };
-        let _ = write!(
+        let _ = writeln!(
             list,
-            "<li data-state=\"{word}\"{hidden}><a href=\"{}\"{}><b>{}</b> <i></i>{word}</a></li>\n",
+            "<li data-state=\"{word}\"{hidden}><a href=\"{}\"{}><b>{}</b> <i></i>{word}</a></li>",
             Text(&address(View { state: word, ..first }, None)),
             is_current(is_chosen),
             number(&counts[word])
