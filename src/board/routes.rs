@@ -59,6 +59,9 @@ pub fn app(state: State) -> tide::Server<Arc<State>> {
     app.at("/api/history/:email").all(|request| answer(request, history::history));
     app.at("/api/openapi.json").all(|request| answer(request, openapi));
     app.at("/metrics").all(|request| answer(request, metrics::metrics));
+    for (path, ..) in page::FILES {
+        app.at(path).all(|request| answer(request, file));
+    }
     app.at("/code").all(|request| answer(request, code));
     app.at("/livez").get(|_| async { Ok(Response::new(StatusCode::NoContent)) });
     app.at("/readyz").get(|request| answer(request, readyz));
@@ -82,13 +85,25 @@ pub async fn reader(request: &Request<Arc<State>>) -> Result<Reader, Problem> {
 }
 
 async fn front(request: Request<Arc<State>>) -> Result<Response, Problem> {
-    let readers = &request.state().readers;
+    let shown = shown(&request).await;
+    match page::is_for_a_browser(request.header("Accept")) {
+        true => shown.map_err(|problem| {
+            let page = page::problem(&problem);
+            problem.with_page(page)
+        }),
+        false => shown,
+    }
+}
+
+async fn shown(request: &Request<Arc<State>>) -> Result<Response, Problem> {
+    let state = request.state();
+    let readers = &state.readers;
     let parameters = Parameters::of(request.url().query(), &["code", "state", "q", "sort", "after"])?;
     if let Some(code) = parameters.get("code")
-        && Readers::is_direct(&request)
+        && Readers::is_direct(request)
         && request.method() == Method::Get
     {
-        readers.must_be_here(&request)?;
+        readers.must_be_here(request)?;
         return Ok(Response::builder(StatusCode::SeeOther)
             .header("Location", "/")
             .header("Set-Cookie", readers.redeem(code)?)
@@ -96,9 +111,27 @@ async fn front(request: Request<Arc<State>>) -> Result<Response, Problem> {
             .header("Referrer-Policy", "no-referrer")
             .build());
     }
-    let reader = reader(&request).await?;
+    let reader = reader(request).await?;
     readers.must_see_all(&reader).await?;
-    Ok(page::page())
+    let query = parameters.list(&state.people)?;
+    let (look, people, end) = state.people.list(&query).ok_or_else(not_ready)?;
+    let next = end.map(|end| cursor(&state.people, query.sort, &end));
+    let view = page::View {
+        state: parameters.get("state").unwrap_or_default(),
+        q: parameters.get("q").unwrap_or_default(),
+        sort: query.sort,
+        is_later: query.after.is_some(),
+    };
+    Ok(page::page(view, &look, &people, next.as_deref()))
+}
+
+/// A file of the page.
+async fn file(request: Request<Arc<State>>) -> Result<Response, Problem> {
+    reader(&request).await?;
+    let known = request.header("If-None-Match").map(|values| values.last().as_str());
+    let found = page::FILES.iter().find(|(path, ..)| *path == request.url().path());
+    let (_, kind, text) = found.expect("the router knows these paths alone");
+    Ok(page::file(kind, text, known))
 }
 
 async fn who(request: Request<Arc<State>>) -> Result<Response, Problem> {

@@ -13,6 +13,7 @@ use async_std::future::timeout;
 use async_std::io::{BufReader, Read};
 use async_std::stream::Stream;
 use async_std::task;
+use serde_json::json;
 use tide::http::Method;
 use tide::{Body, Request, Response, StatusCode};
 
@@ -20,9 +21,11 @@ use super::people::{Event, People};
 use super::query::Parameters;
 use super::readers::{Reader, Readers};
 use super::routes::{State, head, not_ready, reader};
+use super::time;
+use crate::cli::now_ns;
 use crate::http::problem::Problem;
 
-/// A comment shows that the connection lives.
+/// A comment and a ping show that the connection lives.
 const COMMENT: Duration = Duration::from_secs(15);
 /// How often it is asked whether the reader may still read.
 const CHECK: Duration = Duration::from_secs(10);
@@ -145,6 +148,7 @@ impl Feed {
     async fn run(self, position: Option<u64>) {
         let woken = self.people.wait();
         let mut text = "retry: 2000\n\n".to_owned();
+        self.ping(&mut text);
         let mut position = self.begin(position, &mut text);
         let (mut comment, mut check) = (Instant::now() + COMMENT, Instant::now() + CHECK);
         loop {
@@ -165,7 +169,8 @@ impl Feed {
             }
             let now = Instant::now();
             if now >= comment {
-                text.push_str(":\n\n");
+                comment = now + COMMENT;
+                self.ping(&mut text);
             }
             if now >= check {
                 check = now + CHECK;
@@ -174,7 +179,6 @@ impl Feed {
                 }
             }
             if !text.is_empty() {
-                comment = now + COMMENT;
                 let part = std::mem::take(&mut text).into_bytes();
                 if !matches!(timeout(UNREAD, self.write.send(part)).await, Ok(Ok(()))) {
                     return;
@@ -212,6 +216,13 @@ impl Feed {
             let counts = head(&self.people, look)["counts"].to_string();
             self.say(text, "counts", position, &counts);
         }
+    }
+
+    /// A comment, which no page can see, and for pages an event: the time, and that of the last good look at the database.
+    fn ping(&self, text: &mut String) {
+        let as_of = self.people.look().map(|look| time(look.as_of_ns));
+        let json = json!({ "now": time(now_ns()), "as_of": as_of });
+        *text += &format!(":\n\nevent: ping\ndata: {json}\n\n");
     }
 
     fn say(&self, text: &mut String, kind: &str, position: u64, json: &str) {

@@ -15,15 +15,21 @@ pub struct Problem {
     pub status: StatusCode,
     pub detail: String,
     header: Option<(&'static str, &'static str)>,
+    page: Option<Box<Response>>,
 }
 
 impl Problem {
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), header: None }
+        Self { status, detail: detail.into(), header: None, page: None }
     }
 
     pub fn with_header(self, name: &'static str, value: &'static str) -> Self {
         Self { header: Some((name, value)), ..self }
+    }
+
+    /// This is the answer, instead of JSON.
+    pub fn with_page(self, page: Response) -> Self {
+        Self { page: Some(Box::new(page)), ..self }
     }
 }
 
@@ -38,10 +44,13 @@ impl Problem {
             "detail": problem.detail,
             "by": P::NAME,
         });
-        let mut response = Response::builder(problem.status)
-            .content_type("application/problem+json")
-            .body(body.to_string())
-            .build();
+        let json = || {
+            Response::builder(problem.status)
+                .content_type("application/problem+json")
+                .body(body.to_string())
+                .build()
+        };
+        let mut response = problem.page.map_or_else(json, |page| *page);
         if let Some((name, value)) = problem.header {
             response.insert_header(name, value);
         }

@@ -35,6 +35,7 @@ mod listener;
 mod logs_and_disk;
 mod metrics;
 mod own_parts;
+mod page;
 mod presence;
 mod privacy;
 mod promises;

@@ -289,7 +289,10 @@ fn promtool_takes_the_pages_and_the_rules() {
     }
     let deploy = Path::new(ROOT).join("deploy/prometheus");
     expect(
-        stack.command("promtool").args(["check", "config", "--syntax-only"]).arg(deploy.join("prometheus.yml")),
+        stack
+            .command("promtool")
+            .args(["check", "config", "--syntax-only"])
+            .arg(deploy.join("prometheus.yml")),
         0,
         "rules found",
     );
