@@ -353,7 +353,7 @@ fn axe() -> Option<String> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/axe/node_modules/axe-core/axe.min.js");
     let axe = fs::read_to_string(file);
     if axe.is_err() {
-        guardian::skip("axe-core is missing; stack/setup --tests installs it where there is npm");
+        guardian::skip("axe-core is missing; stack/setup --tests installs it");
     }
     axe.ok()
 }
