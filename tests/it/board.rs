@@ -530,3 +530,21 @@ fn prometheus_is_told_how_many_are_in_which_state() {
     // nginx forwards none of it.
     assert_eq!(read(&stack, &client, &[], "/metrics").status, 404);
 }
+
+/// nginx forwards a fixed list of headers that it wrote itself.
+#[test]
+fn nobody_reads_by_another_name() {
+    let stack = up();
+    let pair = stack.member("own@example.com");
+    stack.member("other@example.com");
+    let token = format!("Authorization: Bearer {}", token(&stack));
+    let credential = fs::read_to_string(stack.state.join("board/proxy-credential")).unwrap();
+    let credential = format!("X-Proxy-Credential: {}", credential.trim());
+    let forged =
+        ["X-Subject-CN: other@example.com", "X-Client-Serial: 09", "Host: 127.0.0.1", &token, &credential];
+    let headers: Vec<&str> = forged.iter().flat_map(|header| ["-H", header]).collect();
+    wait_until("the board knows them", || read(&stack, &pair, &[], "/api/me").status == 200);
+    assert_eq!(json(&read(&stack, &pair, &headers, "/api/me"))["email"], "own@example.com");
+    assert_eq!(read(&stack, &pair, &headers, "/api/who/other@example.com").status, 403);
+    assert_eq!(read(&stack, &pair, &headers, "/metrics").status, 404);
+}

@@ -52,7 +52,7 @@ fn every_refusal_is_a_problem_that_a_program_can_read() {
     }
     // HTTP/0.9 has no head: its whole answer is the body.
     for (pair, request, detail) in [
-        (Some(&pair), "GET /\r\n", "there is nothing here"),
+        (Some(&pair), "GET /none\r\n", "there is nothing here"),
         (None, "GET /\r\n", "no client certificate was sent"),
         (Some(&pair), "PATCH /api/client\r\n", "well-formed"),
     ] {
@@ -77,7 +77,7 @@ fn nobody_can_fill_the_log() {
     // The holder of a certificate asks over one connection for pages that are not there.
     let pair = stack.pair("client");
     let get = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "%ff".repeat(2000));
-    let last = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let last = "GET /none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     over_tls(&stack, Some(&pair), body.replace("/aaa", "/api/client?").as_bytes());
     let answers = over_tls(&stack, Some(&pair), (get.repeat(300) + last).as_bytes());
     let count = |status: &str| answers.matches(&format!("HTTP/1.1 {status}")).count();

@@ -236,9 +236,11 @@ fn people(night: &mut Night) {
     let psql = "psql -qX -h \"$PWD/.run/postgres\" -U postgres postgres -c";
     night.breaks(&format!("{psql} 'create database other owner rollcall'"));
     let other = url.replace("/rollcall?", "/other?");
-    let servers = other.replace("//rollcall@", "//rollcall_server@");
+    let of_role = |role: &str| other.replace("//rollcall@", &format!("//{role}@"));
+    let (servers, boards) = (of_role("rollcall_server"), of_role("rollcall_reader"));
     night.breaks(&format!(
-        "export DATABASE_URL='{other}' ROLLCALL_SERVER_DATABASE_URL='{servers}'; rollcall-admin migrate; \
+        "export DATABASE_URL='{other}' ROLLCALL_SERVER_DATABASE_URL='{servers}' \
+         ROLLCALL_BOARD_DATABASE_URL='{boards}'; rollcall-admin migrate; \
          psql \"$DATABASE_URL\" -qX -f deploy/grants.sql; just up"
     ));
     night.prints("403 `is not enrolled` or `is disabled` for everybody", "`DATABASE_URL`", ALICE, 77);
