@@ -18,7 +18,7 @@ setup:
 build:
     cargo build --release --locked
 
-# start PostgreSQL, server, nginx and signer, and wait until the first three answer
+# start PostgreSQL, server, nginx, canary, signer and board, and wait until they answer
 [group('run')]
 up: build
     stack/up

@@ -4,14 +4,14 @@
 //! |---|---|
 //! | a state, a change of one, the order of a list, the JSON of a person | [`people`] |
 //! | the reading of rows, by key and in turns | [`follow`] |
-//! | the announcements, which tell whose row to read | [`hints`] |
-//! | a call, its parameters, its errors | [`routes`], [`query`] |
+//! | the announcements, which tell whose row to read | `hints` |
+//! | a call, its parameters, its errors | [`routes`], `query` |
 //! | who may read, the token and the code of `just board` | [`readers`] |
-//! | the stream of events | [`stream`] |
-//! | the history: a row a transition, and one call | [`journal`], [`history`] |
-//! | the programs that are told of each event | [`hooks`] |
-//! | the page | [`page`] |
-//! | the counts for Prometheus | [`metrics`] |
+//! | the stream of events | `stream` |
+//! | the history: a row a transition, and one call | `journal`, `history` |
+//! | the programs that are told of each event | `hooks` |
+//! | the page | `page` |
+//! | the counts for Prometheus | `metrics` |
 
 use std::io;
 use std::net::SocketAddr;
@@ -90,11 +90,6 @@ pub fn run(options: Options) -> Result<(), Error> {
         let listen = settings.listen;
         let listener = sockets::listener(listen, UNREAD).map_err(|error| Error::Listen(listen, error))?;
         let listener = TcpListener::from(listener);
-        if !listen.ip().is_loopback() {
-            log::warn!(
-                "{listen} is no loopback address: others on the way can read what it answers, and the credential"
-            );
-        }
         let history = readers.clone();
         let readers = Readers::new(trust, settings.identity, readers, token, listen.port());
         task::spawn(follow::rows(store.clone(), Arc::clone(&people)));
@@ -135,6 +130,10 @@ pub enum Error {
     Setting(#[from] SettingError),
     #[error("DATABASE_URL is not set (postgres://USER@HOST/DATABASE); `just up` sets it")]
     NoDatabase,
+    #[error(
+        "ROLLCALL_BOARD_LISTEN, or --listen: {0} is no loopback address; from elsewhere the board is read through nginx"
+    )]
+    NotLoopback(SocketAddr),
     #[error("ROLLCALL_PRIVACY is pseudonym, and ROLLCALL_PRIVACY_KEY, the file with the key, is not set")]
     NoPrivacyKey,
     #[error("ROLLCALL_PRIVACY_KEY: {0}")]

@@ -103,6 +103,10 @@ pub fn run(options: &Options) -> Result<(), Error> {
     if options.state.is_some() && files.is_empty() {
         return Err(Error::NothingToRemember);
     }
+    let is_read = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "prom");
+    if let Some(file) = options.stats_file.as_ref().filter(|file| !is_read(file)) {
+        return Err(Error::StatsFile(file.clone()));
+    }
     let keys = files.iter().map(|file| keyfile::public_key(file));
     let policy = Policy {
         keys: keys.collect::<Result<_, _>>()?,
@@ -425,6 +429,8 @@ pub enum Error {
     Key(#[from] keyfile::Error),
     #[error("--privacy-key and --people resolve pseudonyms together; one is missing")]
     HalfOfPrivacy,
+    #[error("--stats-file {path}: node_exporter reads files alone whose names end in .prom", path = .0.display())]
+    StatsFile(PathBuf),
     #[error("--state remembers verified announcements, and without a --key there are none")]
     NothingToRemember,
     #[error(transparent)]
@@ -454,7 +460,7 @@ pub enum Error {
 impl Fatal for Error {
     fn exit(&self) -> Exit {
         match self {
-            Error::HalfOfPrivacy | Error::NothingToRemember => Exit::Usage,
+            Error::HalfOfPrivacy | Error::NothingToRemember | Error::StatsFile(_) => Exit::Usage,
             Error::State(error) if error.may_pass() => Exit::Failure,
             Error::Setting(_) | Error::Key(_) | Error::State(_) => Exit::Config,
             _ => Exit::Failure,

@@ -36,7 +36,7 @@ fn visits(events: Vec<Event>) -> Vec<Visit> {
     for Event { at_ns, kind, since_ns, ip, server, .. } in events {
         let visit = present.get_or_insert_with(|| match kind {
             Kind::Online => Visit {
-                from_ns: Some(at_ns),
+                from_ns: since_ns.filter(|since| at_ns.saturating_sub(*since) <= AT_ONCE_NS).or(Some(at_ns)),
                 not_before_ns: since_ns.filter(|since| at_ns.saturating_sub(*since) > AT_ONCE_NS),
                 ..Visit::default()
             },
@@ -47,6 +47,8 @@ fn visits(events: Vec<Event>) -> Vec<Visit> {
         visit.server = server.or(visit.server.take());
         if kind == Kind::Offline {
             visit.to_ns = Some(since_ns.unwrap_or(at_ns));
+            // An administrator's interval can make somebody online long after the last heartbeat.
+            visit.from_ns = visit.from_ns.min(visit.to_ns);
             visits.extend(present.take());
         }
     }

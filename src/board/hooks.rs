@@ -205,7 +205,9 @@ impl Hooks {
             let seen = State::ALL.into_iter().filter(|state| *state != State::Never).map(count).sum();
             (count(State::Late), seen)
         });
-        let is_over = now_ns() >= until_ns;
+        // A clock that stepped back holds nothing up.
+        let now_ns = now_ns();
+        let is_over = now_ns >= until_ns || now_ns < event.at_ns;
         Ok(match judge(left, late, all, is_over) {
             Leaving::One => Next::Tell(describe(event), after),
             Leaving::Mass => {
@@ -292,7 +294,11 @@ fn tell(told: &mut HashMap<String, String>, name: &str, text: String) {
 
 /// Can nobody but root and us have written it?
 fn is_ours(path: &Path) -> Result<(), String> {
-    let metadata = fs::metadata(path).map_err(|error| error.to_string())?;
+    // The owner of a link could lead it elsewhere.
+    let metadata = fs::symlink_metadata(path).map_err(|error| error.to_string())?;
+    if metadata.is_symlink() {
+        return Err("it is a link; put the file itself there".to_owned());
+    }
     let mode = metadata.mode() & 0o7777;
     if ![0, getuid().as_raw()].contains(&metadata.uid()) {
         return Err(format!("it belongs to the user {}; chown it to root", metadata.uid()));

@@ -1,7 +1,7 @@
 //! Everybody in memory: the state of each, and every change of one.
 //!
 //! Rows come in, in any order and as often as one likes; [`State::of`] decides. A state gets worse by a row alone that was
-//! read for it: [`People::doubt`] names those whose rows have to be read.
+//! read for it: [`People::doubtful`] names those whose rows have to be read.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -71,6 +71,8 @@ struct Memory {
     /// The last good look at the database. `None`: not everybody has been read yet.
     as_of_ns: Option<u64>,
     is_ready: bool,
+    /// Were the clocks of the servers read the last time? Otherwise the board is deaf, and not a server.
+    sees_clocks: bool,
     counts: Option<Counts>,
     is_over: bool,
 }
@@ -86,7 +88,6 @@ struct Entry {
 
 struct Server {
     name: String,
-    epoch: i64,
     clock: Clock,
     moved: Instant,
     /// Since when it hears, or does not; `None`: since before the board began.
@@ -179,6 +180,7 @@ impl People {
             woken: 0,
             as_of_ns: None,
             is_ready: false,
+            sees_clocks: false,
             counts: None,
             is_over: false,
         };
@@ -277,6 +279,8 @@ impl People {
                 {
                     known.remove(&key.pseudonym(&email));
                 }
+                // Whoever was forgotten is in no answer any more; readers of older positions begin anew.
+                memory.log.clear();
                 self.note(&mut memory, &entry.person, Some(entry.state), None, None, now_ns);
             }
         }
@@ -318,6 +322,7 @@ impl People {
     pub fn clocks(&self, rows: Option<Vec<ServerRow>>) {
         let (now, now_ns) = (Instant::now(), now_ns());
         let mut memory = self.lock();
+        memory.sees_clocks = rows.is_some();
         if let Some(rows) = rows {
             memory.as_of_ns = Some(now_ns);
             for server in &mut memory.servers {
@@ -403,6 +408,9 @@ impl People {
     /// The servers, and whether each hears.
     pub fn hearing(&self) -> Vec<(String, bool)> {
         let memory = self.lock();
+        if !memory.sees_clocks {
+            return Vec::new();
+        }
         let there = memory.servers.iter().filter(|server| server.is_there);
         there.map(|server| (server.name.clone(), !server.clock.is_deaf)).collect()
     }
@@ -492,6 +500,10 @@ impl People {
         let (wake, woken) = channel::bounded(1);
         let mut memory = self.lock();
         if !memory.is_over {
+            // Where nothing changes, nobody else removes those who wait no more.
+            if memory.waiting.len() == memory.waiting.capacity() {
+                memory.waiting.retain(|waiting| !waiting.is_closed());
+            }
             memory.waiting.push(wake);
         }
         woken
@@ -524,13 +536,13 @@ impl Memory {
     }
 
     fn set_clock(&mut self, row: ServerRow, now: Instant) {
-        let ServerRow { name, epoch, heard_ms, resumed_ms, silent_ms } = row;
+        let ServerRow { name, heard_ms, resumed_ms, silent_ms, .. } = row;
         match self.servers.iter_mut().find(|server| server.name == name) {
             Some(server) => {
-                if (server.epoch, server.clock.heard_ms) != (epoch, heard_ms) {
+                // A start alone hears nobody.
+                if server.clock.heard_ms != heard_ms {
                     server.moved = now;
                 }
-                server.epoch = epoch;
                 server.clock = Clock { heard_ms, resumed_ms, ..server.clock };
             }
             None => {
@@ -538,7 +550,7 @@ impl Memory {
                 let is_deaf = silent >= DEAF_AFTER;
                 let moved = now.checked_sub(silent.min(DEAF_AFTER)).unwrap_or(now);
                 let clock = Clock { heard_ms, resumed_ms, is_deaf };
-                self.servers.push(Server { name, epoch, clock, moved, since_ns: None, is_there: true });
+                self.servers.push(Server { name, clock, moved, since_ns: None, is_there: true });
                 self.counts = None;
                 // Whoever it saw was nobody's until now.
                 let at = (self.servers.len() - 1) as u32;
@@ -657,6 +669,7 @@ fn began(state: State, person: &Person, now_ns: u64) -> Option<u64> {
     Some(match state {
         State::Late => due_ns(person, seen_ns).min(now_ns),
         State::Offline => seen_ns,
+        State::Online => seen_ns.min(now_ns),
         _ => now_ns,
     })
 }

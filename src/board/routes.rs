@@ -175,8 +175,8 @@ async fn one(request: &Request<Arc<State>>, reader: &Reader, email: &Email) -> R
     state.readers.must_see(reader, email).await?;
     let people = &state.people;
     people.look().ok_or_else(not_ready)?;
-    let woken = people.wait();
     if people.person(email.as_str()).1.is_none() {
+        let woken = people.wait();
         // Perhaps enrolled a moment ago.
         people.ask_for(email);
         let _ = timeout(READ, woken.recv()).await;

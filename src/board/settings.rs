@@ -71,9 +71,14 @@ impl Settings {
         let database_url: String = setting(None, "DATABASE_URL", "")?;
         let state: PathBuf = setting(None, "ROLLCALL_STATE", ".run")?;
         let folder = state.join("board");
+        let listen: SocketAddr = setting(listen, "ROLLCALL_BOARD_LISTEN", "127.0.0.1:8001")?;
+        // There is no TLS on this port.
+        if !listen.ip().is_loopback() {
+            return Err(Error::NotLoopback(listen));
+        }
         let hooks = path("ROLLCALL_HOOKS")?.unwrap_or_else(|| state.join("hooks"));
         Ok(Self {
-            listen: setting(listen, "ROLLCALL_BOARD_LISTEN", "127.0.0.1:8001")?,
+            listen,
             database_url: Some(database_url).filter(|url| !url.is_empty()),
             identity: setting(None, "ROLLCALL_IDENTITY", "cn")?,
             canary: setting::<Canary>(None, "ROLLCALL_CANARY", "")?.0,

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::board::{self, Board, Page, Person, State, Way, encoded};
 use super::{Error, Options, files_and_server, jittered, replace, table, watch};
-use crate::cli::{FromArgs, Timespan, note, printable_json, setting};
+use crate::cli::{FromArgs, Timespan, printable_json, setting};
 
 /// Between two tries for a page, and how many there are.
 const BUSY: Duration = Duration::from_secs(1);
@@ -118,7 +118,8 @@ pub fn run(options: &Options, who: &Who) -> Result<ExitCode, Error> {
         // The reader of a pipe has seen enough.
         Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         Err(error) if who.exit_code => {
-            note(format_args!("rollcall-client: {error}"));
+            // Nagios shows standard output.
+            writeln!(io::stdout(), "rollcall-client: {error}").map_err(Error::Output)?;
             Ok(plugin_code([State::Unknown]))
         }
         asked => asked,

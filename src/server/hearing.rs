@@ -124,19 +124,22 @@ impl Hearing {
 
     /// Takes the next epoch. Afterwards [`Hearing::run`] moves the clock.
     pub async fn start(&self, store: &Store) -> Result<(), store::Error> {
-        let (epoch, heard_ms) = store.start_clock(&self.name).await?;
+        let (epoch, heard_ms) = store.start_clock(&self.name, self.heard_ms.load(Ordering::Relaxed)).await?;
         self.heard_ms.store(heard_ms, Ordering::Relaxed);
         self.stepped_ms.store(self.start_ms(Instant::now()), Ordering::Relaxed);
         self.epoch.store(epoch, Ordering::Release);
         Ok(())
     }
 
-    /// Moves the clock for ever, or until another process of the name has taken it.
+    /// Moves the clock for ever, or until a newer process of the name has taken it: then nothing can be recorded here,
+    /// since nobody would compare its readings.
     pub async fn run(&self, store: &Store) {
         let outage = Outage::of("telling the clock of this server");
-        let epoch = self.epoch.load(Ordering::Acquire);
-        let heard_ms = self.heard_ms.load(Ordering::Relaxed);
-        let mut reading = Reading { heard_ms, resumed_ms: heard_ms, deaf: Duration::ZERO };
+        let begun = || {
+            let heard_ms = self.heard_ms.load(Ordering::Relaxed);
+            Reading { heard_ms, resumed_ms: heard_ms, deaf: Duration::ZERO }
+        };
+        let mut reading = begun();
         let (mut stepped, mut said) = (Instant::now(), true);
         let mut counted: Option<Instant> = None;
         loop {
@@ -169,13 +172,35 @@ impl Hearing {
                 }
                 _ => {}
             }
-            match store.tell_clock(&self.name, epoch, reading.heard_ms, reading.resumed_ms).await {
+            let told = async {
+                let epoch = self.epoch.load(Ordering::Acquire);
+                if store.tell_clock(&self.name, epoch, reading.heard_ms, reading.resumed_ms).await? {
+                    return Ok::<_, store::Error>(true);
+                }
+                if store.is_superseded(&self.name, epoch).await? {
+                    return Ok(false);
+                }
+                log::warn!(
+                    "the clock of {} was lost or set back, as by a restored dump; it begins again",
+                    self.name
+                );
+                self.start(store).await?;
+                reading = begun();
+                stepped = Instant::now();
+                Ok(true)
+            };
+            match told.await {
                 Ok(true) => {
                     outage.worked();
                     self.recorded(true);
                 }
                 Ok(false) => {
-                    log::warn!("another process has the clock of {}; this one moves it no more", self.name);
+                    self.epoch.store(0, Ordering::Release);
+                    log::error!(
+                        "a newer server has the name {0}: this one records nothing more; end it, or give it a \
+                         ROLLCALL_NAME of its own",
+                        self.name
+                    );
                     return;
                 }
                 Err(error) => {

@@ -98,6 +98,10 @@ pub async fn sighting(request: &Request<Arc<State>>) -> Result<Sighting, Problem
 async fn readyz(request: Request<Arc<State>>) -> Result<Response, Problem> {
     let state = request.state();
     match state.store.ready().await {
+        Ok(()) if state.hearing.reading().is_none() => {
+            log::info!("not ready: the clock of this server does not go");
+            Err(unavailable())
+        }
         Ok(()) => Ok(Response::new(StatusCode::NoContent)),
         Err(error) => {
             log::info!("not ready: {error}");

@@ -282,17 +282,27 @@ impl Store {
         .await
     }
 
-    /// A server starts: takes the next epoch of its name, and goes on from the clock's reading, which is where hearing
-    /// begins again. Returns the epoch and the reading.
-    pub async fn start_clock(&self, name: &str) -> Result<(i64, u64), Error> {
+    /// A server starts: takes the next epoch of its name, and goes on from the clock's reading, or from its own if that
+    /// is later, which is where hearing begins again. A row that was lost is made with the reading at the last heartbeat:
+    /// whoever was gone by then stays so. Returns the epoch and the reading.
+    pub async fn start_clock(&self, name: &str, own_ms: u64) -> Result<(i64, u64), Error> {
         self.run(async |connection| {
-            let row = sqlx::query(
-                "insert into servers (name, epoch, heard_ms, resumed_ms) values ($1, 1, 0, 0)
+            let row = sqlx::query(concat!(
+                "insert into servers (name, epoch, heard_ms, resumed_ms)
+                 select $1, 1, heard_ms, heard_ms
+                   from (select greatest($2, case when not exists (select from servers where name = $1) then (
+                             select max(good_until_ms - ",
+                good_ms!("coalesce(every_s, said_every_s, $3)"),
+                ") from users where server = $1
+                         ) end) as heard_ms) as lost
                      on conflict (name) do update
-                    set epoch = servers.epoch + 1, resumed_ms = servers.heard_ms, told_at = clock_timestamp()
-              returning epoch, heard_ms",
-            )
+                    set epoch = servers.epoch + 1, heard_ms = greatest(servers.heard_ms, $2),
+                        resumed_ms = greatest(servers.heard_ms, $2), told_at = clock_timestamp()
+              returning epoch, heard_ms"
+            ))
             .bind(name)
+            .bind(own_ms.cast_signed())
+            .bind(EVERY.cast_signed())
             .fetch_one(connection)
             .await?;
             Ok((row.try_get(0)?, row.try_get::<i64, _>(1)?.cast_unsigned()))
@@ -300,7 +310,7 @@ impl Store {
         .await
     }
 
-    /// Sets the clock of this epoch. `false`: a newer process has the name, or the row is gone.
+    /// Sets the clock of this epoch. `false`: the row is gone, or has another epoch.
     pub async fn tell_clock(
         &self,
         name: &str,
@@ -324,20 +334,30 @@ impl Store {
         .await
     }
 
-    /// Sets the interval of a person, `None` for that which the client says. The window begins anew, unless they are
-    /// offline.
+    /// Has a newer process of this name started?
+    pub async fn is_superseded(&self, name: &str, epoch: i64) -> Result<bool, Error> {
+        self.run(async |connection| {
+            let newer =
+                sqlx::query_scalar("select exists (select from servers where name = $1 and epoch > $2)");
+            Ok(newer.bind(name).bind(epoch).fetch_one(connection).await?)
+        })
+        .await
+    }
+
+    /// Sets the interval of a person, `None` for that which the client says. It counts from the last heartbeat on.
     pub async fn set_every(&self, email: &Email, every_s: Option<u32>) -> Result<(), Error> {
         self.run(async |connection| {
             sqlx::query(concat!(
                 "update users set every_s = $2,
-                        good_until_ms = coalesce(servers.heard_ms + ",
-                good_ms!("new.every_s"),
-                ", users.good_until_ms), gone_after_ms = coalesce(servers.heard_ms + ",
-                gone_ms!("new.every_s"),
-                ", users.gone_after_ms) from users as old left join servers on servers.name = old.server
-                       and servers.heard_ms <= old.gone_after_ms,
-                       lateral (select coalesce($2, old.said_every_s, $3) as every_s) as new
-                 where users.email = $1 and old.email = $1"
+                        good_until_ms = greatest(good_until_ms - ",
+                good_ms!("coalesce(every_s, said_every_s, $3)"),
+                ", 0) + ",
+                good_ms!("coalesce($2, said_every_s, $3)"),
+                ", gone_after_ms = greatest(good_until_ms - ",
+                good_ms!("coalesce(every_s, said_every_s, $3)"),
+                ", 0) + ",
+                gone_ms!("coalesce($2, said_every_s, $3)"),
+                " where email = $1"
             ))
             .bind(email.as_str())
             .bind(every_s.map(u32::cast_signed))

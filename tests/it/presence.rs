@@ -78,15 +78,17 @@ fn a_heartbeat_says_until_when_silence_is_normal() {
     stack.sql("insert into servers (name, epoch, heard_ms, resumed_ms) values ('there', 1, 7001000, 0)");
     let admin = |arguments: &[&str], exit, said: &str| expect(&mut stack.administer(arguments), exit, said);
     admin(&["user", "every", "a@example.com", "10s"], 0, "a@example.com is expected every 10s");
-    assert_eq!(window(&stack, "a@example.com"), "7013000 7030000 30");
+    assert_eq!(window(&stack, "a@example.com"), "7210000 7227000 30");
+    stack.sql("update users set good_until_ms = null, gone_after_ms = null");
     beat(&mut there, 7_002_000, Some(300));
     assert_eq!(window(&stack, "a@example.com"), "7014000 7031000 300");
     admin(&["user", "every", "a@example.com", "client"], 0, "a@example.com is expected as its client says");
-    assert_eq!(window(&stack, "a@example.com"), "7332000 7900000 300");
-    // Whoever is offline stays so.
+    assert_eq!(window(&stack, "a@example.com"), "7333000 7901000 300");
+    // It counts from the last heartbeat: a shorter one makes nobody online again.
     stack.sql("update servers set heard_ms = 9000000");
     admin(&["user", "every", "a@example.com", "1d"], 0, "every 1day");
-    assert_eq!(stack.sql("select gone_after_ms < 9000000 from users where email = 'a@example.com'"), "t");
+    admin(&["user", "every", "a@example.com", "10s"], 0, "every 10s");
+    assert_eq!(window(&stack, "a@example.com"), "7014000 7031000 300");
     for wrong in ["", "0s", "2d", "1500ms", "auto", "30"] {
         admin(&["user", "every", "a@example.com", wrong], 2, "it is client, or whole seconds from 1s to 1d");
     }
@@ -176,18 +178,19 @@ fn a_start_takes_the_next_epoch_and_goes_on_from_the_reading() {
     };
     wait_until("the clock goes", || heard_ms(&stack) > 2000);
     assert_eq!(clock(), "one 1 0");
-    // A second process of the name: the first one moves the clock no more.
+    // A second process of the name: the first one records nothing more, since nobody would compare its readings.
     let listen = format!("127.0.0.1:{}", crate::stack::free_port());
     let second = start(&stack, &[("ROLLCALL_LISTEN", listen.as_str())]);
     wait_until("the first one has noticed", || {
-        stack.log("server/log").contains("another process has the clock of one")
+        stack.log("server/log").contains("a newer server has the name one: this one records nothing more")
     });
     let resumed: u64 = stack.sql("select resumed_ms from servers where name = 'one'").parse().unwrap();
     assert!(clock().starts_with("one 2 ") && resumed >= 2000, "{}", clock());
     wait_until("it goes on from there", || heard_ms(&stack) > resumed + 1000);
-    // The one that drains still answers.
     stack.sql("insert into users (email) values ('a@example.com')");
-    assert!(answer(heartbeat(&stack, "a@example.com", 1, 1)).starts_with("HTTP/1.1 204"));
+    assert!(answer(heartbeat(&stack, "a@example.com", 1, 1)).starts_with("HTTP/1.1 503"));
+    let asked = stack.to_server(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    assert!(asked.starts_with("HTTP/1.1 503"), "{asked}");
     drop(second);
 }
 
@@ -222,6 +225,7 @@ fn without_nginx_everybody_is_unknown_and_nobody_late() {
     let listed = text(&list.output().unwrap());
     assert!(listed.contains("a@example.com") && !listed.contains("bird"), "{listed}");
     expect(&mut stack.tool("stack/status"), 0, "canary       runs, pid ");
+    assert_eq!(stack.curl(Some(&pair), &["-H", "Rollcall-Every: 1"]).status, 204);
     let ear = stack.ear();
     let nginx = stack.pid("nginx/nginx.pid");
     signal("TERM", &[nginx]);
@@ -241,4 +245,34 @@ fn without_nginx_everybody_is_unknown_and_nobody_late() {
     let resumed: u64 = stack.sql("select resumed_ms from servers").parse().unwrap();
     assert_eq!(resumed, before);
     ear.hears_nothing();
+}
+
+/// A restored dump may have an older clock, or none.
+#[test]
+fn a_clock_that_was_lost_begins_where_the_last_heartbeat_was() {
+    let stack = Builder::new().set("ROLLCALL_NAME", "one").server();
+    stack.sql("insert into users (email) values ('a@example.com'), ('dead@example.com')");
+    wait_until("the clock goes", || heard_ms(&stack) > 0);
+    stack.sql("update servers set heard_ms = 5000000, epoch = epoch - 1 where name = 'one'");
+    wait_until("it goes on", || heard_ms(&stack) > 5_001_000);
+    let resumed = stack.sql("select resumed_ms from servers where name = 'one'");
+    assert_eq!(resumed, "5000000");
+    for email in ["a@example.com", "dead@example.com"] {
+        assert!(answer(heartbeat(&stack, email, 1, 1)).starts_with("HTTP/1.1 204"));
+    }
+    // Gone for a long time by then.
+    stack.sql("update users set good_until_ms = 1000, gone_after_ms = 2000 where email = 'dead@example.com'");
+    stack.sql("delete from servers");
+    wait_until("it goes on from there", || heard_ms(&stack) > 5_001_000);
+    assert_eq!(state(&stack, "a@example.com"), State::Online);
+    assert_eq!(state(&stack, "dead@example.com"), State::Offline);
+    assert!(answer(heartbeat(&stack, "a@example.com", 1, 1)).starts_with("HTTP/1.1 204"));
+    // The same for a server that starts without its row.
+    let server = stack.pid("server/pid");
+    signal("KILL", &[server]);
+    wait_until("it ended", || crate::program::has_ended(server));
+    stack.sql("delete from servers");
+    let _server = start(&stack, &[("ROLLCALL_NAME", "one")]);
+    wait_until("it goes on from there", || heard_ms(&stack) > 5_001_000);
+    assert_eq!(state(&stack, "dead@example.com"), State::Offline);
 }
