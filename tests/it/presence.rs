@@ -180,7 +180,7 @@ fn a_start_takes_the_next_epoch_and_goes_on_from_the_reading() {
     assert_eq!(clock(), "one 1 0");
     // A second process of the name: the first one records nothing more, since nobody would compare its readings.
     let listen = format!("127.0.0.1:{}", crate::stack::free_port());
-    let second = start(&stack, &[("ROLLCALL_LISTEN", listen.as_str())]);
+    let second = start(&stack, &[("ROLLCALL_LISTEN", listen.as_str()), ("ROLLCALL_NAME", "one")]);
     wait_until("the first one has noticed", || {
         stack.log("server/log").contains("a newer server has the name one: this one records nothing more")
     });

@@ -49,6 +49,8 @@ pub fn is_recorded(stack: &Stack) {
 pub fn start(stack: &Stack, settings: &[(&str, &str)]) -> Running {
     let mut command = stack.program("rollcall-server");
     command.env("ROLLCALL_LISTEN", format!("127.0.0.1:{}", free_port()));
+    // Of one name only the newest records.
+    command.env("ROLLCALL_NAME", "second");
     command.env("DATABASE_URL", stack.database_url()).envs(settings.iter().copied());
     Running::start(stack, command)
 }
