@@ -12,12 +12,15 @@ pub fn read<'a>(line: &str, bytes: &'a [u8]) -> Option<Forwarded<'a>> {
     let mut forwarded = Forwarded::default();
     let (mut host, mut length) = (false, false);
     loop {
-        let (header, after) = rest.split_once("\r\n")?;
+        // A lone CR or LF is in no plain value and in no name.
+        let (header, after) = rest.split_once('\n')?;
+        let header = header.strip_suffix('\r')?;
         rest = after;
         if header.is_empty() {
             break;
         }
-        let (name, value) = header.split_once(": ")?;
+        let (name, value) = header.split_once(':')?;
+        let value = value.strip_prefix(' ')?;
         let is_plain = value.bytes().all(|byte| matches!(byte, b' '..=b'~'));
         if !is_plain || value.is_empty() || value.starts_with(' ') || value.ends_with(' ') {
             return None;
