@@ -54,6 +54,26 @@ mod tests {
     }
 
     #[test]
+    fn the_configuration_of_nginx_sends_nothing_else() {
+        let configuration = include_str!("../../nginx/rollcall.conf.in");
+        let (_, location) = configuration.split_once("location = /api/client {").unwrap();
+        let (location, _) = location.split_once("proxy_pass http://clerk/api/client;").unwrap();
+        let headers =
+            location.lines().filter_map(|line| line.split_once("proxy_set_header ")).map(|(_, header)| {
+                let (name, value) = header.trim_end_matches(';').split_once(' ').unwrap();
+                let value = value.trim();
+                (name, if value.starts_with(['$', '@']) { "x" } else { value })
+            });
+        // nginx does not send a header that is empty.
+        let sent: String = headers
+            .filter(|(_, value)| *value != "\"\"")
+            .map(|(name, value)| format!("{name}: {value}\r\n"))
+            .collect();
+        let request = format!("{LINE}\r\n{sent}\r\n");
+        assert!(sent.lines().count() > 10 && read(LINE, request.as_bytes()).is_some(), "{request}");
+    }
+
+    #[test]
     fn anything_else_is_left_alone() {
         for end in 0..REQUEST.len() {
             assert!(read(LINE, &REQUEST.as_bytes()[..end]).is_none(), "the first {end} bytes");
