@@ -165,24 +165,28 @@ async fn converse<S: Stream, T: Program + Clone + Send + Sync + 'static>(
 ) {
     let mut stream = Bounded::new(stream, PATIENCE);
     let mut newcomer = Some(newcomer);
-    let mut head = vec![0; USUAL_HEAD];
+    // Newcomers need none.
+    let mut head = Vec::new();
     loop {
         stream.allow(MAX_REQUEST);
         let decoded = match newcomer {
-            None => match stream.read(&mut head).await {
-                Ok(0) => return,
-                Ok(len) => {
-                    if let Some(forwarded) = T::USUAL.and_then(|line| usual::read(line, &head[..len])) {
-                        if answer_usual(&mut stream, &forwarded, app.state(), &progress).await {
-                            continue;
+            None => {
+                head.resize(USUAL_HEAD, 0);
+                match stream.read(&mut head).await {
+                    Ok(0) => return,
+                    Ok(len) => {
+                        if let Some(forwarded) = T::USUAL.and_then(|line| usual::read(line, &head[..len])) {
+                            if answer_usual(&mut stream, &forwarded, app.state(), &progress).await {
+                                continue;
+                            }
+                            return;
                         }
-                        return;
+                        stream.unread(&head[..len]);
+                        decode(stream.clone()).await
                     }
-                    stream.unread(&head[..len]);
-                    decode(stream.clone()).await
+                    Err(error) => Err(error.into()),
                 }
-                Err(error) => Err(error.into()),
-            },
+            }
             Some(_) => match timeout(FIRST_REQUEST, decode(stream.clone())).await {
                 Ok(decoded) => decoded,
                 Err(_) => return,
