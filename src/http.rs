@@ -7,3 +7,4 @@ mod newcomers;
 pub mod outage;
 pub mod problem;
 mod refusals;
+mod usual;

@@ -18,6 +18,7 @@ macro_rules! now_ns {
     };
 }
 
+mod alarm;
 mod certificates;
 mod connection;
 pub mod events;
@@ -34,7 +35,7 @@ pub use certificates::{CertificateRow, Noted, Revocation};
 use connection::Connector;
 pub use connection::{Guarantee, SETTINGS};
 pub use forget::Forgotten;
-pub use heartbeat::{Outcome, RECORD, Recorded, Recorder};
+pub use heartbeat::{Outcome, RECORD, RECORD_ONE, Recorded, Recorder};
 pub use journal::{Journal, Served};
 pub use people::UserRow;
 pub use renewals::{PAUSE, Renewal, Standing, Waiting};

@@ -11,7 +11,7 @@ use tide::http::Headers;
 
 use super::{Error, random};
 use crate::cli::now_ns;
-use crate::http::identity::{Credential, Forwarded, Identity, Trust, escaped_certificate};
+use crate::http::identity::{Credential, Forwarded, Identity, Trust};
 use crate::http::outage::Outage;
 use crate::http::problem::Problem;
 use crate::protocol::status::Email;
@@ -108,7 +108,7 @@ impl Readers {
             let certificate = forwarded.certificate()?;
             let email = match self.identity {
                 Identity::Cn => forwarded.common_name()?,
-                Identity::San => forwarded.alternative_name(&escaped_certificate(headers))?,
+                Identity::San => forwarded.alternative_name()?,
                 Identity::Registered => self.holder(&certificate).await?,
             };
             // Expired ones too are refused there.

@@ -4,7 +4,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ struct Bounds {
     /// Ticks now and then for as long as the connection lasts, which costs less than a timer per request.
     ticks: Mutex<Interval>,
     heard_since_tick: AtomicBool,
+    /// Bytes that were read, and are to be read again.
+    unread: Mutex<Vec<u8>>,
 }
 
 impl<S> Bounded<S> {
@@ -32,7 +34,8 @@ impl<S> Bounded<S> {
     pub fn new(stream: S, patience: Duration) -> Self {
         let ticks = Mutex::new(interval(patience));
         let heard_since_tick = AtomicBool::new(true);
-        Self { stream, bounds: Arc::new(Bounds { left: AtomicUsize::new(0), ticks, heard_since_tick }) }
+        let (left, unread) = (AtomicUsize::new(0), Mutex::default());
+        Self { stream, bounds: Arc::new(Bounds { left, ticks, heard_since_tick, unread }) }
     }
 
     /// The stream without bounds.
@@ -44,12 +47,21 @@ impl<S> Bounded<S> {
     pub fn allow(&self, bytes: usize) {
         self.bounds.left.store(bytes, Ordering::Relaxed);
     }
+
+    /// The next reader begins with these bytes, which were read already.
+    pub fn unread(&self, bytes: &[u8]) {
+        self.bounds.unread().extend_from_slice(bytes);
+    }
 }
 
 impl Bounds {
+    fn unread(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.unread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Ready with an error once the peer was silent for too long.
     fn poll_silence(&self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        let mut ticks = self.ticks.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut ticks = self.ticks.lock().unwrap_or_else(PoisonError::into_inner);
         while Pin::new(&mut *ticks).poll_next(cx).is_ready() {
             if !self.heard_since_tick.swap(false, Ordering::Relaxed) {
                 return Poll::Ready(io::ErrorKind::TimedOut.into());
@@ -66,6 +78,14 @@ impl<S: Read + Unpin> Read for Bounded<S> {
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         let refused = |why| Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, why)));
+        let mut unread = self.bounds.unread();
+        if !unread.is_empty() {
+            let len = buffer.len().min(unread.len());
+            buffer[..len].copy_from_slice(&unread[..len]);
+            unread.drain(..len);
+            return Poll::Ready(Ok(len));
+        }
+        drop(unread);
         let left = self.bounds.left.load(Ordering::Relaxed);
         if left == 0 {
             return refused("the request is too large");

@@ -18,10 +18,12 @@ use tide::StatusCode;
 use tide::http::Method;
 
 use super::bounded::Bounded;
+use super::identity::Forwarded;
 use super::newcomers::{Newcomer, Newcomers};
 use super::outage::Outage;
 use super::problem::{Problem, Program};
 use super::refusals;
+use super::usual;
 
 /// A connection that says nothing for longer than this, and at the latest after twice as long, is closed.
 /// nginx closes an idle connection after half of it, so the two never meet in the middle.
@@ -31,6 +33,8 @@ const FIRST_REQUEST: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of one request, head and body. nginx forwards a body of 8 kB at most, and a head that is smaller.
 const MAX_REQUEST: usize = 16 * 1024;
+/// Bytes of a head that is read where it lies: as many as async-h1 takes.
+const USUAL_HEAD: usize = 8 * 1024;
 /// Bytes of a stream that are written at once.
 const PART: usize = 8 * 1024;
 const NO_CONTENT: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
@@ -161,10 +165,28 @@ async fn converse<S: Stream, T: Program + Clone + Send + Sync + 'static>(
 ) {
     let mut stream = Bounded::new(stream, PATIENCE);
     let mut newcomer = Some(newcomer);
+    // Newcomers need none.
+    let mut head = Vec::new();
     loop {
         stream.allow(MAX_REQUEST);
         let decoded = match newcomer {
-            None => decode(stream.clone()).await,
+            None => {
+                head.resize(USUAL_HEAD, 0);
+                match stream.read(&mut head).await {
+                    Ok(0) => return,
+                    Ok(len) => {
+                        if let Some(forwarded) = T::USUAL.and_then(|line| usual::read(line, &head[..len])) {
+                            if answer_usual(&mut stream, &forwarded, app.state(), &progress).await {
+                                continue;
+                            }
+                            return;
+                        }
+                        stream.unread(&head[..len]);
+                        decode(stream.clone()).await
+                    }
+                    Err(error) => Err(error.into()),
+                }
+            }
             Some(_) => match timeout(FIRST_REQUEST, decode(stream.clone())).await {
                 Ok(decoded) => decoded,
                 Err(_) => return,
@@ -205,6 +227,25 @@ async fn converse<S: Stream, T: Program + Clone + Send + Sync + 'static>(
     }
 }
 
+/// Answers the usual request. Is the connection kept?
+async fn answer_usual<S: Stream, T: Program>(
+    stream: &mut Bounded<S>,
+    forwarded: &Forwarded<'_>,
+    program: &T,
+    progress: &Progress,
+) -> bool {
+    let _unanswered = Unanswered::count(progress);
+    let response = program.answer_usual(forwarded).await;
+    let keep = !progress.stopping.load(Ordering::SeqCst);
+    let writing = async {
+        match response {
+            None => stream.write_all(no_content(keep)).await,
+            Some(response) => write_answer(stream, Method::Patch, response.into(), keep).await,
+        }
+    };
+    keep & matches!(timeout(ANSWER_TIMEOUT, writing).await, Ok(Ok(())))
+}
+
 /// The answer of nearly every request is always the same, so it is ready: no headers are collected and no
 /// buffer is filled for it. A `Date` is nginx's to add (RFC 9110, section 6.6.1).
 async fn write_answer<S: Write + Unpin>(
@@ -214,7 +255,7 @@ async fn write_answer<S: Write + Unpin>(
     keep: bool,
 ) -> io::Result<()> {
     if response.status() == StatusCode::NoContent {
-        let ready = if keep { NO_CONTENT } else { NO_CONTENT_AND_CLOSE };
+        let ready = no_content(keep);
         if response.iter().next().is_none() {
             return stream.write_all(ready).await;
         }
@@ -231,6 +272,10 @@ async fn write_answer<S: Write + Unpin>(
         response.insert_header("Connection", "close");
     }
     async_std::io::copy(Encoder::new(response, method), stream).await.map(|_| ())
+}
+
+fn no_content(keep: bool) -> &'static [u8] {
+    if keep { NO_CONTENT } else { NO_CONTENT_AND_CLOSE }
 }
 
 /// A body without a length lasts for as long as its source and its reader, who takes each part of it in time.

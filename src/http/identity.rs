@@ -105,19 +105,60 @@ pub enum CredentialError {
     NotPrintable,
 }
 
-/// Every value of every header that nginx sends with each request, in order.
-#[derive(Default)]
+/// The values of one header: the first, and how many there are.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Values<'a> {
+    first: &'a str,
+    count: usize,
+}
+
+impl<'a> Values<'a> {
+    pub fn push(&mut self, value: &'a str) {
+        if self.count == 0 {
+            self.first = value;
+        }
+        self.count += 1;
+    }
+
+    pub fn is_none(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The one value.
+    pub fn one(&self) -> Option<&'a str> {
+        (self.count == 1).then_some(self.first)
+    }
+
+    /// Is there nothing to read? An empty value says as little as none.
+    fn is_void(&self) -> bool {
+        self.is_none() || self.one() == Some("")
+    }
+}
+
+impl<'a> FromIterator<&'a str> for Values<'a> {
+    fn from_iter<I: IntoIterator<Item = &'a str>>(values: I) -> Self {
+        let mut read = Self::default();
+        values.into_iter().for_each(|value| read.push(value));
+        read
+    }
+}
+
+/// The headers that nginx sends with each request.
+#[derive(Clone, Copy, Default)]
 pub struct Forwarded<'a> {
-    pub proxy_credential: Vec<&'a str>,
-    pub subject_cn: Vec<&'a str>,
-    pub real_ip: Vec<&'a str>,
-    pub real_port: Vec<&'a str>,
-    pub serial: Vec<&'a str>,
-    pub fingerprint: Vec<&'a str>,
-    pub not_after: Vec<&'a str>,
-    pub request_start: Vec<&'a str>,
+    pub proxy_credential: Values<'a>,
+    pub subject_cn: Values<'a>,
+    /// The certificate itself, which nginx sends with `ROLLCALL_IDENTITY=san` alone.
+    pub certificate: Values<'a>,
+    pub real_ip: Values<'a>,
+    pub real_port: Values<'a>,
+    pub request_id: Values<'a>,
+    pub request_start: Values<'a>,
+    pub serial: Values<'a>,
+    pub fingerprint: Values<'a>,
+    pub not_after: Values<'a>,
     /// The client's own word, which nginx passes on.
-    pub every: Vec<&'a str>,
+    pub every: Values<'a>,
 }
 
 /// A request that lay for longer than this before it was read, in a process that was stopped or a machine that was
@@ -132,8 +173,8 @@ impl Trust {
     pub fn admit(&self, forwarded: &Forwarded<'_>) -> Result<(), Refusal> {
         match self {
             Trust::SocketFolder => Ok(()),
-            Trust::Credential(credential) => match forwarded.proxy_credential.as_slice() {
-                [presented] if credential.matches(presented) => Ok(()),
+            Trust::Credential(credential) => match forwarded.proxy_credential.one() {
+                Some(presented) if credential.matches(presented) => Ok(()),
                 _ => Err(Refusal::NotThroughProxy),
             },
         }
@@ -142,36 +183,68 @@ impl Trust {
 
 impl<'a> Forwarded<'a> {
     pub fn of(request: &'a impl AsRef<tide::http::Headers>) -> Self {
-        let values = |name| values(request, name);
-        Self {
-            proxy_credential: values("X-Proxy-Credential"),
-            subject_cn: values("X-Subject-CN"),
-            real_ip: values("X-Real-IP"),
-            real_port: values("X-Real-Port"),
-            serial: values("X-Client-Serial"),
-            fingerprint: values("X-Client-Fingerprint"),
-            not_after: values("X-Client-Not-After"),
-            request_start: values("X-Request-Start"),
-            every: values("Rollcall-Every"),
+        let mut forwarded = Self::default();
+        for name in Self::NAMES {
+            if let Some(header) = forwarded.header(name) {
+                *header = values(request, name);
+            }
         }
+        forwarded
+    }
+
+    const NAMES: [&'static str; 11] = [
+        "X-Proxy-Credential",
+        "X-Subject-CN",
+        "X-Client-Certificate",
+        "X-Real-IP",
+        "X-Real-Port",
+        "X-Request-Id",
+        "X-Request-Start",
+        "X-Client-Serial",
+        "X-Client-Fingerprint",
+        "X-Client-Not-After",
+        "Rollcall-Every",
+    ];
+
+    /// The place of the header with this name, as nginx writes it.
+    pub fn header(&mut self, name: &str) -> Option<&mut Values<'a>> {
+        Some(match name {
+            "X-Proxy-Credential" => &mut self.proxy_credential,
+            "X-Subject-CN" => &mut self.subject_cn,
+            "X-Client-Certificate" => &mut self.certificate,
+            "X-Real-IP" => &mut self.real_ip,
+            "X-Real-Port" => &mut self.real_port,
+            "X-Request-Id" => &mut self.request_id,
+            "X-Request-Start" => &mut self.request_start,
+            "X-Client-Serial" => &mut self.serial,
+            "X-Client-Fingerprint" => &mut self.fingerprint,
+            "X-Client-Not-After" => &mut self.not_after,
+            "Rollcall-Every" => &mut self.every,
+            _ => return None,
+        })
+    }
+
+    /// The id that nginx logged too. Anybody can say anything here, and only nginx's own is worth a place in the log.
+    pub fn id(&self) -> Option<&'a str> {
+        self.request_id.one().filter(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
     }
 
     /// The person by the CN. Like the rest, call it only for a request that [`Trust::admit`] let in.
     pub fn common_name(&self) -> Result<Email, Refusal> {
-        let subject_cn = match self.subject_cn.as_slice() {
-            [] | [""] => return Err(Refusal::NoName),
-            values => exactly_one("X-Subject-CN", values)?,
-        };
+        if self.subject_cn.is_void() {
+            return Err(Refusal::NoName);
+        }
+        let subject_cn = exactly_one("X-Subject-CN", self.subject_cn)?;
         let name = unescape(subject_cn).ok_or_else(|| Refusal::BadEscape(subject_cn.to_owned()))?;
         Email::new(&name).map_err(Refusal::NotAnEmail)
     }
 
-    /// The person by the rfc822Name in these values of X-Client-Certificate ([`escaped_certificate`]).
-    pub fn alternative_name(&self, escaped: &[&str]) -> Result<Email, Refusal> {
-        let escaped = match escaped {
-            [] | [""] => return Err(Refusal::NoCertificate),
-            values => exactly_one("X-Client-Certificate", values)?,
-        };
+    /// The person by the rfc822Name in the certificate itself.
+    pub fn alternative_name(&self) -> Result<Email, Refusal> {
+        if self.certificate.is_void() {
+            return Err(Refusal::NoCertificate);
+        }
+        let escaped = exactly_one("X-Client-Certificate", self.certificate)?;
         if escaped.len() >= MAX_CERTIFICATE {
             return Err(Refusal::LargeCertificate);
         }
@@ -187,9 +260,9 @@ impl<'a> Forwarded<'a> {
 
     pub fn certificate(&self) -> Result<Certificate, Refusal> {
         Certificate::read(
-            exactly_one("X-Client-Serial", &self.serial)?,
-            exactly_one("X-Client-Fingerprint", &self.fingerprint)?,
-            exactly_one("X-Client-Not-After", &self.not_after)?,
+            exactly_one("X-Client-Serial", self.serial)?,
+            exactly_one("X-Client-Fingerprint", self.fingerprint)?,
+            exactly_one("X-Client-Not-After", self.not_after)?,
         )
         .map_err(Refusal::Certificate)
     }
@@ -199,22 +272,21 @@ impl<'a> Forwarded<'a> {
     /// nginx looks at a certificate's end in the handshake only;
     /// a connection that is kept or a session that is resumed outlives it.
     pub fn sighting(&self, email: Email, now_ns: u64, heard_ms: u64) -> Result<Sighting, Refusal> {
-        let ip = exactly_one("X-Real-IP", &self.real_ip)?;
+        let ip = exactly_one("X-Real-IP", self.real_ip)?;
         let ip: IpAddr = ip.parse().map_err(|_| Refusal::bad("X-Real-IP", ip))?;
-        let port = exactly_one("X-Real-Port", &self.real_port)?;
+        let port = exactly_one("X-Real-Port", self.real_port)?;
         let port = port.parse().map_err(|_| Refusal::bad("X-Real-Port", port))?;
         let certificate = self.certificate()?;
         if certificate.not_after < now_ns / 1_000_000_000 {
             return Err(Refusal::Expired);
         }
-        let last_seen_ns = match self.request_start.as_slice() {
+        let last_seen_ns = if self.request_start.is_none() {
             // nginx has a configuration that did not say it yet.
-            [] => now_ns,
-            values => {
-                let text = exactly_one("X-Request-Start", values)?;
-                let start_ns = milliseconds(text).ok_or_else(|| Refusal::bad("X-Request-Start", text))?;
-                if now_ns.saturating_sub(start_ns) > LATE_NS { start_ns } else { now_ns }
-            }
+            now_ns
+        } else {
+            let text = exactly_one("X-Request-Start", self.request_start)?;
+            let start_ns = milliseconds(text).ok_or_else(|| Refusal::bad("X-Request-Start", text))?;
+            if now_ns.saturating_sub(start_ns) > LATE_NS { start_ns } else { now_ns }
         };
         let status = Status { email, last_seen_ns, ip, port };
         Ok(Sighting { status, certificate, heard_ms, every_s: self.every_s() })
@@ -222,7 +294,7 @@ impl<'a> Forwarded<'a> {
 
     /// The interval that a client says: anything else than whole seconds, up to a day, says nothing.
     fn every_s(&self) -> Option<u32> {
-        let [text] = self.every[..] else { return None };
+        let text = self.every.one()?;
         let is_number = !text.is_empty() && text.len() <= 5 && text.bytes().all(|byte| byte.is_ascii_digit());
         text.parse().ok().filter(|every| is_number && (1..=LONGEST_EVERY).contains(every))
     }
@@ -231,25 +303,16 @@ impl<'a> Forwarded<'a> {
 /// Since when the certificate holds, in seconds since the Unix epoch. Only renewals ask, and nginx says it only there.
 pub fn not_before(request: &impl AsRef<tide::http::Headers>) -> Result<u64, Refusal> {
     const HEADER: &str = "X-Client-Not-Before";
-    let text = exactly_one(HEADER, &values(request, HEADER))?;
+    let text = exactly_one(HEADER, values(request, HEADER))?;
     sighting::seconds(text).ok_or_else(|| Refusal::bad(HEADER, text))
 }
 
-/// The certificate itself. nginx sends it with `ROLLCALL_IDENTITY=san` alone.
-pub fn escaped_certificate(request: &impl AsRef<tide::http::Headers>) -> Vec<&str> {
-    values(request, "X-Client-Certificate")
+fn values<'a>(request: &'a impl AsRef<tide::http::Headers>, name: &str) -> Values<'a> {
+    request.as_ref().get(name).into_iter().flatten().map(|value| value.as_str()).collect()
 }
 
-fn values<'a>(request: &'a impl AsRef<tide::http::Headers>, name: &str) -> Vec<&'a str> {
-    let values = request.as_ref().get(name);
-    values.map(|values| values.iter().map(|value| value.as_str()).collect()).unwrap_or_default()
-}
-
-fn exactly_one<'a>(header: &'static str, values: &[&'a str]) -> Result<&'a str, Refusal> {
-    match values {
-        [value] => Ok(value),
-        _ => Err(Refusal::NotOnce { header, count: values.len() }),
-    }
+fn exactly_one<'a>(header: &'static str, values: Values<'a>) -> Result<&'a str, Refusal> {
+    values.one().ok_or(Refusal::NotOnce { header, count: values.count })
 }
 
 /// `1795456442.123`, the form of nginx's `$msec`, in nanoseconds.
@@ -382,17 +445,22 @@ mod tests {
     /// The second in which the certificate below ends.
     const NOW: u64 = 1_826_999_456_000_000_000;
 
+    fn once(value: &str) -> Values<'_> {
+        [value].into_iter().collect()
+    }
+
     fn forwarded(subject_cn: &str) -> Forwarded<'_> {
         Forwarded {
-            proxy_credential: vec![SECRET],
-            subject_cn: vec![subject_cn],
-            real_ip: vec!["192.0.2.10"],
-            real_port: vec!["41234"],
-            serial: vec!["0AFF"],
-            fingerprint: vec!["0123456789abcdef0123456789abcdef01234567"],
-            not_after: vec!["Nov 23 19:50:56 2027 GMT"],
-            request_start: vec!["1826999455.999"],
-            every: vec!["300"],
+            proxy_credential: once(SECRET),
+            subject_cn: once(subject_cn),
+            real_ip: once("192.0.2.10"),
+            real_port: once("41234"),
+            serial: once("0AFF"),
+            fingerprint: once("0123456789abcdef0123456789abcdef01234567"),
+            not_after: once("Nov 23 19:50:56 2027 GMT"),
+            request_start: once("1826999455.999"),
+            every: once("300"),
+            ..Forwarded::default()
         }
     }
 
@@ -445,25 +513,25 @@ mod tests {
         let mut twice = forwarded("a@b");
         twice.subject_cn.push("c@d");
         refused(&twice, "X-Subject-CN must be there once, it was there 2 times");
-        refused(&Forwarded { subject_cn: vec![], ..forwarded("") }, "there is no X-Subject-CN");
+        refused(&Forwarded { subject_cn: Values::default(), ..forwarded("") }, "there is no X-Subject-CN");
         refused(
-            &Forwarded { real_ip: vec![], ..forwarded("a@b") },
+            &Forwarded { real_ip: Values::default(), ..forwarded("a@b") },
             "X-Real-IP must be there once, it was there 0 times",
         );
         refused(
-            &Forwarded { real_ip: vec!["::1%lo"], ..forwarded("a@b") },
+            &Forwarded { real_ip: once("::1%lo"), ..forwarded("a@b") },
             r#"X-Real-IP is malformed: "::1%lo""#,
         );
         refused(
-            &Forwarded { serial: vec!["0AFF", "0AFF"], ..forwarded("a@b") },
+            &Forwarded { serial: ["0AFF", "0AFF"].into_iter().collect(), ..forwarded("a@b") },
             "X-Client-Serial must be there once, it was there 2 times",
         );
         refused(
-            &Forwarded { not_after: vec!["soon"], ..forwarded("a@b") },
+            &Forwarded { not_after: once("soon"), ..forwarded("a@b") },
             r#"X-Client-Not-After from nginx is not a date as openssl writes it: "soon""#,
         );
         refused(
-            &Forwarded { real_port: vec!["65536"], ..forwarded("a@b") },
+            &Forwarded { real_port: once("65536"), ..forwarded("a@b") },
             r#"X-Real-Port is malformed: "65536""#,
         );
     }
@@ -517,9 +585,13 @@ mod tests {
     /// The person of the one certificate in this DER, to which the fingerprint belongs.
     fn by_san(der: &[u8], escaped: &[&str]) -> Result<String, String> {
         let fingerprint = x509::Certificate::read(der).unwrap().fingerprint;
-        let forwarded =
-            Forwarded { subject_cn: vec![], fingerprint: vec![&fingerprint], ..forwarded("not_an_email") };
-        let email = forwarded.alternative_name(escaped).map_err(|refusal| refusal.to_string())?;
+        let forwarded = Forwarded {
+            subject_cn: Values::default(),
+            certificate: escaped.iter().copied().collect(),
+            fingerprint: once(&fingerprint),
+            ..forwarded("not_an_email")
+        };
+        let email = forwarded.alternative_name().map_err(|refusal| refusal.to_string())?;
         let sighting = forwarded.sighting(email, NOW, 7000).unwrap();
         assert_eq!(sighting.certificate.fingerprint, fingerprint);
         Ok(sighting.status.email.to_string())
@@ -637,7 +709,7 @@ mod tests {
     #[test]
     fn a_request_that_lay_for_long_tells_of_then() {
         let seen = |start: &[&'static str]| {
-            let forwarded = Forwarded { request_start: start.to_vec(), ..forwarded("a@b") };
+            let forwarded = Forwarded { request_start: start.iter().copied().collect(), ..forwarded("a@b") };
             by_cn(&forwarded, NOW).map(|sighting| sighting.status.last_seen_ns)
         };
         assert_eq!(seen(&["1826999414.123"]), Ok(1_826_999_414_123_000_000));
@@ -656,7 +728,10 @@ mod tests {
     #[test]
     fn only_the_one_secret_admits() {
         let trust = Trust::Credential(Credential::new(&format!("{SECRET}\n")).unwrap());
-        let with = |values: Vec<&'static str>| Forwarded { proxy_credential: values, ..Forwarded::default() };
+        let with = |values: Vec<&'static str>| Forwarded {
+            proxy_credential: values.into_iter().collect(),
+            ..Forwarded::default()
+        };
         assert_eq!(trust.admit(&with(vec![SECRET])), Ok(()));
         for values in [vec![], vec![""], vec![&SECRET[1..]], vec![SECRET, SECRET], vec!["x"]] {
             assert_eq!(trust.admit(&with(values)), Err(Refusal::NotThroughProxy));

@@ -2,12 +2,20 @@
 
 use tide::{Request, Response, StatusCode};
 
-use super::identity::Refusal;
+use super::identity::{Forwarded, Refusal};
 use super::refusals;
 
 /// The state of a program's router. Its error bodies name the program.
-pub trait Program {
+pub trait Program: Sync {
     const NAME: &'static str;
+    /// The first line of the request that nearly all are, if there is one. [`Program::answer_usual`] answers it as the
+    /// router would.
+    const USUAL: Option<&'static str> = None;
+
+    /// The answer to the usual request, which has no body. `None` is a 204 and nothing else.
+    fn answer_usual(&self, _: &Forwarded<'_>) -> impl Future<Output = Option<Response>> + Send {
+        async { None }
+    }
 }
 
 /// An error body of RFC 9457. `by` is our extension: which of the programs in the path refused.
@@ -69,16 +77,20 @@ impl From<Refusal> for Problem {
 }
 
 /// A problem becomes its answer, and a line in the log with the id that nginx logged too.
+pub fn refuse<S: Program>(problem: Problem, forwarded: &Forwarded<'_>) -> Response {
+    let id = forwarded.id().unwrap_or("-");
+    refusals::log(format_args!("{} {}: {}", id, problem.status, problem.detail));
+    problem.by::<S>()
+}
+
+/// Runs a handler; its problem becomes the answer.
 pub async fn answer<S: Program, F>(request: Request<S>, handler: fn(Request<S>) -> F) -> tide::Result
 where
     F: Future<Output = Result<Response, Problem>> + Send,
 {
-    // Anybody can say anything here, and only nginx's own is worth a place in the log.
-    let id = request.header("X-Request-Id").map(|id| id.as_str().to_owned());
-    let id = id.filter(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    let id = Forwarded::of(&request).id().map(str::to_owned);
     Ok(handler(request).await.unwrap_or_else(|problem| {
-        let id = id.as_deref().unwrap_or("-");
-        refusals::log(format_args!("{} {}: {}", id, problem.status, problem.detail));
-        problem.by::<S>()
+        let request_id = id.as_deref().into_iter().collect();
+        refuse::<S>(problem, &Forwarded { request_id, ..Forwarded::default() })
     }))
 }

@@ -58,7 +58,7 @@ pub async fn renew(mut request: Request<Arc<State>>) -> Result<Response, Problem
         return Err(Problem::new(StatusCode::MethodNotAllowed, "only POST is answered here")
             .with_header("Allow", "POST"));
     }
-    let sighting = routes::sighting(&request).await?;
+    let sighting = routes::sighting(&state, &forwarded).await?;
     let not_before = identity::not_before(&request)?;
     let standing = state.store.standing(&sighting).await.map_err(unavailable)?;
     unless_good(standing)?;

@@ -14,8 +14,8 @@ use super::proof::{self, Proof};
 use super::registry::Registry;
 use super::renewal;
 use crate::cli::now_ns;
-use crate::http::identity::{Forwarded, Identity, Trust, escaped_certificate};
-use crate::http::problem::{Problem, Program, answer};
+use crate::http::identity::{Forwarded, Identity, Trust};
+use crate::http::problem::{Problem, Program, answer, refuse};
 use crate::prometheus;
 use crate::store::Store;
 use crate::store::sighting::Sighting;
@@ -40,6 +40,14 @@ pub struct State {
 
 impl Program for Arc<State> {
     const NAME: &'static str = "rollcall-server";
+    const USUAL: Option<&'static str> = Some("PATCH /api/client HTTP/1.1");
+
+    async fn answer_usual(&self, forwarded: &Forwarded<'_>) -> Option<Response> {
+        match beat(self, Method::Patch, forwarded).await {
+            Ok(()) => self.hearing.reannounce_after().map(|seconds| recorded(Some(seconds))),
+            Err(problem) => Some(refuse::<Self>(problem, forwarded)),
+        }
+    }
 }
 
 /// The router: every path and method, without a port.
@@ -58,36 +66,44 @@ pub fn app(state: State) -> tide::Server<Arc<State>> {
 }
 
 async fn client(request: Request<Arc<State>>) -> Result<Response, Problem> {
-    let recorded = heartbeat(&request).await;
-    let status = recorded.as_ref().map_or_else(|problem| problem.status, |()| StatusCode::NoContent);
     let state = request.state();
-    state.heartbeats.count(status);
-    recorded?;
-    let mut response = Response::new(status);
-    if let Some(seconds) = state.hearing.reannounce_after() {
+    beat(state, request.method(), &Forwarded::of(&request)).await?;
+    Ok(recorded(state.hearing.reannounce_after()))
+}
+
+fn recorded(reannounce_after: Option<u32>) -> Response {
+    let mut response = Response::new(StatusCode::NoContent);
+    if let Some(seconds) = reannounce_after {
         response.insert_header("Reannounce-After", seconds.to_string());
     }
-    Ok(response)
+    response
+}
+
+/// A heartbeat, counted.
+async fn beat(state: &State, method: Method, forwarded: &Forwarded<'_>) -> Result<(), Problem> {
+    let recorded = heartbeat(state, method, forwarded).await;
+    state
+        .heartbeats
+        .count(recorded.as_ref().map_or_else(|problem| problem.status, |()| StatusCode::NoContent));
+    recorded
 }
 
 /// `PATCH /api/client`: prove, then record; the commit announces. Each only if the one before succeeded.
-async fn heartbeat(request: &Request<Arc<State>>) -> Result<(), Problem> {
-    let state = request.state();
-    let forwarded = Forwarded::of(request);
-    state.trust.admit(&forwarded)?;
-    if request.method() != Method::Patch {
+async fn heartbeat(state: &State, method: Method, forwarded: &Forwarded<'_>) -> Result<(), Problem> {
+    state.trust.admit(forwarded)?;
+    if method != Method::Patch {
         return Err(Problem::new(StatusCode::MethodNotAllowed, "only PATCH is answered here")
             .with_header("Allow", "PATCH"));
     }
-    Ok(state.commits.record(sighting(request).await?).await?)
+    Ok(state.commits.record(sighting(state, forwarded).await?).await?)
 }
 
 /// The person, and the certificate that proves it: of a heartbeat and of a renewal alike.
-pub async fn sighting(request: &Request<Arc<State>>) -> Result<Sighting, Problem> {
-    let (state, forwarded, now_ns) = (request.state(), Forwarded::of(request), now_ns());
+pub async fn sighting(state: &State, forwarded: &Forwarded<'_>) -> Result<Sighting, Problem> {
+    let now_ns = now_ns();
     let email = match state.identity {
         Identity::Cn => forwarded.common_name()?,
-        Identity::San => forwarded.alternative_name(&escaped_certificate(request))?,
+        Identity::San => forwarded.alternative_name()?,
         Identity::Registered => state.registry.holder(&state.store, forwarded.certificate()?).await?,
     };
     let heard_ms = state.hearing.reading().ok_or(Refused::Unavailable)?;

@@ -3,6 +3,7 @@
 use sqlx::Row;
 use sqlx::postgres::{PgConnection, PgRow};
 
+use super::alarm::Alarm;
 use super::presence::{EVERY, gone_ms_sql, good_ms_sql};
 use super::sighting::Sighting;
 use super::{Error, Store};
@@ -90,7 +91,8 @@ macro_rules! every {
 
 /// The first parameters are arrays, one element for each sighting, each email once and in their order: rows are
 /// visited in the order of the arrays, so two batches cannot wait for each other. $8 is how far a time may be ahead of
-/// the database's clock, $11 the name of this server, $12 the interval of somebody without one.
+/// the database's clock, $11 the name of this server, $12 the interval of somebody without one. [`RECORD_ONE`] has the
+/// elements themselves.
 ///
 /// * Whom an administrator disabled, or whose certificate was revoked, before the statement began is
 ///   not touched by it.
@@ -99,7 +101,7 @@ macro_rules! every {
 /// * A certificate's row is written when it is new and then at most once a minute, so that the usual
 ///   heartbeat writes one row and reads another.
 macro_rules! record {
-    ($free:literal, $from:literal, $used:literal) => {
+    ($given:expr, $free:literal, $from:literal, $used:expr) => {
         concat!(
             "with clock as materialized (
     select now_ns, now_ns + $8 as future_ns from (select ",
@@ -109,9 +111,9 @@ macro_rules! record {
 seen as (
     select email, last_seen_ns, ip::inet, port, serial_number, fingerprint, not_after, heard_ms, every_s, n, now_ns,
            future_ns
-      from clock, unnest($1::text[], $2::bigint[], $3::text[], $4::integer[], $5::text[], $6::text[], $7::bigint[],
-                         $9::bigint[], $10::integer[])
-      with ordinality as given (email, last_seen_ns, ip, port, serial_number, fingerprint, not_after, heard_ms, every_s, n)
+      from clock, ",
+            $given,
+            " as given (email, last_seen_ns, ip, port, serial_number, fingerprint, not_after, heard_ms, every_s, n)
 ),
 ",
             $free,
@@ -153,11 +155,18 @@ select n, committed_ns, committed_ip, committed_port, last_seen_ns > future_ns f
     };
 }
 
-/// The statement of a heartbeat, public so that anybody can ask PostgreSQL for its plan.
-pub const RECORD: &str = record!(
-    "",
-    "seen",
-    ",
+/// The sightings of a batch, and the place of each in it.
+macro_rules! arrays {
+    () => {
+        "unnest($1::text[], $2::bigint[], $3::text[], $4::integer[], $5::text[], $6::text[], $7::bigint[], $9::bigint[],
+                $10::integer[]) with ordinality"
+    };
+}
+
+/// A certificate's row, when it is due.
+macro_rules! used {
+    () => {
+        ",
 used as (
     insert into certificates (serial_number, email, fingerprint, not_after, last_used_ns)
     select distinct on (fingerprint, serial_number) serial_number, email, fingerprint, not_after, used_ns
@@ -166,11 +175,24 @@ used as (
            case when certificates.last_used_ns between excluded.last_used_ns and (select future_ns from clock)
                 then certificates.last_used_ns else excluded.last_used_ns end
 )"
+    };
+}
+
+/// The statement of a heartbeat, public so that anybody can ask PostgreSQL for its plan.
+pub const RECORD: &str = record!(arrays!(), "", "seen", used!());
+/// The same for one sighting, whose parameters are no arrays: nearly every commit of a quiet server is of one.
+pub const RECORD_ONE: &str = record!(
+    "(select $1::text, $2::bigint, $3::text, $4::integer, $5::text, $6::text, $7::bigint, $9::bigint, $10::integer,
+             1::bigint)",
+    "",
+    "seen",
+    used!()
 );
 /// The same, but a row whose lock somebody holds is passed over, and certificates are left to a later
 /// heartbeat: theirs may be the row that is locked. It costs a lock for each row, so it is only for the
 /// batch that found one.
 const RECORD_UNLOCKED: &str = record!(
+    arrays!(),
     "free as (
     select seen.* from seen join users using (email) for no key update of users skip locked
 ),
@@ -196,11 +218,13 @@ pub struct Recorder {
     /// The name of this server.
     server: String,
     connection: Option<PgConnection>,
+    alarm: Alarm,
 }
 
 impl Recorder {
     pub fn new(store: Store, server: String) -> Self {
-        Self { store, server, connection: None }
+        let alarm = Alarm::new(store.deadline);
+        Self { store, server, connection: None, alarm }
     }
 
     /// Opens the connection, so that the first heartbeat does not wait for it. If it cannot, that one tries again.
@@ -216,7 +240,7 @@ impl Recorder {
     /// of them is known to be: the database may have been cut off after the commit.
     pub async fn record(&mut self, sightings: &[&Sighting]) -> Result<Recorded, Error> {
         debug_assert!(sightings.is_sorted_by(|a, b| a.status.email < b.status.email));
-        let Self { store, server, connection } = self;
+        let Self { store, server, connection, alarm } = self;
         let mut recorded = None;
         let recording = async {
             let kept = connection.is_some();
@@ -233,7 +257,7 @@ impl Recorder {
             }
             Ok(())
         };
-        let done = store.within_deadline(recording).await;
+        let done = alarm.within_deadline(recording).await;
         if done.is_err() {
             // An answer may still come over it, or never: nobody may use or wait for it again.
             self.connection = None;
@@ -292,10 +316,43 @@ async fn write(
     sightings: &[&Sighting],
     server: &str,
 ) -> Result<Vec<PgRow>, Error> {
-    match run(connection, RECORD, sightings, server).await {
+    let done = match sightings {
+        [one] => run_one(connection, one, server).await,
+        _ => run(connection, RECORD, sightings, server).await,
+    };
+    match done {
         Err(error) if error.is_locked() => run(connection, RECORD_UNLOCKED, sightings, server).await,
         done => done,
     }
+}
+
+/// Past the year 2262 the clock does not fit the column; the newest that does stands for it.
+fn bounded(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+async fn run_one(
+    connection: &mut PgConnection,
+    sighting: &Sighting,
+    server: &str,
+) -> Result<Vec<PgRow>, Error> {
+    let Sighting { status, certificate, heard_ms, every_s } = sighting;
+    let rows = sqlx::query(RECORD_ONE)
+        .bind(status.email.as_str())
+        .bind(bounded(status.last_seen_ns))
+        .bind(status.ip.to_string())
+        .bind(i32::from(status.port))
+        .bind(certificate.serial.as_str())
+        .bind(&certificate.fingerprint)
+        .bind(bounded(certificate.not_after))
+        .bind(AHEAD.as_nanos() as i64)
+        .bind(bounded(*heard_ms))
+        .bind(every_s.map(u32::cast_signed))
+        .bind(server)
+        .bind(EVERY.cast_signed())
+        .fetch_all(connection)
+        .await?;
+    Ok(rows)
 }
 
 async fn run(
@@ -307,8 +364,6 @@ async fn run(
     fn column<'a, T>(sightings: &[&'a Sighting], value: impl Fn(&'a Sighting) -> T) -> Vec<T> {
         sightings.iter().map(|sighting| value(sighting)).collect()
     }
-    // Past the year 2262 the clock does not fit the column; the newest that does stands for it.
-    let bounded = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let rows = sqlx::query(statement)
         .bind(column(sightings, |sighting| sighting.status.email.as_str()))
         .bind(column(sightings, |sighting| bounded(sighting.status.last_seen_ns)))

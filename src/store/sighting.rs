@@ -49,7 +49,8 @@ impl Certificate {
     /// Reads the three values as nginx and openssl(1) write them: `$ssl_client_serial`,
     /// `$ssl_client_fingerprint` (colons are skipped) and `$ssl_client_v_end`.
     pub fn read(serial: &str, fingerprint: &str, not_after: &str) -> Result<Self, Error> {
-        let hex: String = fingerprint.chars().filter(|c| *c != ':').collect::<String>().to_ascii_lowercase();
+        let mut hex = String::with_capacity(40);
+        hex.extend(fingerprint.chars().filter(|c| *c != ':').map(|c| c.to_ascii_lowercase()).take(41));
         if hex.len() != 40 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(Error::Fingerprint(clip(fingerprint)));
         }

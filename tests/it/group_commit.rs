@@ -6,7 +6,7 @@ use crate::stack::{Builder, PATIENCE, Stack, wait_until};
 use async_std::task::block_on;
 use rollcall::protocol::status::{Email, Status};
 use rollcall::store::sighting::{Certificate, Sighting};
-use rollcall::store::{Outcome, RECORD, Recorder, SETTINGS, Store};
+use rollcall::store::{Outcome, RECORD, RECORD_ONE, Recorder, SETTINGS, Store};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -190,11 +190,23 @@ fn the_plan_is_by_index_whatever_the_statistics_say() {
             arguments.join(", ")
         ))
     };
+    let plan_of_one = |mode: &str| {
+        stack.sql(&format!(
+            "{settings} set plan_cache_mode = {mode};
+             prepare heartbeat (text, bigint, text, integer, text, text, bigint, bigint, bigint, integer, text, integer)
+                  as {RECORD_ONE};
+             explain execute heartbeat ('m7@example.com', 7, '192.0.2.1', 7, '07', '{}', 7, 600000000000, 7, 30, 'here', 30)",
+            "0".repeat(40)
+        ))
+    };
     for analyzed in [false, true] {
         if analyzed {
             stack.sql("analyze");
         }
         for mode in ["force_generic_plan", "force_custom_plan"] {
+            let one = plan_of_one(mode);
+            assert!(!one.contains("Seq Scan"), "analyzed {analyzed}, {mode}, one:\n{one}");
+            assert!(one.contains("using users_pkey"), "analyzed {analyzed}, {mode}, one:\n{one}");
             for size in [1, 64, 512] {
                 let plan = plan(mode, size);
                 assert!(!plan.contains("Seq Scan"), "analyzed {analyzed}, {mode}, {size}:\n{plan}");

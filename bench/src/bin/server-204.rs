@@ -4,12 +4,23 @@
 use std::env;
 use std::future;
 use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
 
 use async_std::net::TcpListener;
 use async_std::os::unix::net::UnixListener;
 use async_std::task;
 use rollcall::http::connection;
+use rollcall::http::problem::Program;
 use tide::{Response, StatusCode};
+
+/// As in rollcall-server, the usual request does not reach the router.
+#[derive(Clone)]
+struct Server204;
+
+impl Program for Server204 {
+    const NAME: &'static str = "server-204";
+    const USUAL: Option<&'static str> = Some("PATCH /api/client HTTP/1.1");
+}
 
 fn main() -> ExitCode {
     match run() {
@@ -24,15 +35,16 @@ fn main() -> ExitCode {
 fn run() -> Result<(), Box<dyn std::error::Error>> {
     let listen = env::var("PEER_LISTEN")?;
     task::block_on(async {
-        let mut app = tide::new();
+        let mut app = tide::with_state(Server204);
         app.at("/api/client").patch(|_| async { Ok(Response::new(StatusCode::NoContent)) });
         // Everybody who asks is nginx.
-        let knows = |_: &(), _: &_| true;
+        let knows = |_: &Server204, _: &_| true;
+        let (accepts, end) = (AtomicBool::new(true), future::pending());
         match listen.strip_prefix("unix:") {
             Some(path) => {
-                connection::serve(UnixListener::bind(path).await?, app, knows, future::pending()).await
+                connection::serve(UnixListener::bind(path).await?, app, knows, &accepts, end).await;
             }
-            None => connection::serve(TcpListener::bind(&listen).await?, app, knows, future::pending()).await,
+            None => connection::serve(TcpListener::bind(&listen).await?, app, knows, &accepts, end).await,
         }
         Ok(())
     })
