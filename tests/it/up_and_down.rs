@@ -90,6 +90,8 @@ fn a_database_of_ones_own() {
     let stack = Builder::new()
         .set("DATABASE_URL", owner.database_url())
         .set("ROLLCALL_SERVER_DATABASE_URL", owner.server_database_url())
+        // Both are on this host, whose name they would have.
+        .set("ROLLCALL_NAME", "other")
         .up_with_its_own_cluster();
     assert!(!stack.state.join("postgres").exists());
     expect(&mut stack.client(&stack.pair("client")), 0, "Success!");
