@@ -229,15 +229,9 @@ impl Store {
     /// page is a transaction of its own: an old snapshot would end the pruning of rows.
     pub async fn people_after(&self, email: &str, most: u32) -> Result<Vec<Person>, Error> {
         self.run(async |connection| {
-            sqlx::query(people!("users.email > $2 order by users.email limit $3"))
-                .bind(EVERY.cast_signed())
-                .bind(email)
-                .bind(i64::from(most))
-                .fetch_all(connection)
-                .await?
-                .iter()
-                .map(Person::from_row)
-                .collect()
+            let page = sqlx::query(people!("users.email > $2 order by users.email limit $3"));
+            let page = page.bind(EVERY.cast_signed()).bind(email).bind(i64::from(most));
+            page.fetch_all(connection).await?.iter().map(Person::from_row).collect()
         })
         .await
     }
@@ -245,14 +239,8 @@ impl Store {
     /// These people, as their rows say now. One that was deleted is missing.
     pub async fn people(&self, emails: &[&str]) -> Result<Vec<Person>, Error> {
         self.run(async |connection| {
-            sqlx::query(people!("users.email = any($2)"))
-                .bind(EVERY.cast_signed())
-                .bind(emails)
-                .fetch_all(connection)
-                .await?
-                .iter()
-                .map(Person::from_row)
-                .collect()
+            let named = sqlx::query(people!("users.email = any($2)")).bind(EVERY.cast_signed()).bind(emails);
+            named.fetch_all(connection).await?.iter().map(Person::from_row).collect()
         })
         .await
     }
