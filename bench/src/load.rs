@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use hdrhistogram::Histogram;
 use mio::unix::SourceFd;
@@ -44,8 +44,6 @@ pub enum Pace {
     Closed,
     /// So many requests a second, at exponentially distributed distances: independent devices.
     Open(f64),
-    /// One request on each connection and no more.
-    Once,
 }
 
 #[derive(Clone, Copy)]
@@ -111,25 +109,22 @@ struct Progress {
     next_due: Option<Instant>,
     /// The same arrivals for every system.
     random: fastrand::Rng,
-    /// First requests that were not sent yet, where the connections set the pace.
-    starting: usize,
-    once_left: usize,
 }
 
 impl Progress {
     fn new(run: Run, connections: usize) -> Self {
         let start = Instant::now();
         let is_open = matches!(run.pace, Pace::Open(_));
+        // In the closed loop each connection has its first request.
+        let sets_out = !is_open && !run.handshake_each;
         Self {
             run,
             from: start + run.warm,
             until: start + run.warm + run.measure,
             outcome: Outcome::new(run),
-            waiting: VecDeque::new(),
+            waiting: if sets_out { vec![start; connections].into() } else { VecDeque::new() },
             next_due: is_open.then_some(start),
             random: fastrand::Rng::with_seed(4),
-            starting: if is_open { 0 } else { connections },
-            once_left: connections,
         }
     }
 
@@ -168,7 +163,8 @@ pub struct Load<'a> {
 }
 
 impl<'a> Load<'a> {
-    /// Opens a connection for each identity.
+    /// Opens a connection for each identity, on which it was answered once: nginx keeps no connection for long that has sent
+    /// nothing.
     pub fn connect(system: &'a System, identities: &'a [Identity]) -> io::Result<Self> {
         let mut load = Self::new(system, identities)?;
         load.open_all()?;
@@ -185,8 +181,12 @@ impl<'a> Load<'a> {
         Ok(Self { system, identities, connections, poll, timer, ear: None, idle: VecDeque::new() })
     }
 
-    /// A request is done when its datagram was heard too.
+    /// A request is done when its datagram was heard too. Repeated ones of what was before are not news.
     pub fn hear(&mut self, port: u16) -> io::Result<()> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(io::Error::other)?;
+        for connection in &mut self.connections {
+            connection.last_heard_ns = now.as_nanos() as u64;
+        }
         let ear = self.ear.insert(Ear::new(port, self.identities)?);
         self.poll.registry().register(&mut SourceFd(&ear.socket.as_raw_fd()), EAR, Interest::READABLE)
     }
@@ -203,12 +203,7 @@ impl<'a> Load<'a> {
             }
             self.poll.poll(&mut events, Some(Duration::from_secs(1)))?;
             for Token(n) in events.iter().map(|event| event.token()).filter(|token| token.0 < all) {
-                let connection = &mut self.connections[n];
-                let was = connection.phase;
-                connection.advance().map_err(io::Error::other)?;
-                if was == Phase::Handshake && connection.phase == Phase::Idle {
-                    self.idle.push_back(n);
-                }
+                self.greet(n).map_err(io::Error::other)?;
             }
             if Instant::now() > deadline {
                 return Err(io::Error::other(format!(
@@ -218,6 +213,25 @@ impl<'a> Load<'a> {
             }
         }
         Ok(())
+    }
+
+    fn greet(&mut self, n: usize) -> Result<(), String> {
+        let connection = &mut self.connections[n];
+        let was = connection.phase;
+        connection.advance()?;
+        match connection.phase {
+            Phase::Idle if was == Phase::Handshake => {
+                connection.send(self.system.request(false), Instant::now())
+            }
+            Phase::Busy if connection.is_answered() => {
+                connection.is_204()?;
+                connection.phase = Phase::Idle;
+                connection.due = None;
+                self.idle.push_back(n);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn open(&mut self, n: usize) -> io::Result<()> {
@@ -236,7 +250,7 @@ impl<'a> Load<'a> {
             if run.handshake_each {
                 self.open_closed(now, &at)?;
             } else {
-                self.send_waiting(now, &mut at)?;
+                self.send_waiting(&mut at)?;
             }
             if self.is_finished(now, &at) {
                 break;
@@ -290,13 +304,7 @@ impl<'a> Load<'a> {
         Ok(())
     }
 
-    fn send_waiting(&mut self, now: Instant, at: &mut Progress) -> io::Result<()> {
-        let at_once = if at.run.pace == Pace::Once { OPENING } else { usize::MAX };
-        let under_way = self.connections.len() - self.idle.len() + at.waiting.len();
-        for _ in 0..at.starting.min(at_once.saturating_sub(under_way)) {
-            at.waiting.push_back(now);
-            at.starting -= 1;
-        }
+    fn send_waiting(&mut self, at: &mut Progress) -> io::Result<()> {
         while let Some(due) = at.waiting.front().copied() {
             let Some(n) = self.idle.pop_front() else { break };
             at.waiting.pop_front();
@@ -313,9 +321,6 @@ impl<'a> Load<'a> {
     }
 
     fn is_finished(&self, now: Instant, at: &Progress) -> bool {
-        if at.run.pace == Pace::Once {
-            return at.once_left == 0 || now >= at.until + PATIENCE;
-        }
         let nobody_waits =
             || at.waiting.is_empty() && self.connections.iter().all(|c| c.phase != Phase::Busy);
         now >= at.until && (now >= at.until + PATIENCE || nobody_waits())
@@ -342,20 +347,14 @@ impl<'a> Load<'a> {
                 }
                 Ok(())
             }
-            Phase::Busy if connection.answered.is_none() && connection.is_answered() => {
-                self.answered(n, at)?;
-                at.once_left = at.once_left.saturating_sub(1);
-                Ok(())
-            }
+            Phase::Busy if connection.answered.is_none() && connection.is_answered() => self.answered(n, at),
             _ => Ok(()),
         }
     }
 
     fn answered(&mut self, n: usize, at: &mut Progress) -> io::Result<()> {
         let connection = &mut self.connections[n];
-        if !connection.received.starts_with(b"HTTP/1.1 204") {
-            let status = connection.received.get(9..12).unwrap_or(b"???");
-            let what = format!("answered {}", String::from_utf8_lossy(status));
+        if let Err(what) = connection.is_204() {
             return self.fail(n, what, &mut at.outcome);
         }
         let now = Instant::now();

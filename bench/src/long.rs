@@ -101,7 +101,6 @@ fn endurance(stack: &Stack, authority: &Authority, minutes: f64) -> io::Result<V
     let [all, hot] = self::updates(stack)?;
     let each = PerHeartbeat::new(&costs, outcome.answered_in_all);
     let latency = quantiles(&outcome.latency);
-    let cores = thread::available_parallelism().map_or(1, usize::from) as f64;
     Ok(json!({
         "minutes": minutes,
         "connections": connections,
@@ -126,7 +125,7 @@ fn endurance(stack: &Stack, authority: &Authority, minutes: f64) -> io::Result<V
         },
         "mb_start": sizes.json(),
         "mb_end": Sizes::read(stack, system)?.json(),
-        "noise": rounded(costs.foreign() / (outcome.seconds * cores), 100.0),
+        "noise": rounded(costs.noise(), 100.0),
     }))
 }
 

@@ -140,6 +140,7 @@ fn measure_all(command: &MeasureCommand) -> io::Result<()> {
         scale.rounds = rounds.max(1);
         scale.other_rounds = rounds.max(1);
         scale.latency_rounds = rounds.max(1);
+        scale.other_latency_rounds = rounds.max(1);
     }
     let results = measure::all(&Stack::read(&command.state)?, &scale)?;
     let target = command.root.join("target/bench");

@@ -25,6 +25,7 @@ pub struct Scale {
     pub throughput: Duration,
     pub latency_connections: &'static [usize],
     pub latency_rounds: usize,
+    pub other_latency_rounds: usize,
     pub latency: Duration,
     pub heard: Duration,
     pub table_sizes: &'static [usize],
@@ -36,10 +37,11 @@ pub const QUICK: Scale = Scale {
     quick: true,
     connections: &[1, 16, 64, 256],
     rounds: 3,
-    other_rounds: 1,
+    other_rounds: 2,
     throughput: Duration::from_millis(1250),
     latency_connections: &[64],
     latency_rounds: 3,
+    other_latency_rounds: 1,
     latency: Duration::from_millis(2500),
     heard: Duration::from_secs(3),
     table_sizes: &[],
@@ -55,6 +57,7 @@ pub const FULL: Scale = Scale {
     throughput: Duration::from_millis(2500),
     latency_connections: &[64, 256],
     latency_rounds: 5,
+    other_latency_rounds: 2,
     latency: Duration::from_secs(4),
     heard: Duration::from_secs(4),
     table_sizes: &[1_000, 100_000, 1_000_000],
@@ -136,7 +139,7 @@ impl Bench<'_> {
             println!("  ERROR {error}");
             self.results.errors.push(error);
         }
-        let sample = sample(&outcome, &costs, cell.run);
+        let sample = sample(&outcome, &costs);
         println!(
             "  {:11} {:10} {:>8} {:>7.0} µs {:>7.0}/s  p50 {:>7.2}  p99 {:>7.2} ms  noise {:>3.0} %",
             cell.what,
@@ -186,7 +189,7 @@ impl Bench<'_> {
         let run = open(self.results.offered, scale.latency);
         for round in 0..scale.latency_rounds {
             for &connections in scale.latency_connections {
-                for name in self.systems(round, scale.other_rounds) {
+                for name in self.systems(round, scale.other_latency_rounds) {
                     let what = "latency";
                     let cell = Cell { what, name, parameter: connections, connections, hear: false, run };
                     let sample = self.measure(&cell)?;
@@ -194,7 +197,7 @@ impl Bench<'_> {
                 }
             }
             // Offered half of what axum takes, Django falls behind without end; so also at a rate it can take.
-            if !scale.quick && round < scale.other_rounds {
+            if !scale.quick && round < scale.other_latency_rounds {
                 let run = open(self.results.offered_django, scale.latency);
                 let cell = Cell {
                     what: "latency",
@@ -292,14 +295,7 @@ fn memory(stack: &Stack, authority: &Authority, scale: &Scale, results: &mut Res
     for &connections in [0].iter().chain(scale.open_connections) {
         for name in WHOLE {
             let system = stack.system(name)?;
-            let mut load = Load::connect(system, &identities[..connections])?;
-            let run = Run { pace: Pace::Once, warm: Duration::ZERO, ..closed(Duration::from_secs(60)) };
-            let outcome = load.run(run)?;
-            if outcome.answered as usize != connections {
-                let error = format!("memory of {name}: {} of {connections} answered", outcome.answered);
-                println!("  ERROR {error}");
-                results.errors.push(error);
-            }
+            let _load = Load::connect(system, &identities[..connections])?;
             let (server, nginx) = system.memory()?;
             println!(
                 "  {name:10} {connections:>6}  {:>6.1} {:>6.1}",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 
-use crate::load::{Outcome, Run};
+use crate::load::Outcome;
 use crate::stack::Costs;
 
 /// The two whose ratio matters most: they are measured most often.
@@ -113,8 +113,7 @@ impl Results {
     }
 }
 
-pub fn sample(outcome: &Outcome, costs: &Costs, run: Run) -> Sample {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
+pub fn sample(outcome: &Outcome, costs: &Costs) -> Sample {
     Sample {
         rate: outcome.rate(),
         latency: quantiles(&outcome.latency),
@@ -122,7 +121,7 @@ pub fn sample(outcome: &Outcome, costs: &Costs, run: Run) -> Sample {
         unheard: outcome.unheard,
         unfinished: outcome.unfinished,
         per_heartbeat: PerHeartbeat::new(costs, outcome.answered_in_all),
-        noise: costs.foreign() / ((run.warm + run.measure).as_secs_f64() * cores),
+        noise: costs.noise(),
     }
 }
 

@@ -12,7 +12,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
+use std::thread;
 use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
 
 pub struct System {
     pub name: String,
@@ -185,6 +188,7 @@ impl Stack {
 
     fn spent(&self, system: &System) -> io::Result<Costs> {
         let processes = Processes::read()?;
+        let clock = clock_gettime(ClockId::Monotonic);
         let of = |pid: Option<u32>| pid.map_or(0.0, |pid| processes.cpu_seconds(pid));
         Ok(Costs {
             server: of(system.server),
@@ -192,6 +196,7 @@ impl Stack {
             postgres: of(Some(self.postmaster)),
             generator: of(Some(std::process::id())),
             machine: busy_seconds()?,
+            seconds: clock.tv_sec as f64 + clock.tv_nsec as f64 / 1e9,
             wal_bytes: 0.0,
         })
     }
@@ -201,8 +206,9 @@ impl Stack {
     }
 }
 
-#[derive(Clone, Copy, Default)]
 pub struct Costs {
+    /// On the clock.
+    pub seconds: f64,
     pub server: f64,
     pub nginx: f64,
     pub postgres: f64,
@@ -215,6 +221,7 @@ pub struct Costs {
 impl Costs {
     fn since(&self, before: &Costs) -> Costs {
         Costs {
+            seconds: self.seconds - before.seconds,
             server: self.server - before.server,
             nginx: self.nginx - before.nginx,
             postgres: self.postgres - before.postgres,
@@ -224,10 +231,16 @@ impl Costs {
         }
     }
 
-    /// Spent by processes that have nothing to do with the measurement: the noise. The kernel's own work
-    /// outside any process is in it too.
-    pub fn foreign(&self) -> f64 {
+    /// Spent by processes that have nothing to do with the measurement. The kernel's own work outside any process is in it
+    /// too.
+    fn foreign(&self) -> f64 {
         (self.machine - self.server - self.nginx - self.postgres - self.generator).max(0.0)
+    }
+
+    /// The share of the machine that went there.
+    pub fn noise(&self) -> f64 {
+        let cores = thread::available_parallelism().map_or(1, usize::from) as f64;
+        self.foreign() / (self.seconds * cores)
     }
 }
 

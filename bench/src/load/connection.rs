@@ -30,7 +30,7 @@ pub struct Connection {
     pub heard: bool,
     /// `last_seen_ns` of the newest datagram: a repeated one announces nothing new.
     pub last_heard_ns: u64,
-    pub received: Vec<u8>,
+    received: Vec<u8>,
 }
 
 impl Connection {
@@ -112,6 +112,14 @@ impl Connection {
         let Some((stream, tls)) = &mut self.stream else { return Err("not connected".to_owned()) };
         tls.writer().write_all(request).map_err(|error| format!("writing: {}", error.kind()))?;
         write(stream, tls)
+    }
+
+    pub fn is_204(&self) -> Result<(), String> {
+        if self.received.starts_with(b"HTTP/1.1 204") {
+            return Ok(());
+        }
+        let status = self.received.get(9..12).unwrap_or(b"???");
+        Err(format!("answered {}", String::from_utf8_lossy(status)))
     }
 
     /// The head has come whole. A 204 has no body; of any other answer only the status counts.
