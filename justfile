@@ -191,7 +191,7 @@ test *args:
 docs-check:
     cargo test --locked --test it documents
 
-# measure beside the peers and the limits: just bench [--quick]; without --quick also docs/benchmarks.md
+# measure beside the peers and the limits: just bench [--quick | --long [MINUTES]]; without --quick also docs/benchmarks.md
 [group('check')]
 bench *args:
     bench/run "$@"

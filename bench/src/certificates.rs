@@ -10,7 +10,7 @@ use rcgen::{
 };
 use rustls::ClientConfig;
 use rustls::client::Resumption;
-use rustls::crypto::ring;
+use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::version::TLS13;
@@ -29,6 +29,7 @@ pub fn email(n: usize) -> String {
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     roots: Arc<rustls::RootCertStore>,
+    provider: Arc<CryptoProvider>,
 }
 
 impl Authority {
@@ -40,7 +41,7 @@ impl Authority {
         let der = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(io::Error::other)?;
         roots.add(der).map_err(io::Error::other)?;
         let issuer = Issuer::from_ca_cert_pem(&certificate, key).map_err(io::Error::other)?;
-        Ok(Self { issuer, roots: Arc::new(roots) })
+        Ok(Self { issuer, roots: Arc::new(roots), provider: Arc::new(ring::default_provider()) })
     }
 
     /// `count` different people, spread evenly over a table of `users` rows, so that a large table is
@@ -59,7 +60,7 @@ impl Authority {
         let key = KeyPair::generate().map_err(io::Error::other)?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(io::Error::other)?;
         let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(io::Error::other)?;
-        let mut tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let mut tls = ClientConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&TLS13])
             .map_err(io::Error::other)?
             .with_root_certificates(self.roots.clone())

@@ -11,12 +11,16 @@ use certificates::Authority;
 use load::{Load, Pace, Run};
 use stack::Stack;
 
+mod aims;
 mod certificates;
 mod load;
+mod long;
 mod measure;
 mod plot;
 mod report;
+mod results;
 mod stack;
+mod summary;
 
 /// Measures a running stack: bench/run starts one.
 #[derive(FromArgs)]
@@ -30,6 +34,7 @@ struct Args {
 enum Command {
     Fill(FillCommand),
     Load(LoadCommand),
+    Long(LongCommand),
     Measure(MeasureCommand),
 }
 
@@ -43,12 +48,27 @@ struct MeasureCommand {
     /// repository, for target/bench/ and docs/
     #[argh(positional)]
     root: PathBuf,
-    /// under three minutes: throughput and latency, to target/bench/summary.json only
+    /// under four minutes: CPU, throughput and latency, to target/bench/summary.json only
     #[argh(switch)]
     quick: bool,
     /// how often each is measured
     #[argh(option)]
     rounds: Option<usize>,
+}
+
+/// Measure 100,000 people at a cadence of 30 s, and write target/bench/long.json and its section of docs/benchmarks.md.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "long")]
+struct LongCommand {
+    /// state folder of the stack
+    #[argh(positional)]
+    state: PathBuf,
+    /// repository, for target/bench/ and docs/
+    #[argh(positional)]
+    root: PathBuf,
+    /// how long (default 10)
+    #[argh(positional, default = "10.0")]
+    minutes: f64,
 }
 
 /// Enrol so many people, and nobody else.
@@ -70,7 +90,7 @@ struct LoadCommand {
     /// state folder that `bench/run --hold` printed
     #[argh(positional)]
     state: PathBuf,
-    /// rollcall, axum, django, nginx_204 or server_204
+    /// rollcall, axum, django, discosrv, nginx_204 or server_204
     #[argh(positional)]
     systems: Vec<String>,
     /// connections, each with a certificate of its own (default 64)
@@ -99,6 +119,9 @@ fn main() -> ExitCode {
         Command::Fill(FillCommand { state, users }) => {
             Stack::read(&state).and_then(|stack| stack.fill(users))
         }
+        Command::Long(LongCommand { state, root, minutes }) => {
+            Stack::read(&state).and_then(|stack| long::all(&stack, &root, minutes))
+        }
         Command::Measure(command) => measure_all(&command),
         Command::Load(command) => load_once(&command),
     };
@@ -115,16 +138,17 @@ fn measure_all(command: &MeasureCommand) -> io::Result<()> {
     let mut scale = if command.quick { measure::QUICK } else { measure::FULL };
     if let Some(rounds) = command.rounds {
         scale.rounds = rounds.max(1);
-        scale.latency_rounds = rounds.max(1);
         scale.other_rounds = rounds.max(1);
+        scale.latency_rounds = rounds.max(1);
+        scale.other_latency_rounds = rounds.max(1);
     }
     let results = measure::all(&Stack::read(&command.state)?, &scale)?;
     let target = command.root.join("target/bench");
     report::print(&results);
-    report::write_summary(&results, &target.join("summary.json"))?;
+    summary::write(&results, &target.join("summary.json"))?;
     if !command.quick {
-        let codecs = report::read_codecs(&target.join("build/criterion"))?;
-        report::write_docs(&results, &codecs, &command.root.join("docs"))?;
+        let codecs = report::codec::read(&target.join("build/criterion"))?;
+        report::write_docs(&results, &codecs, &target.join(long::FILE), &command.root.join("docs"))?;
     }
     match results.errors.len() {
         0 => Ok(()),
@@ -146,11 +170,17 @@ fn load_once(command: &LoadCommand) -> io::Result<()> {
     for _ in 0..command.rounds {
         for name in &command.systems {
             let system = stack.system(name)?;
-            let ear = if command.hear { Some(load::ear(stack.broadcast_port)?) } else { None };
-            let mut load = Load::new(system.address, &identities, command.connections, ear)?;
-            let before = stack.costs(system)?;
+            let mut load = if command.handshakes {
+                Load::new(system, &identities)?
+            } else {
+                Load::connect(system, &identities)?
+            };
+            if command.hear {
+                load.hear(stack.broadcast_port)?;
+            }
+            let start = stack.start(system)?;
             let outcome = load.run(run)?;
-            let spent = stack.costs(system)?.since(&before);
+            let spent = stack.stop(system, &start)?;
             let quantile = |q| outcome.latency.value_at_quantile(q) as f64 / 1e6;
             println!(
                 "{name:10} {:>8.0}/s  p50 {:.2} p99 {:.2} p99.9 {:.2} ms  {spent}  errors {:?} unfinished {}",

@@ -1,8 +1,8 @@
 //! The running stack, as `bench/run` laid it out: who listens where, which processes belong to whom,
 //! and what those processes have spent.
 //!
-//! `$STATE/bench/` holds a folder for each system with the files `port` (nginx), `nginx.pid` and, where
-//! there is one, `pid` (the server).
+//! `$STATE/bench/` holds a folder for each system with the files `port`, which speaks TLS, and, where there is one,
+//! `nginx.pid` and `pid` (the server).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,13 +12,41 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
+use std::thread;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
 
 pub struct System {
     pub name: String,
     pub address: SocketAddr,
-    pub nginx: u32,
+    pub nginx: Option<u32>,
     pub server: Option<u32>,
 }
+
+impl System {
+    /// After the last one the server closes.
+    pub fn request(&self, is_last: bool) -> &'static [u8] {
+        match (self.name.as_str(), is_last) {
+            ("discosrv", _) => ANNOUNCEMENT,
+            (_, false) => HEARTBEAT,
+            (_, true) => LAST_HEARTBEAT,
+        }
+    }
+
+    /// Proportional set size of server and nginx.
+    pub fn memory(&self) -> io::Result<(u64, u64)> {
+        let of = |pid: Option<u32>| pid.map_or(Ok(0), memory_bytes);
+        Ok((of(self.server)?, of(self.nginx)?))
+    }
+}
+
+const HEARTBEAT: &[u8] = b"PATCH /api/client HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";
+const LAST_HEARTBEAT: &[u8] =
+    b"PATCH /api/client HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+/// discosrv's own request. It keeps no loopback address.
+const ANNOUNCEMENT: &[u8] = b"POST /v2/ HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+    Content-Length: 42\r\n\r\n{\"addresses\":[\"tcp://198.51.100.7:22000\"]}";
 
 pub struct Stack {
     pub certs: PathBuf,
@@ -36,15 +64,15 @@ impl Stack {
             if !folder.is_dir() {
                 continue;
             }
+            let process = |name: &str| {
+                let file = folder.join(name);
+                file.exists().then(|| first_line(&file)).transpose()
+            };
             systems.push(System {
                 name: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
                 address: SocketAddr::from(([127, 0, 0, 1], first_line(&folder.join("port"))?)),
-                nginx: first_line(&folder.join("nginx.pid"))?,
-                server: if folder.join("pid").exists() {
-                    Some(first_line(&folder.join("pid"))?)
-                } else {
-                    None
-                },
+                nginx: process("nginx.pid")?,
+                server: process("pid")?,
             });
         }
         let cluster = state.join("postgres");
@@ -62,6 +90,10 @@ impl Stack {
             let names: Vec<_> = self.systems.iter().map(|system| system.name.as_str()).collect();
             io::Error::other(format!("there is no system {name}; there are {}", names.join(", ")))
         })
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.systems.iter().any(|system| system.name == name)
     }
 
     /// Runs SQL and returns its unaligned output.
@@ -82,11 +114,6 @@ impl Stack {
             )));
         }
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    }
-
-    /// The folder of PostgreSQL's socket.
-    pub fn cluster(&self) -> &Path {
-        &self.cluster
     }
 
     pub fn users(&self) -> io::Result<usize> {
@@ -118,23 +145,70 @@ impl Stack {
         self.sql_as("postgres", "checkpoint").map(|_| ())
     }
 
-    /// What the processes on this system's path have spent so far.
-    pub fn costs(&self, system: &System) -> io::Result<Costs> {
+    /// Statements a second of PostgreSQL's own load generator: the update of a heartbeat as one statement and one commit,
+    /// by so many clients, with nothing in front of it.
+    pub fn pgbench(&self, users: usize, clients: usize, measure: Duration) -> io::Result<f64> {
+        let script = std::env::temp_dir().join(format!("rollcall-bench-{}.sql", std::process::id()));
+        // Random rows of the whole table.
+        let sql = format!(
+            "\\set n random(0, {users} - 1)\n\
+             update users set last_seen_ns = greatest(last_seen_ns, (extract(epoch from clock_timestamp()) * 1e9)::bigint), \
+             ip = '127.0.0.1'::inet, port = 40000 \
+             where email = 'device-' || lpad(:n::text, 7, '0') || '@bench.example' and disabled_at is null \
+             returning last_seen_ns;\n"
+        );
+        fs::write(&script, sql)?;
+        let output = Command::new("pgbench")
+            .args(["-n", "-M", "prepared", "-U", "rollcall", "-h"])
+            .arg(&self.cluster)
+            .args(["-c", &clients.to_string(), "-j", "1", "-T", &measure.as_secs().max(1).to_string(), "-f"])
+            .arg(&script)
+            .arg("rollcall")
+            .output();
+        fs::remove_file(&script)?;
+        let output = output?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let tps = text.lines().find_map(|line| line.strip_prefix("tps = "));
+        let tps = tps.and_then(|rest| rest.split(' ').next()?.parse().ok());
+        tps.ok_or_else(|| io::Error::other(format!("pgbench: {}", String::from_utf8_lossy(&output.stderr))))
+    }
+
+    /// What the processes on this system's path have spent so far. psql, which asks for the position of the WAL, is
+    /// not between `start` and `stop`.
+    pub fn start(&self, system: &System) -> io::Result<Costs> {
+        let wal_bytes = self.wal_bytes()?;
+        Ok(Costs { wal_bytes, ..self.spent(system)? })
+    }
+
+    /// What they have spent since.
+    pub fn stop(&self, system: &System, start: &Costs) -> io::Result<Costs> {
+        let spent = self.spent(system)?;
+        Ok(Costs { wal_bytes: self.wal_bytes()?, ..spent }.since(start))
+    }
+
+    fn spent(&self, system: &System) -> io::Result<Costs> {
         let processes = Processes::read()?;
-        let lsn = self.sql("select pg_current_wal_insert_lsn() - '0/0'")?;
+        let clock = clock_gettime(ClockId::Monotonic);
+        let of = |pid: Option<u32>| pid.map_or(0.0, |pid| processes.cpu_seconds(pid));
         Ok(Costs {
-            server: system.server.map_or(0.0, |pid| processes.cpu_seconds(pid)),
-            nginx: processes.cpu_seconds(system.nginx),
-            postgres: processes.cpu_seconds(self.postmaster),
-            generator: processes.cpu_seconds(std::process::id()),
+            server: of(system.server),
+            nginx: of(system.nginx),
+            postgres: of(Some(self.postmaster)),
+            generator: of(Some(std::process::id())),
             machine: busy_seconds()?,
-            wal_bytes: lsn.parse().map_err(io::Error::other)?,
+            seconds: clock.tv_sec as f64 + clock.tv_nsec as f64 / 1e9,
+            wal_bytes: 0.0,
         })
+    }
+
+    fn wal_bytes(&self) -> io::Result<f64> {
+        self.sql("select pg_current_wal_insert_lsn() - '0/0'")?.parse().map_err(io::Error::other)
     }
 }
 
-#[derive(Clone, Copy, Default)]
 pub struct Costs {
+    /// On the clock.
+    pub seconds: f64,
     pub server: f64,
     pub nginx: f64,
     pub postgres: f64,
@@ -145,8 +219,9 @@ pub struct Costs {
 }
 
 impl Costs {
-    pub fn since(&self, before: &Costs) -> Costs {
+    fn since(&self, before: &Costs) -> Costs {
         Costs {
+            seconds: self.seconds - before.seconds,
             server: self.server - before.server,
             nginx: self.nginx - before.nginx,
             postgres: self.postgres - before.postgres,
@@ -156,10 +231,16 @@ impl Costs {
         }
     }
 
-    /// Spent by processes that have nothing to do with the measurement: the noise. The kernel's own work
-    /// outside any process is in it too.
-    pub fn foreign(&self) -> f64 {
+    /// Spent by processes that have nothing to do with the measurement. The kernel's own work outside any process is in it
+    /// too.
+    fn foreign(&self) -> f64 {
         (self.machine - self.server - self.nginx - self.postgres - self.generator).max(0.0)
+    }
+
+    /// The share of the machine that went there.
+    pub fn noise(&self) -> f64 {
+        let cores = thread::available_parallelism().map_or(1, usize::from) as f64;
+        self.foreign() / (self.seconds * cores)
     }
 }
 
@@ -213,7 +294,7 @@ impl Processes {
 
 /// Proportional set size of a process and all that descend from it: shared pages are divided among
 /// those who share them, so that the sum is what the machine is short of.
-pub fn memory_bytes(pid: u32) -> io::Result<u64> {
+fn memory_bytes(pid: u32) -> io::Result<u64> {
     let processes = Processes::read()?;
     let mut pids = vec![pid];
     let mut total = 0;
