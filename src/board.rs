@@ -71,7 +71,7 @@ pub fn run(options: Options) -> Result<(), Error> {
     // Two connections: whoever waits for the rows of everybody keeps no reader waiting.
     let [store, readers] = [(); 2].map(|()| Store::open(url, DEADLINE));
     let (store, readers) = (store.map_err(Error::Store)?, readers.map_err(Error::Store)?);
-    let trust = settings.trust()?;
+    let credential = settings.credential()?;
     let keys = settings.keys()?;
     let pseudonyms = settings.pseudonyms()?;
     if check {
@@ -91,7 +91,7 @@ pub fn run(options: Options) -> Result<(), Error> {
         let listener = sockets::listener(listen, UNREAD).map_err(|error| Error::Listen(listen, error))?;
         let listener = TcpListener::from(listener);
         let history = readers.clone();
-        let readers = Readers::new(trust, settings.identity, readers, token, listen.port());
+        let readers = Readers::new(credential, settings.identity, readers, token, listen.port());
         task::spawn(follow::rows(store.clone(), Arc::clone(&people)));
         let (running, stopped) = channel::bounded(1);
         let held = Held::default();

@@ -12,6 +12,7 @@ use std::time::Duration;
 use async_std::channel;
 use async_std::net::TcpListener;
 use async_std::os::unix::net::{UnixListener, UnixStream};
+use async_std::prelude::FutureExt;
 use async_std::task;
 
 use crate::cli::{Exit, Fatal, SettingError, Timespan, now_ns, signals};
@@ -44,7 +45,7 @@ use routes::{State, came_through_nginx};
 use settings::{MAX_DEADLINE, MIN_DEADLINE, load_signing};
 use supervisor::{Supervisor, Watchdog};
 
-pub(crate) use settings::{Address, Privacy, Settings};
+pub(crate) use settings::{Address, Privacy, Settings, socket};
 pub use settings::{Command, Doctor, Options};
 
 /// How long to wait between two tries to reach a database that is not there yet.
@@ -56,21 +57,23 @@ pub fn run(options: Options) -> Result<(), Error> {
     let settings = Settings::read(options)?;
     let about = About::this(settings.certs.clone());
     settings.log.start();
-    let Settings { ref listen, deadline, .. } = settings;
+    let Settings { ref socket, ref listen, deadline, .. } = settings;
     let url = settings.database_url.as_deref().ok_or(Error::NoDatabase)?;
     // A request may have to wait for the commit before its own.
     let store = Store::open(url, deadline / 2).map_err(Error::Store)?;
     let signing = settings.broadcast_key.as_deref().map(load_signing).transpose()?;
     let privacy =
         settings.privacy_key.as_deref().map(keyfile::pseudonym_key).transpose().map_err(Error::PrivacyKey)?;
-    let trust = settings.trust()?;
+    let credential = settings.credential()?;
+    settings.check_folder()?;
     if check {
         return Ok(());
     }
-    let proof = Proof::of(&settings, Path::new("/proc/self/exe")).unwrap_or_else(|error| {
-        log::warn!("{error}: `just up` and `just status` cannot tell this server from a stranger");
-        None
-    });
+    let proof = Proof::of(&settings, Path::new("/proc/self/exe"))
+        .inspect_err(|error| {
+            log::warn!("{error}: `just up` and `just status` cannot tell this server from a stranger");
+        })
+        .ok();
     let announcer = match signing {
         Some((signer, last)) => Some(Announcer::new(signer, last.next(now_ns()).map_err(Error::Epoch)?)),
         None => {
@@ -98,7 +101,7 @@ pub fn run(options: Options) -> Result<(), Error> {
         let commits =
             commit::start(recorder, broadcaster.clone(), Arc::clone(&hearing), deadline / 2, watchdog);
         let app = routes::app(State {
-            trust,
+            credential,
             identity: settings.identity,
             registry: Registry::default(),
             proof,
@@ -126,37 +129,40 @@ pub fn run(options: Options) -> Result<(), Error> {
                     Err(_) => std::future::pending().await,
                 }
             };
-            failure = async_std::prelude::FutureExt::race(signal, broken).await;
+            failure = signal.race(broken).await;
             if let Some(supervisor) = &supervisor {
                 supervisor.stopping();
             }
             log::info!("stopping: finishing the requests that are being answered");
         };
-        let listens = || {
-            log::info!("rollcall-server {} listens on {listen}", env!("CARGO_PKG_VERSION"));
-            if let Some(supervisor) = &supervisor {
-                supervisor.ready();
-            }
-        };
-        match listen {
-            Address::Tcp(address) => {
-                let bound = TcpListener::bind(address).await;
-                let listener = bound.map_err(|error| Error::Listen(listen.clone(), error))?;
-                if listener.local_addr().is_ok_and(|own| !own.ip().is_loopback()) {
-                    log::warn!(
-                        "{address} is no loopback address: others on the way can read nginx's requests, and the proxy credential in them"
-                    );
-                }
-                listens();
-                connection::serve(listener, app, came_through_nginx, &accepts, stop).await;
-            }
-            Address::Unix(path) => {
-                let listener = bind_unix(path).await?;
-                listens();
-                connection::serve(listener, app, came_through_nginx, &accepts, stop).await;
-                let _ = fs::remove_file(path);
-            }
+        let port = TcpListener::bind(&listen.0).await;
+        let port = port.map_err(|error| Error::Listen(listen.clone(), error))?;
+        if port.local_addr().is_ok_and(|own| !own.ip().is_loopback()) {
+            log::warn!(
+                "{listen} is no loopback address: others than those of this host can ask for /metrics"
+            );
         }
+        let for_nginx = bind(socket).await.map_err(|error| Error::Socket(socket.clone(), error))?;
+        log::info!(
+            "rollcall-server {} listens on {listen}, and for nginx on {}",
+            env!("CARGO_PKG_VERSION"),
+            socket.display()
+        );
+        if let Some(supervisor) = &supervisor {
+            supervisor.ready();
+        }
+        let (running, stopped) = channel::bounded::<()>(1);
+        let both_stop = async {
+            stop.await;
+            drop(running);
+        };
+        let stopped = async {
+            let _ = stopped.recv().await;
+        };
+        let of_port = AtomicBool::new(true);
+        connection::serve(for_nginx, app.clone(), came_through_nginx, &accepts, both_stop)
+            .join(connection::serve(port, app, came_through_nginx, &of_port, stopped))
+            .await;
         broadcaster.end().await;
         failure.map_or(Ok(()), |error| Err(Error::Store(error)))
     })
@@ -189,18 +195,17 @@ async fn wait_for_database(store: &Store, hearing: &Hearing) -> Result<(), store
     }
 }
 
-async fn bind_unix(path: &Path) -> Result<UnixListener, Error> {
-    let error = |error| Error::Listen(Address::Unix(path.to_owned()), error);
-    // A socket file outlives a server that was killed; it is stale if nobody answers on it.
-    if fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
-        if UnixStream::connect(path).await.is_ok() {
-            return Err(error(io::ErrorKind::AddrInUse.into()));
+async fn bind(socket: &Path) -> io::Result<UnixListener> {
+    // The file outlives a server; it is stale if nobody answers on it.
+    if fs::symlink_metadata(socket).is_ok_and(|file| file.file_type().is_socket()) {
+        if UnixStream::connect(socket).await.is_ok() {
+            return Err(io::ErrorKind::AddrInUse.into());
         }
-        fs::remove_file(path).map_err(error)?;
+        fs::remove_file(socket)?;
     }
-    let listener = UnixListener::bind(path).await.map_err(error)?;
+    let listener = UnixListener::bind(socket).await?;
     // Connecting needs the right to write; the folder decides about the rest.
-    fs::set_permissions(path, fs::Permissions::from_mode(0o666)).map_err(error)?;
+    fs::set_permissions(socket, fs::Permissions::from_mode(0o666))?;
     Ok(listener)
 }
 
@@ -238,15 +243,18 @@ pub enum Error {
     CredentialFile(PathBuf, io::Error),
     #[error("the proxy credential {path}: {1}", path = .0.display())]
     Credential(PathBuf, CredentialError),
-    #[error("the folder of the socket, {path}: {1}", path = .0.display())]
+    #[error("the folder of ROLLCALL_SOCKET, {path}: {1}; `just up` makes it", path = .0.display())]
     Folder(PathBuf, io::Error),
     #[error(
-        "the folder of the socket, {path}, has mode {1:04o}: everybody may enter and name anybody; chmod 0750",
+        "the folder of the socket, {path}, has mode {1:04o}: others may put a socket of their own there, and hear the \
+         proxy credential; chmod 0750",
         path = .0.display()
     )]
     FolderExposed(PathBuf, u32),
     #[error("cannot listen on {0}: {1}; ROLLCALL_LISTEN sets another address")]
     Listen(Address, io::Error),
+    #[error("cannot listen on {path}: {1}; ROLLCALL_SOCKET sets another path", path = .0.display())]
+    Socket(PathBuf, io::Error),
     #[error("cannot read the program {path}: {1}", path = .0.display())]
     Program(PathBuf, io::Error),
 }
@@ -254,7 +262,11 @@ pub enum Error {
 impl Fatal for Error {
     fn exit(&self) -> Exit {
         match self {
-            Error::Broadcast(_) | Error::Signals(_) | Error::Listen(..) | Error::Program(..) => Exit::Failure,
+            Error::Broadcast(_)
+            | Error::Signals(_)
+            | Error::Listen(..)
+            | Error::Socket(..)
+            | Error::Program(..) => Exit::Failure,
             Error::Epoch(error) if error.may_pass() => Exit::Failure,
             Error::Store(error) if error.is_configuration() => Exit::Config,
             Error::Store(_) => Exit::Failure,

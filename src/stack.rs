@@ -84,7 +84,8 @@ pub fn run(options: Options) -> Result<(), Error> {
 struct Settings {
     state: PathBuf,
     certs: PathBuf,
-    listen: server::Address,
+    /// Of nginx and the server.
+    socket: PathBuf,
     https_port: u16,
     /// Requests a second.
     rate: u32,
@@ -96,15 +97,16 @@ struct Settings {
 impl Settings {
     fn read() -> Result<Self, Error> {
         whole("ROLLCALL_LOG_SIZE", "64", "MiB", 999_999)?;
-        let listen: server::Address = setting(None, "ROLLCALL_LISTEN", "127.0.0.1:8000")?;
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._@%+=:-[]".contains(&byte);
-        if !listen.to_string().bytes().all(is_plain) {
-            return Err(Error::Misread(listen));
+        let state: PathBuf = setting(None, "ROLLCALL_STATE", ".run")?;
+        let socket = server::socket(None, &state)?;
+        let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._@%+=:-".contains(byte);
+        if !socket.as_os_str().as_encoded_bytes().iter().all(is_plain) {
+            return Err(Error::Misread(socket));
         }
         Ok(Self {
-            state: setting(None, "ROLLCALL_STATE", ".run")?,
+            state,
             certs: setting(None, "ROLLCALL_CERTS", "certs")?,
-            listen,
+            socket,
             https_port: setting(None, "ROLLCALL_HTTPS_PORT", "443")?,
             rate: whole("ROLLCALL_RATE", "20", "requests a second", 9_999_999)?,
             identity: setting(None, "ROLLCALL_IDENTITY", "cn")?,
@@ -156,8 +158,11 @@ pub enum Error {
     Setting(#[from] SettingError),
     #[error("{variable} is {text:?}: it must be a whole number of {unit}, {most} at the most")]
     NotWhole { variable: &'static str, text: String, unit: &'static str, most: u32 },
-    #[error("ROLLCALL_LISTEN is {0}: nginx would misread it; letters, digits and /._@%+=:-[] are fine")]
-    Misread(server::Address),
+    #[error(
+        "ROLLCALL_SOCKET is {path}: nginx would misread it; letters, digits and /._@%+=:- are fine",
+        path = .0.display()
+    )]
+    Misread(PathBuf),
     #[error("ROLLCALL_CRL=off is for ROLLCALL_CA=external: our own CA has its CRL always")]
     OwnWithoutCrl,
     #[error(transparent)]

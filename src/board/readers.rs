@@ -11,7 +11,7 @@ use tide::http::Headers;
 
 use super::{Error, random};
 use crate::cli::now_ns;
-use crate::http::identity::{Credential, Forwarded, Identity, Trust};
+use crate::http::identity::{Credential, Forwarded, Identity};
 use crate::http::outage::Outage;
 use crate::http::problem::Problem;
 use crate::protocol::status::Email;
@@ -51,7 +51,8 @@ impl Reader {
 }
 
 pub struct Readers {
-    trust: Trust,
+    /// nginx's.
+    credential: Credential,
     identity: Identity,
     store: Store,
     token: Credential,
@@ -71,11 +72,17 @@ struct Known {
 }
 
 impl Readers {
-    pub fn new(trust: Trust, identity: Identity, store: Store, token: Credential, port: u16) -> Self {
+    pub fn new(
+        credential: Credential,
+        identity: Identity,
+        store: Store,
+        token: Credential,
+        port: u16,
+    ) -> Self {
         let key = hmac::Key::new(HMAC_SHA256, token.secret());
         let cookie = Credential::new(&hex::encode(hmac::sign(&key, COOKIE))).expect("64 digits are a secret");
         Self {
-            trust,
+            credential,
             identity,
             store,
             token,
@@ -90,7 +97,7 @@ impl Readers {
 
     /// Did nginx send it, or a holder of the token? Asks nobody.
     pub fn knows(&self, headers: &impl AsRef<Headers>) -> bool {
-        self.trust.admit(&Forwarded::of(headers)).is_ok()
+        self.credential.admit(&Forwarded::of(headers)).is_ok()
             || self.has_token(headers)
             || self.has_cookie(headers)
     }
@@ -104,7 +111,7 @@ impl Readers {
     pub async fn reader(&self, headers: &(impl AsRef<Headers> + Sync)) -> Result<Reader, Problem> {
         if !Self::is_direct(headers) {
             let forwarded = Forwarded::of(headers);
-            self.trust.admit(&forwarded)?;
+            self.credential.admit(&forwarded)?;
             let certificate = forwarded.certificate()?;
             let email = match self.identity {
                 Identity::Cn => forwarded.common_name()?,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::{Error, random};
 use crate::cli::{FromArgs, logging, setting};
 use crate::files;
-use crate::http::identity::{Canary, Credential, Identity, Trust};
+use crate::http::identity::{Canary, Credential, Identity};
 use crate::keyfile;
 use crate::protocol::keys::PublicKey;
 use crate::protocol::pseudonym::{self, Privacy};
@@ -99,12 +99,12 @@ impl Settings {
         })
     }
 
-    /// The sender whose word for a reader's name counts.
-    pub fn trust(&self) -> Result<Trust, Error> {
+    /// nginx's word for a reader's name counts with it.
+    pub fn credential(&self) -> Result<Credential, Error> {
         let path = &self.proxy_credential;
         let text = files::read_secret(path).map_err(|error| Error::CredentialFile(path.clone(), error))?;
-        let credential = Credential::new(&String::from_utf8_lossy(&text));
-        credential.map(Trust::Credential).map_err(|error| Error::Credential(path.clone(), error))
+        Credential::new(&String::from_utf8_lossy(&text))
+            .map_err(|error| Error::Credential(path.clone(), error))
     }
 
     /// The keys of the servers.

@@ -6,7 +6,6 @@ use std::path::Path;
 
 use super::{Finding, Settings};
 use crate::keyfile;
-use crate::server::Address;
 use crate::server::epoch::LastEpoch;
 
 pub fn check(settings: &Settings) -> Vec<Finding> {
@@ -21,18 +20,17 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
     [signing].into_iter().chain(pseudonyms).collect()
 }
 
-/// The server believes the name of a caller from nginx alone, by a secret or by the folder of a socket.
+/// The server believes the name of a caller from nginx alone, by a secret that nobody else hears.
 pub fn check_nginx(settings: &Settings) -> Vec<Finding> {
     let server = &settings.server;
-    let hidden = match server.listen {
-        Address::Tcp(_) => hidden(&server.proxy_credential, "the proxy credential"),
-        Address::Unix(_) => None,
-    };
-    let judged = || match server.trust() {
-        Ok(_) => Finding::green(format!("only nginx can name callers to the server, on {}", server.listen)),
+    let judged = || match server.credential().and_then(|_| server.check_folder()) {
+        Ok(()) => Finding::green(format!(
+            "only nginx can name callers to the server, on {}",
+            server.socket.display()
+        )),
         Err(error) => no_start(error, "just up"),
     };
-    vec![hidden.unwrap_or_else(judged)]
+    vec![hidden(&server.proxy_credential, "the proxy credential").unwrap_or_else(judged)]
 }
 
 fn of_signing(key: &Path, certs: &Path) -> Finding {

@@ -60,15 +60,8 @@ impl FromStr for Canary {
     }
 }
 
-/// How the server knows that a request came through nginx and not from a neighbour on the host.
-pub enum Trust {
-    /// nginx presents this secret with each request.
-    Credential(Credential),
-    /// The server listens on a Unix socket in a folder that only nginx and the server may enter.
-    SocketFolder,
-}
-
-/// The secret that nginx shares with a program. It has no `Debug`, so that it cannot reach a log.
+/// The secret that nginx shows with each request: by it a program knows that nobody else on the host made the request. It
+/// has no `Debug`, so that it cannot reach a log.
 pub struct Credential(String);
 
 impl Credential {
@@ -89,6 +82,14 @@ impl Credential {
     /// To make another secret of it.
     pub fn secret(&self) -> &[u8] {
         self.0.as_bytes()
+    }
+
+    /// Did this request come through nginx?
+    pub fn admit(&self, forwarded: &Forwarded<'_>) -> Result<(), Refusal> {
+        match forwarded.proxy_credential.one() {
+            Some(presented) if self.matches(presented) => Ok(()),
+            _ => Err(Refusal::NotThroughProxy),
+        }
     }
 
     /// Takes as long for a wrong secret as for the right one.
@@ -168,19 +169,6 @@ const LATE_NS: u64 = 1_000_000_000;
 /// Bytes of X-Client-Certificate. nginx cuts a longer one here, since async-h1 reads a head of 8 kB.
 const MAX_CERTIFICATE: usize = 7000;
 
-impl Trust {
-    /// Did this request come through nginx?
-    pub fn admit(&self, forwarded: &Forwarded<'_>) -> Result<(), Refusal> {
-        match self {
-            Trust::SocketFolder => Ok(()),
-            Trust::Credential(credential) => match forwarded.proxy_credential.one() {
-                Some(presented) if credential.matches(presented) => Ok(()),
-                _ => Err(Refusal::NotThroughProxy),
-            },
-        }
-    }
-}
-
 impl<'a> Forwarded<'a> {
     pub fn of(request: &'a impl AsRef<tide::http::Headers>) -> Self {
         let mut forwarded = Self::default();
@@ -229,7 +217,7 @@ impl<'a> Forwarded<'a> {
         self.request_id.one().filter(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
     }
 
-    /// The person by the CN. Like the rest, call it only for a request that [`Trust::admit`] let in.
+    /// The person by the CN. Like the rest, call it only for a request that [`Credential::admit`] let in.
     pub fn common_name(&self) -> Result<Email, Refusal> {
         if self.subject_cn.is_void() {
             return Err(Refusal::NoName);

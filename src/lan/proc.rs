@@ -22,29 +22,20 @@ pub fn holders_of(port: u16) -> Option<Holders> {
     Some(holders(&all().filter(|entry| entry.port == port).map(|entry| entry.inode).collect::<Vec<_>>()))
 }
 
-/// The programs that take connections at `HOST:PORT`, on whichever address of the host, or at `unix:PATH`.
+/// The programs that take connections at `HOST:PORT`, on whichever address of the host.
 pub fn listeners_on(address: &str) -> Holders {
     let column = |line: &str, at| line.split_ascii_whitespace().nth(at).map(str::to_owned);
-    let lines = |table: &str| fs::read_to_string(table).unwrap_or_default();
-    let inodes: Vec<String> = match (address.strip_prefix("unix:"), address.rsplit_once(':')) {
-        (Some(path), _) => lines("/proc/net/unix")
-            .lines()
-            .filter(|line| column(line, 7).as_deref() == Some(path))
-            .filter_map(|line| column(line, 6))
-            .collect(),
-        (None, Some((_, port))) => {
-            let end = format!(":{:04X}", port.parse::<u16>().unwrap_or_default());
-            ["/proc/net/tcp", "/proc/net/tcp6"]
-                .into_iter()
-                .flat_map(|table| lines(table).lines().map(str::to_owned).collect::<Vec<_>>())
-                // 0A is TCP_LISTEN.
-                .filter(|line| column(line, 1).is_some_and(|own| own.ends_with(&end)))
-                .filter(|line| column(line, 3).as_deref() == Some("0A"))
-                .filter_map(|line| column(&line, 9))
-                .collect()
-        }
-        (None, None) => Vec::new(),
-    };
+    let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    let end = format!(":{:04X}", port.unwrap_or_default());
+    let inodes: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .into_iter()
+        .map(|table| fs::read_to_string(table).unwrap_or_default())
+        .flat_map(|table| table.lines().map(str::to_owned).collect::<Vec<_>>())
+        // 0A is TCP_LISTEN.
+        .filter(|line| column(line, 1).is_some_and(|own| own.ends_with(&end)))
+        .filter(|line| column(line, 3).as_deref() == Some("0A"))
+        .filter_map(|line| column(&line, 9))
+        .collect();
     holders(&inodes)
 }
 

@@ -1,8 +1,9 @@
 //! The sending half: numbers and signs each commit, and repeats the newest.
 //!
 //! No socket and no clock: statuses and times in, datagrams out. The broadcaster keeps an [`Announcer`] and
-//! a [`Repetition`] under one lock. After a commit it sends the result of [`Announcer::announce`] and hands the
-//! last datagram to [`Repetition::sent`]; a task sleeps until [`Repetition::next`] and sends the one that is
+//! a [`Repetition`] under one lock. While a commit is under way it may hand the expected statuses to
+//! [`Announcer::prepare`], so that the signature is ready. After the commit it sends the result of
+//! [`Announcer::announce`] and hands the last datagram to [`Repetition::sent`]; a task sleeps until [`Repetition::next`] and sends the one that is
 //! [`Repetition::due`]. One lock, so that the order on the wire is the order of the numbers.
 
 use std::time::{Duration, Instant};
@@ -17,13 +18,20 @@ pub struct Announcer {
     key_id: KeyId,
     epoch: u64,
     sequence: u64,
+    prepared: Option<Prepared>,
+}
+
+/// The announcement of a commit that is under way, which nobody has sent.
+struct Prepared {
+    expected: Vec<Status>,
+    datagrams: Vec<Vec<u8>>,
 }
 
 impl Announcer {
     /// `epoch` is higher than every epoch before it of this key.
     pub fn new(signer: Signer, epoch: u64) -> Self {
         let key_id = signer.public().id();
-        Self { signer, key_id, epoch, sequence: 0 }
+        Self { signer, key_id, epoch, sequence: 0, prepared: None }
     }
 
     /// The newest number; 0 before the first.
@@ -31,20 +39,35 @@ impl Announcer {
         self.sequence
     }
 
+    /// Makes the datagrams of the commit that is expected next. [`Announcer::announce`] gives them out if exactly that was
+    /// committed, and otherwise makes others: they have no number yet.
+    pub fn prepare(&mut self, expected: Vec<Status>) {
+        let datagrams = self.encode(&expected);
+        self.prepared = Some(Prepared { expected, datagrams });
+    }
+
     /// The datagrams that announce one commit, in its order. They have to be sent, all of them
     /// and in this order: a number that is not heard is reported as missing.
     pub fn announce(&mut self, committed: &[Status]) -> Vec<Vec<u8>> {
-        let mut datagrams = Vec::with_capacity(committed.len());
-        for statuses in committed.chunks(MAX_COUNT.into()) {
+        let datagrams = match self.prepared.take() {
+            Some(Prepared { expected, datagrams }) if expected == committed => datagrams,
+            _ => self.encode(committed),
+        };
+        self.sequence += committed.len() as u64;
+        datagrams
+    }
+
+    fn encode(&self, statuses: &[Status]) -> Vec<Vec<u8>> {
+        let mut datagrams = Vec::with_capacity(statuses.len());
+        for statuses in statuses.chunks(MAX_COUNT.into()) {
             let batch = Batch {
                 kind: Kind::SEEN,
                 key_id: self.key_id,
                 epoch: self.epoch,
-                first_sequence: self.sequence + 1,
+                first_sequence: self.sequence + datagrams.len() as u64 + 1,
                 statuses,
             };
             datagrams.extend(encode_batch(&batch, |message| self.signer.sign(message)));
-            self.sequence += statuses.len() as u64;
         }
         datagrams
     }
@@ -148,6 +171,28 @@ mod tests {
                 assert_eq!(verified.status(), status);
             }
         }
+    }
+
+    #[test]
+    fn what_was_prepared_is_announced_only_if_exactly_that_was_committed() {
+        let (mut one, mut other) = (announcer(5), announcer(5));
+        let all = statuses(3);
+        let mut newer = all.clone();
+        newer[1].last_seen_ns += 1;
+        let commits = [&all[..], &all[..2], &newer, &[], &all, &all];
+        for (expected, committed) in
+            commits.iter().zip(commits.iter().skip(1)).chain([(&commits[0], &commits[0])])
+        {
+            one.prepare(expected.to_vec());
+            // Ed25519 signs one message always in one way.
+            assert_eq!(one.announce(committed), other.announce(committed));
+            assert_eq!(one.sequence(), other.sequence());
+        }
+        // A commit that failed was announced by nobody, and the next one has other datagrams.
+        one.prepare(newer);
+        one.prepare(all.clone());
+        assert_eq!(one.announce(&all), other.announce(&all));
+        assert_eq!(one.announce(&all), other.announce(&all), "prepared once, announced once");
     }
 
     #[test]

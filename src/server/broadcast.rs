@@ -86,6 +86,14 @@ impl Broadcaster {
         Ok(broadcaster)
     }
 
+    /// Signs the announcement of a commit that is under way, so that the wait for the database is used. Nothing is sent.
+    pub fn prepare(&self, expected: Vec<Status>) {
+        if let Some(announcer) = &mut self.lock().announcer {
+            let hidden = self.privacy.as_ref().map(|key| key.hide(&expected));
+            announcer.prepare(hidden.unwrap_or(expected));
+        }
+    }
+
     /// Announces one commit.
     pub fn send(&self, committed: &[Status]) {
         let hidden = self.privacy.as_ref().map(|key| key.hide(committed));

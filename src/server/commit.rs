@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_std::channel::{self, Receiver, Sender};
+use async_std::prelude::FutureExt;
 use async_std::task;
 
 use super::broadcast::Broadcaster;
@@ -158,7 +159,14 @@ async fn commit_all(
         }
         let sightings: Vec<&Sighting> = batch.iter().map(|one| &one.sighting).collect();
         let began = Instant::now();
-        match recorder.record(&sightings).await {
+        // The database has the statement by the time that the signature is made.
+        let preparing = async {
+            let statuses = sightings.iter().map(|sighting| &sighting.status);
+            let announced = statuses.filter(|status| !hearing.is_canary(&status.email));
+            broadcaster.prepare(announced.cloned().collect());
+        };
+        let (recorded, ()) = recorder.record(&sightings).join(preparing).await;
+        match recorded {
             Ok(mut recorded) => {
                 committed.count(began.elapsed(), sightings.len());
                 outage.worked();
@@ -167,7 +175,7 @@ async fn commit_all(
                     None => clock.worked(),
                     Some(doubt) => clock.failed(&doubt),
                 }
-                recorded.committed.retain(|status| !hearing.is_canary(&status.email));
+                recorded.committed.retain(|status| !hearing.hears_canary(&status.email));
                 broadcaster.send(&recorded.committed);
                 for (one, outcome) in batch.iter().zip(recorded.outcomes) {
                     // A request whose client hung up no longer waits; it is recorded all the same.

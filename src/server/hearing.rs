@@ -113,9 +113,14 @@ impl Hearing {
         Some(self.reannounce_after_s.load(Ordering::Relaxed)).filter(|seconds| *seconds > 0)
     }
 
-    /// Is it the canary's heartbeat that was recorded? Nobody else is told of it.
+    /// Nobody is told of the canary.
     pub fn is_canary(&self, email: &Email) -> bool {
-        let is_canary = self.canary.as_ref() == Some(email);
+        self.canary.as_ref() == Some(email)
+    }
+
+    /// Is it the canary's heartbeat that was recorded? Then it was heard.
+    pub fn hears_canary(&self, email: &Email) -> bool {
+        let is_canary = self.is_canary(email);
         if is_canary {
             *self.canary_seen.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         }

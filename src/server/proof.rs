@@ -10,7 +10,7 @@ use std::path::Path;
 use hex::FromHex;
 use ring::hmac::{self, Context, HMAC_SHA256, Key};
 
-use super::{Address, Error, Settings};
+use super::{Error, Settings};
 use crate::files;
 use crate::protocol::status::Email;
 
@@ -28,15 +28,10 @@ pub struct Proof {
 }
 
 impl Proof {
-    /// By these settings, for this program. `None` without a credential, which a Unix socket needs none of.
-    pub(crate) fn of(settings: &Settings, program: &Path) -> Result<Option<Self>, Error> {
-        let credential = match files::read_secret(&settings.proxy_credential) {
-            Err(error) if matches!(settings.listen, Address::Unix(_)) => {
-                log::debug!("no proof of the settings: {}: {error}", settings.proxy_credential.display());
-                return Ok(None);
-            }
-            read => read.map_err(|error| Error::CredentialFile(settings.proxy_credential.clone(), error))?,
-        };
+    /// By these settings, for this program.
+    pub(crate) fn of(settings: &Settings, program: &Path) -> Result<Self, Error> {
+        let credential = files::read_secret(&settings.proxy_credential)
+            .map_err(|error| Error::CredentialFile(settings.proxy_credential.clone(), error))?;
         let key = Key::new(HMAC_SHA256, credential.trim_ascii());
         let announces = format!("{} to {}", settings.privacy(), settings.broadcast);
         let mut digest = Context::with_key(&key);
@@ -45,6 +40,7 @@ impl Proof {
             digest.update(part);
         };
         add(SETTINGS);
+        add(settings.socket.as_os_str().as_encoded_bytes());
         add(settings.listen.to_string().as_bytes());
         add(announces.as_bytes());
         add(settings.identity.to_string().as_bytes());
@@ -63,7 +59,7 @@ impl Proof {
         let unreadable = |error| Error::Program(program.to_owned(), error);
         feed(&mut digest, program).map_err(unreadable)?;
         let settings = hex::encode(digest.sign());
-        Ok(Some(Self { key, statement: format!("settings {settings}\nannounces {announces}\n") }))
+        Ok(Self { key, statement: format!("settings {settings}\nannounces {announces}\n") })
     }
 
     pub fn statement(&self) -> &str {

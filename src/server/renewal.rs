@@ -53,7 +53,7 @@ impl Drop for Place {
 pub async fn renew(mut request: Request<Arc<State>>) -> Result<Response, Problem> {
     let state = Arc::clone(request.state());
     let forwarded = Forwarded::of(&request);
-    state.trust.admit(&forwarded)?;
+    state.credential.admit(&forwarded)?;
     if request.method() != Method::Post {
         return Err(Problem::new(StatusCode::MethodNotAllowed, "only POST is answered here")
             .with_header("Allow", "POST"));

@@ -14,15 +14,15 @@ use super::proof::{self, Proof};
 use super::registry::Registry;
 use super::renewal;
 use crate::cli::now_ns;
-use crate::http::identity::{Forwarded, Identity, Trust};
+use crate::http::identity::{Credential, Forwarded, Identity};
 use crate::http::problem::{Problem, Program, answer, refuse};
 use crate::prometheus;
 use crate::store::Store;
 use crate::store::sighting::Sighting;
 
-/// The means of an answer: the trust in a request, and the place where it is recorded.
+/// The means of an answer: the credential that a request must show, and the place where it is recorded.
 pub struct State {
-    pub trust: Trust,
+    pub credential: Credential,
     pub identity: Identity,
     /// Asked with [`Identity::Registered`] only.
     pub registry: Registry,
@@ -90,7 +90,7 @@ async fn beat(state: &State, method: Method, forwarded: &Forwarded<'_>) -> Resul
 
 /// `PATCH /api/client`: prove, then record; the commit announces. Each only if the one before succeeded.
 async fn heartbeat(state: &State, method: Method, forwarded: &Forwarded<'_>) -> Result<(), Problem> {
-    state.trust.admit(forwarded)?;
+    state.credential.admit(forwarded)?;
     if method != Method::Patch {
         return Err(Problem::new(StatusCode::MethodNotAllowed, "only PATCH is answered here")
             .with_header("Allow", "PATCH"));
@@ -144,7 +144,7 @@ async fn prove(request: Request<Arc<State>>) -> Result<Response, Problem> {
 }
 
 async fn elsewhere(request: Request<Arc<State>>) -> Result<Response, Problem> {
-    request.state().trust.admit(&Forwarded::of(&request))?;
+    request.state().credential.admit(&Forwarded::of(&request))?;
     Err(Problem::new(StatusCode::NotFound, "there is nothing here; the path of a heartbeat is /api/client"))
 }
 
@@ -185,5 +185,5 @@ fn unavailable() -> Problem {
 
 /// Did this request come from nginx, and not from somebody else on this host?
 pub fn came_through_nginx(state: &Arc<State>, request: &tide::http::Request) -> bool {
-    state.trust.admit(&Forwarded::of(request)).is_ok()
+    state.credential.admit(&Forwarded::of(request)).is_ok()
 }

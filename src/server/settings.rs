@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use super::Error;
 use super::epoch::LastEpoch;
-use crate::cli::{FromArgs, Timespan, logging, setting};
+use crate::cli::{FromArgs, SettingError, Timespan, logging, setting};
 use crate::files;
-use crate::http::identity::{Canary, Credential, Identity, Trust};
+use crate::http::identity::{Canary, Credential, Identity};
 use crate::keyfile;
 use crate::lan::destination::{self, Destination};
 use crate::protocol::keys::Signer;
@@ -22,22 +22,20 @@ use crate::protocol::status::Email;
 pub(super) const MIN_DEADLINE: Duration = Duration::from_millis(500);
 pub(super) const MAX_DEADLINE: Duration = Duration::from_secs(60);
 
-/// `HOST:PORT`, or `unix:PATH`.
+/// `HOST:PORT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    Tcp(String),
-    Unix(PathBuf),
-}
+pub struct Address(pub String);
 
 impl FromStr for Address {
-    type Err = String;
+    type Err = &'static str;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.strip_prefix("unix:") {
-            Some("") => Err("there is no path after unix:".to_owned()),
-            Some(path) => Ok(Address::Unix(path.into())),
-            None if text.contains(':') => Ok(Address::Tcp(text.to_owned())),
-            None => Err("the form is HOST:PORT or unix:PATH".to_owned()),
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once(':') {
+            Some(("unix", _)) => {
+                Err("nginx has a Unix socket already, ROLLCALL_SOCKET; here the form is HOST:PORT")
+            }
+            Some(_) => Ok(Self(text.to_owned())),
+            None => Err("the form is HOST:PORT"),
         }
     }
 }
@@ -86,7 +84,10 @@ impl FromStr for MaxRate {
 /// that of its CN or, by ROLLCALL_IDENTITY, of its rfc822Name (san) or its row in the database (registered).
 #[derive(Default, FromArgs)]
 pub struct Options {
-    /// where to listen: HOST:PORT or unix:PATH (ROLLCALL_LISTEN, default 127.0.0.1:8000)
+    /// the Unix socket for nginx (ROLLCALL_SOCKET, default $ROLLCALL_STATE/clerk/socket)
+    #[argh(option)]
+    socket: Option<PathBuf>,
+    /// where to listen for those on this host: HOST:PORT (ROLLCALL_LISTEN, default 127.0.0.1:8000)
     #[argh(option)]
     listen: Option<Address>,
     /// where to announce: auto, or interfaces and addresses, separated by commas (ROLLCALL_BROADCAST, default auto)
@@ -127,6 +128,9 @@ pub struct Doctor {
 
 /// The settings as they are written, before any file is opened. `rollcall-server doctor` reads the same.
 pub(crate) struct Settings {
+    /// nginx comes by it.
+    pub socket: PathBuf,
+    /// For `/metrics`, `/readyz` and `stack/up`.
     pub listen: Address,
     /// As it is written.
     pub broadcast: String,
@@ -169,6 +173,7 @@ impl Settings {
             return Err(Error::Deadline(deadline));
         }
         Ok(Self {
+            socket: socket(options.socket, &state)?,
             listen: setting(options.listen, "ROLLCALL_LISTEN", "127.0.0.1:8000")?,
             destinations: destination::parse(&text).map_err(Error::Destination)?,
             broadcast: text,
@@ -195,13 +200,33 @@ impl Settings {
         if self.privacy_key.is_some() { "pseudonym" } else { "clear" }
     }
 
-    /// The sender whose word for a caller's name counts.
-    pub fn trust(&self) -> Result<Trust, Error> {
-        match &self.listen {
-            Address::Unix(path) => check_folder(path).map(|()| Trust::SocketFolder),
-            Address::Tcp(_) => read_credential(&self.proxy_credential).map(Trust::Credential),
-        }
+    /// nginx's word for a caller's name counts with it. The file must be the server's alone: a reader of the secret can
+    /// name anybody.
+    pub fn credential(&self) -> Result<Credential, Error> {
+        let path = &self.proxy_credential;
+        let text = files::read_secret(path).map_err(|error| Error::CredentialFile(path.clone(), error))?;
+        Credential::new(&String::from_utf8_lossy(&text))
+            .map_err(|error| Error::Credential(path.clone(), error))
     }
+
+    /// Whoever can put a socket in the place of ours hears the credential.
+    pub fn check_folder(&self) -> Result<(), Error> {
+        let folder = match self.socket.parent() {
+            Some(folder) if folder != Path::new("") => folder,
+            _ => Path::new("."),
+        };
+        let mode = fs::metadata(folder).map_err(|error| Error::Folder(folder.to_owned(), error))?.mode();
+        if mode & 0o022 != 0 {
+            return Err(Error::FolderExposed(folder.to_owned(), mode & 0o777));
+        }
+        Ok(())
+    }
+}
+
+/// The socket by which nginx comes to the server.
+pub(crate) fn socket(flag: Option<PathBuf>, state: &Path) -> Result<PathBuf, SettingError> {
+    let path: PathBuf = setting(flag, "ROLLCALL_SOCKET", "")?;
+    Ok(if path.as_os_str().is_empty() { state.join("clerk/socket") } else { path })
 }
 
 /// The key that signs announcements, and the last epoch, which is remembered beside it.
@@ -210,31 +235,8 @@ pub(super) fn load_signing(key: &Path) -> Result<(Signer, LastEpoch), Error> {
     Ok((signer, LastEpoch::beside(key).map_err(Error::Epoch)?))
 }
 
-/// The file must be the server's alone: a reader of the secret can name anybody.
-fn read_credential(path: &Path) -> Result<Credential, Error> {
-    let text = files::read_secret(path).map_err(|error| Error::CredentialFile(path.to_owned(), error))?;
-    Credential::new(&String::from_utf8_lossy(&text))
-        .map_err(|error| Error::Credential(path.to_owned(), error))
-}
-
-/// On a Unix socket nobody shows a credential: only the folder keeps strangers out.
-fn check_folder(socket: &Path) -> Result<(), Error> {
-    let folder = match socket.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    let mode = fs::metadata(folder).map_err(|error| Error::Folder(folder.to_owned(), error))?.mode();
-    if mode & 0o007 != 0 {
-        return Err(Error::FolderExposed(folder.to_owned(), mode & 0o777));
-    }
-    Ok(())
-}
-
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Address::Tcp(address) => f.write_str(address),
-            Address::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
+        f.write_str(&self.0)
     }
 }

@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
@@ -47,8 +46,8 @@ pub fn server(wait_for: Option<u32>) -> Result<(), Error> {
     let ours = Proof::of(&settings, &own.with_file_name("rollcall-server"))?;
     let end = Instant::now() + STARTING;
     loop {
-        let found = meet(&settings.listen, ours.as_ref());
-        let is_current = |statement: &str| ours.as_ref().is_some_and(|ours| ours.statement() == statement);
+        let found = meet(&settings.listen, &ours);
+        let is_current = |statement: &str| ours.statement() == statement;
         let (is, announces) = match &found {
             Found::Nobody => ("nobody", ""),
             Found::Stranger => ("stranger", ""),
@@ -90,7 +89,7 @@ fn lives(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with(['Z', 'X']))
 }
 
-fn meet(address: &Address, ours: Option<&Proof>) -> Found {
+fn meet(address: &Address, ours: &Proof) -> Found {
     let mut challenge = Challenge::default();
     if SystemRandom::new().fill(&mut challenge).is_err() {
         return Found::Stranger;
@@ -101,7 +100,7 @@ fn meet(address: &Address, ours: Option<&Proof>) -> Found {
         Err(_) => Found::Stranger,
         Ok(answer) => {
             let body = answer.strip_prefix("HTTP/1.1 200 ").and_then(|answer| answer.split_once("\r\n\r\n"));
-            let statement = ours.zip(body).and_then(|(ours, (_, body))| ours.verify(&challenge, body));
+            let statement = body.and_then(|(_, body)| ours.verify(&challenge, body));
             statement.map_or(Found::Stranger, |statement| Found::Ours(statement.to_owned()))
         }
     }
@@ -129,8 +128,7 @@ fn lacking(address: &Address) -> Option<String> {
     }
 }
 
-/// The answer, until the other end closes or patience is over. connect(2) to a Unix socket with a full backlog has no
-/// timeout, so a thread waits for it.
+/// The answer, until the other end closes or patience is over. A name may take its time, so a thread waits for it.
 fn get(address: &Address, path: &str, header: &str) -> io::Result<String> {
     let (address, path, header) = (address.clone(), path.to_owned(), header.to_owned());
     let (done, answer) = mpsc::channel();
@@ -140,28 +138,15 @@ fn get(address: &Address, path: &str, header: &str) -> io::Result<String> {
 
 fn fetch(address: &Address, path: &str, header: &str) -> io::Result<String> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: rollcall\r\n{header}Connection: close\r\n\r\n");
-    match address {
-        Address::Unix(socket) => {
-            let stream = UnixStream::connect(socket)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            exchange(stream, &request)
-        }
-        Address::Tcp(text) => {
-            let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
-            for address in text.to_socket_addrs()? {
-                result = TcpStream::connect_timeout(&address, PATIENCE);
-                if result.is_ok() {
-                    break;
-                }
-            }
-            let stream: TcpStream = result?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            exchange(stream, &request)
+    let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
+    for address in address.0.to_socket_addrs()? {
+        result = TcpStream::connect_timeout(&address, PATIENCE);
+        if result.is_ok() {
+            break;
         }
     }
-}
-
-fn exchange(mut stream: impl Read + Write, request: &str) -> io::Result<String> {
+    let mut stream: TcpStream = result?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     let end = Instant::now() + PATIENCE;
     stream.write_all(request.as_bytes())?;
     let (mut answer, mut buffer) = (Vec::new(), [0; 1024]);

@@ -19,7 +19,7 @@ use crate::cli::setting;
 use crate::files;
 use crate::http::identity::Identity;
 use crate::keyfile;
-use crate::server::{self, Address, Privacy};
+use crate::server::{self, Privacy};
 
 /// The folder is the server's, which may have put anything there: so the server's user writes.
 const TAKE: &str = r#"rm -rf -- "$1.new" && cat >"$1.new" && mv -fT -- "$1.new" "$1""#;
@@ -56,9 +56,9 @@ fn folders(settings: &Settings, users: &Users) -> Result<(), Error> {
         let postgres = folder(&state.join("postgres"), if users.is_root() { 0o750 } else { 0o700 })?;
         users.give_to_postgres(&postgres).map_err(Error::of(&postgres))?;
     }
-    if let Address::Unix(socket) = &settings.listen
-        && let Some(place) = socket.parent().filter(|place| !place.is_dir())
-    {
+    // One that was there before is somebody else's to look after.
+    let is_ours = |place: &&Path| **place == state.join("clerk") || !place.is_dir();
+    if let Some(place) = settings.socket.parent().filter(is_ours) {
         place.parent().map_or(Ok(()), make_open).map_err(Error::of(place))?;
         let place = folder(place, 0o750)?;
         users.give_to_server_and_nginx(&place).map_err(Error::of(&place))?;
@@ -172,7 +172,7 @@ fn configuration(
         ("CERTS", settings.certs.display().to_string()),
         ("HTTPS_PORT", port.to_string()),
         ("LISTEN_IPV6", ipv6),
-        ("LISTEN", settings.listen.to_string()),
+        ("SERVER", settings.socket.display().to_string()),
         ("RATE", settings.rate.to_string()),
         ("BURST", (2 * settings.rate).to_string()),
         ("CREDENTIAL", credential),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_std::task::block_on;
-use rollcall::http::identity::{Credential, Identity, Trust};
+use rollcall::http::identity::{Credential, Identity};
 use rollcall::server::broadcast::Broadcaster;
 use rollcall::server::commit;
 use rollcall::server::hearing::Hearing;
@@ -26,7 +26,7 @@ fn answer(identity: Identity, url: &str, method: Method, path: &str, replaced: &
     let store = Store::open(url, DEADLINE).unwrap();
     let broadcaster = Broadcaster::open(Vec::new(), None, None).unwrap();
     block_on(async {
-        let trust = Trust::Credential(Credential::new(SECRET).unwrap());
+        let credential = Credential::new(SECRET).unwrap();
         let hearing = Arc::new(Hearing::new("here".to_owned(), None, None, Arc::default()));
         let _ = hearing.start(&store).await;
         let recorder = Recorder::new(store.clone(), "here".to_owned());
@@ -34,7 +34,7 @@ fn answer(identity: Identity, url: &str, method: Method, path: &str, replaced: &
         let (registry, heartbeats, about) =
             (Registry::default(), Heartbeats::default(), About::this("certs".into()));
         let app = app(State {
-            trust,
+            credential,
             identity,
             registry,
             proof: None,

@@ -74,7 +74,8 @@ fn a_stack_that_is_well_is_green_and_is_not_disturbed() {
     assert!(lines.last().unwrap().starts_with(&counts), "{lines:#?}");
     assert_eq!(exit, 0);
 
-    says(&lines, &format!("green   only nginx can name callers to the server, on {}", stack.listen));
+    let socket = stack.state.join("clerk/socket");
+    says(&lines, &format!("green   only nginx can name callers to the server, on {}", socket.display()));
 
     // Everything goes on, and the listener took the doctor's datagrams for somebody else's.
     expect(&mut stack.client(&stack.pair("client")), 0, "Success!");
@@ -228,6 +229,7 @@ fn other_faults_that_keep_the_server_from_starting_are_red() {
         assert!(!lines.iter().any(|line| line.contains("hunter2")) && exit == 1, "{lines:#?}");
     };
     look("red     DATABASE_URL is malformed");
+    fs::create_dir(stack.state.join("clerk")).unwrap();
     look(&format!("red     cannot read the proxy credential {}: No such file", credential.display()));
     fs::write(&credential, "ab".repeat(32)).unwrap();
     fs::set_permissions(&credential, fs::Permissions::from_mode(0o644)).unwrap();

@@ -32,12 +32,13 @@ fn a_port_of_another_stack_is_taken_and_its_server_sees_no_credential() {
 }
 
 #[test]
-fn the_port_of_a_server_that_ended_is_taken_by_the_next_one_and_nothing_is_shown_to_it() {
+fn the_port_of_a_server_that_ended_is_taken_by_the_next_one_and_nobody_is_sent_there() {
     let stack = Stack::up();
     stops(&stack);
     let other = Builder::new().set("ROLLCALL_LISTEN", stack.listen.clone()).server();
     expect(&mut stack.tool(STATUS), 1, "IS TAKEN by rollcall-server");
-    expect(&mut stack.tool(UP), 1, "nginx sends the credential there: just down");
+    expect(&mut stack.client(&stack.pair("client")), 75, "503");
+    expect(&mut stack.tool(UP), 1, "is taken: stop who holds it (rollcall-server (pid ");
     drop(other);
     expect(&mut stack.tool(UP), 0, "server       ready");
     expect(&mut stack.client(&stack.pair("client")), 0, "Success!");

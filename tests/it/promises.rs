@@ -146,6 +146,7 @@ fn a_server_whose_clock_is_wrong_records_and_announces_the_databases_time() {
             .args(["-f", clock])
             .arg(crate::stack::binaries().join("rollcall-server"));
         command.env("DATABASE_URL", stack.database_url()).env("ROLLCALL_LISTEN", &listen);
+        command.env("ROLLCALL_SOCKET", stack.state.join("clerk/other"));
         let server = Running::start(&stack, command);
         wait_until("it is ready", || server.err().contains("the database is ready"));
         if clock.starts_with('@') {

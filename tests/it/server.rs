@@ -1,7 +1,7 @@
 //! The server as a process: settings, signals, sockets.
 
-use crate::program;
-use crate::stack::{Builder, PATIENCE, Running, Stack, expect, free_port, text, wait_until};
+use crate::program::{self, is_root};
+use crate::stack::{PATIENCE, Running, Stack, expect, free_port, text, wait_until};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -48,7 +48,9 @@ pub fn is_recorded(stack: &Stack) {
 /// A second server beside the stack's own, as a child of the test and on a port of its own.
 pub fn start(stack: &Stack, settings: &[(&str, &str)]) -> Running {
     let mut command = stack.program("rollcall-server");
-    command.env("ROLLCALL_LISTEN", format!("127.0.0.1:{}", free_port()));
+    let port = free_port();
+    command.env("ROLLCALL_LISTEN", format!("127.0.0.1:{port}"));
+    command.env("ROLLCALL_SOCKET", stack.state.join(format!("clerk/socket-{port}")));
     // Of one name only the newest records.
     command.env("ROLLCALL_NAME", "second");
     command.env("DATABASE_URL", stack.database_url()).envs(settings.iter().copied());
@@ -90,31 +92,47 @@ fn sighup_is_said_and_ends_nothing() {
     is_recorded(&stack);
 }
 
+/// nginx shows the credential on the socket: nobody else may put one in its place, whether the server runs or not.
 #[test]
-fn a_unix_socket_between_nginx_and_the_server() {
-    let builder = Builder::new();
-    let socket = format!("unix:{}/socket/rollcall.sock", builder.state().display());
-    let stack = builder.set("ROLLCALL_LISTEN", socket.clone()).up();
-    let ear = stack.ear();
-    expect(&mut stack.client(&stack.pair("client")), 0, "Success!");
-    ear.hear();
-    let mode = fs::metadata(stack.state.join("socket")).unwrap().permissions().mode();
-    assert_eq!(mode & 0o007, 0, "{mode:o}");
+fn the_socket_of_nginx_is_the_servers_alone() {
+    let stack = Stack::up();
+    let folder = stack.state.join("clerk");
+    let mode = || fs::metadata(&folder).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(), 0o750, "{:o}", mode());
+    if is_root() {
+        for (user, group) in [("nobody", "nogroup"), ("www-data", "www-data")] {
+            let mut stranger = stack.command("setpriv");
+            stranger.args(["--reuid", user, "--regid", group, "--clear-groups", "touch"]);
+            expect(stranger.arg(folder.join("other")), 1, "Permission denied");
+        }
+    }
+    // Whoever speaks on it without the credential is nobody.
+    let mut direct = stack.command("curl");
+    direct.args(["-sS", "-X", "PATCH", "-H", "X-Subject-CN: valid_user@qt-test.com", "--unix-socket"]);
+    expect(direct.arg(folder.join("socket")).arg("http://localhost/api/client"), 0, "\"status\":401");
 
-    // A folder that everybody may enter is refused, and so is a socket that somebody answers on.
-    let open = stack.state.join("open");
-    fs::create_dir(&open).unwrap();
-    fs::set_permissions(&open, fs::Permissions::from_mode(0o755)).unwrap();
-    let mut server = start(&stack, &[("ROLLCALL_LISTEN", &format!("unix:{}/x.sock", open.display()))]);
+    // `just up` mends the folder; a server does not start with one that others may write in.
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o770)).unwrap();
+    let mut server = start(&stack, &[]);
     assert_eq!(server.exit(), 78);
     assert!(
-        server.err().contains("has mode 0755: everybody may enter and name anybody; chmod 0750"),
+        server.err().contains("has mode 0770: others may put a socket of their own there"),
         "{}",
         server.err()
     );
-    let mut server = start(&stack, &[("ROLLCALL_LISTEN", &socket)]);
+    expect(&mut stack.tool("stack/up"), 0, "");
+    assert_eq!(mode(), 0o750, "{:o}", mode());
+    // The socket of a server that runs stays its own, and that of one that was killed is taken.
+    let socket = folder.join("socket").display().to_string();
+    let mut server = start(&stack, &[("ROLLCALL_SOCKET", &socket)]);
     assert_eq!(server.exit(), 1);
-    assert!(server.err().contains("cannot listen on unix:"), "{}", server.err());
+    assert!(server.err().contains("ROLLCALL_SOCKET sets another path"), "{}", server.err());
+    let pid = stack.pid("server/pid");
+    program::signal("KILL", &[pid]);
+    wait_until("it is gone", || program::has_ended(pid));
+    expect(&mut stack.client(&stack.pair("client")), 75, "503");
+    expect(&mut stack.tool("stack/up"), 0, "");
+    expect(&mut stack.client(&stack.pair("client")), 0, "Success!");
 }
 
 #[test]
@@ -129,11 +147,18 @@ fn settings_that_cannot_work_end_it_at_once() {
     let (exposed, weak) = (exposed.display(), weak.display());
     for (settings, arguments, exit, said) in [
         ("ROLLCALL_DEADLINE=soon", "", 78, "the setting ROLLCALL_DEADLINE is \"soon\": "),
+        ("ROLLCALL_LISTEN=nowhere", "", 78, "ROLLCALL_LISTEN is \"nowhere\": the form is HOST:PORT"),
         (
-            "ROLLCALL_LISTEN=nowhere",
+            "ROLLCALL_LISTEN=unix:/run/rollcall/socket",
             "",
             78,
-            "ROLLCALL_LISTEN is \"nowhere\": the form is HOST:PORT or unix:PATH",
+            "nginx has a Unix socket already, ROLLCALL_SOCKET",
+        ),
+        (
+            "ROLLCALL_SOCKET=nowhere/socket",
+            "--check",
+            78,
+            "the folder of ROLLCALL_SOCKET, nowhere: No such file",
         ),
         (
             "ROLLCALL_BROADCAST=255.255.255.256",

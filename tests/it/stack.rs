@@ -147,6 +147,8 @@ impl Builder {
         fs::write(file("proxy-credential"), "c0ffee00".repeat(8)).unwrap();
         fs::set_permissions(file("proxy-credential"), PermissionsExt::from_mode(0o600)).unwrap();
         fs::create_dir(file("server")).unwrap();
+        fs::create_dir(file("clerk")).unwrap();
+        fs::set_permissions(file("clerk"), PermissionsExt::from_mode(0o750)).unwrap();
         let mut command = Command::new(binaries().join("rollcall-server"));
         stack.settle(&mut command);
         // By the folder in its command line, `stack/down` knows it.

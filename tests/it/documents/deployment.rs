@@ -11,7 +11,7 @@ use crate::stack::{Builder, needs_root, text};
 const HOST: &str = r#"
 ip link set lo up
 mount -t tmpfs tmpfs "$SCRATCH"
-for folder in etc opt var/lib usr/local; do
+for folder in etc opt run var/lib usr/local; do
     mkdir -p "$SCRATCH/$folder/"{upper,work}
     mount -t overlay overlay -o "lowerdir=/$folder,upperdir=$SCRATCH/$folder/upper,workdir=$SCRATCH/$folder/work" "/$folder"
 done
@@ -39,6 +39,10 @@ start() { # UNIT
             install -o "${user:-root}" -m 0400 "$file" "$CREDENTIALS_DIRECTORY/$name"
         done < <(unit "$1" LoadCredential)
         chown "${user:-root}" "$CREDENTIALS_DIRECTORY"
+        runtime=$(unit "$1" RuntimeDirectory)
+        [ -z "$runtime" ] || install -d -o "$user" -g "$user" -m "$(unit "$1" RuntimeDirectoryMode)" "/run/$runtime"
+        # A plus is for root.
+        while IFS=+ read -r _ program; do $program; done < <(unit "$1" ExecStartPre)
         exec setpriv --reuid "${user:-root}" --regid "${user:-root}" --clear-groups bash -c "exec $(unit "$1" ExecStart)"
     ) >"/var/lib/$1.log" 2>&1 &
     echo $! >"/var/lib/$1.pid"
@@ -54,7 +58,7 @@ locked_in() { # UNIT
             for folder in $WRITABLE; do mount --bind "$folder" "$folder"; done
             for folder in $(cut -d " " -f 5 /proc/self/mountinfo); do
                 case " $WRITABLE " in *" $folder "*) continue ;; esac
-                case $folder in /proc* | /dev* | /sys*) continue ;; esac
+                case $folder in /proc* | /dev* | /sys* | /run/netns*) continue ;; esac
                 mount -o remount,bind,ro "$folder"
             done
             mount -t tmpfs tmpfs /tmp
