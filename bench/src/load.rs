@@ -32,7 +32,7 @@ const OPENING: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A datagram that is not heard this long after the answer never comes.
 const DEAF_AFTER: Duration = Duration::from_secs(1);
-/// A run with more errors than this measures nothing, and ends.
+/// A run with more errors than this, and than a tenth of its answers, measures nothing and ends.
 const MAX_ERRORS: u64 = 1000;
 
 const TIMER: Token = Token(usize::MAX - 1);
@@ -255,7 +255,8 @@ impl<'a> Load<'a> {
             if self.is_finished(now, &at) {
                 break;
             }
-            if at.outcome.error_count() > MAX_ERRORS {
+            let errors = at.outcome.error_count();
+            if errors > MAX_ERRORS && errors > at.outcome.answered_in_all / 10 {
                 let errors = at.outcome.errors.iter().map(|(what, count)| format!("{count} × {what}"));
                 let errors = errors.collect::<Vec<_>>().join(", ");
                 return Err(io::Error::other(format!("too many errors: {errors}")));

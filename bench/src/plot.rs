@@ -73,6 +73,7 @@ fn color(system: &str) -> &'static str {
         "rollcall" => "#1558b0",
         "axum" => "#d1571b",
         "django" => "#2f8557",
+        "discosrv" => "#7b4fa3",
         _ => "#7a8794",
     }
 }
