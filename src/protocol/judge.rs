@@ -356,12 +356,11 @@ impl Judge {
             }
             Place::New => self.changed = true,
         }
-        let is_seen = verified.kind() == Kind::SEEN;
-        if let Some(untimely) = untimely.filter(|_| is_seen) {
+        if let Some(untimely) = untimely {
             return self.ignore(untimely);
         }
         let announcement = Announcement { key: self.tracks[at].key, verified };
-        if !is_seen {
+        if announcement.verified.kind() != Kind::SEEN {
             self.counters.other_kind += 1;
             return Verdict::Ignored(Ignored::OtherKind(Box::new(announcement)));
         }
