@@ -1,6 +1,7 @@
-//! UDP on this host: its interfaces, the destinations that `ROLLCALL_BROADCAST` names, every socket.
+//! UDP on this host: its interfaces, the destinations that `ROLLCALL_BROADCAST` and `--relay` name, every socket.
 
 pub mod destination;
+pub mod endpoints;
 pub mod group;
 pub mod interfaces;
 pub mod proc;

@@ -25,6 +25,7 @@
 //! | the format of a file with a key or certificate | [`keyfile`] |
 //! | a field of a certificate, request or CRL; which keys are taken | [`x509`] |
 //! | a line that the listener prints, its JSON | [`listener`] |
+//! | the announcements that go to another site | `relay` of [`listener`] |
 //! | a TLS message, a retry | [`client`] |
 //! | who is here: a call, the stream, the page | [`board`] |
 //! | the folder of a stack, nginx's file, the proof of a server | [`stack`] (and `stack/`) |

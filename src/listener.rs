@@ -10,9 +10,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::cli::{Exit, Fatal, FromArgs, SettingError, Timespan, note, now_ns, setting, signals};
-use crate::files::{FileError, OwnFile};
+use crate::cli::{FromArgs, Timespan, note, now_ns, setting, signals};
 use crate::keyfile;
+use crate::lan::destination::Destinations;
 use crate::lan::{Group, proc, sockets};
 use crate::protocol::announcer;
 use crate::protocol::judge::{Gap, Ignored, Judge, Policy, Verdict};
@@ -20,18 +20,23 @@ use crate::protocol::keys::PublicKey;
 use crate::protocol::pseudonym::People;
 use crate::protocol::status::Status;
 
+mod error;
 mod print;
+mod relay;
 pub mod state;
 mod stats;
 
+pub use error::Error;
+
 use print::Provenance;
+use relay::Relay;
 use stats::Counted;
 
 /// How often strangers on the port may be mentioned.
 const MENTION: Duration = Duration::from_secs(60);
 /// How long nothing comes before that is said.
 const SILENCE: Duration = Duration::from_secs(5);
-/// How often missing announcements are looked for.
+/// How often missing announcements are looked for, and a relay looks at the interfaces.
 const SETTLE: Duration = Duration::from_secs(1);
 /// How often the state file is written while there is news.
 const SAVE: Duration = Duration::from_secs(5);
@@ -84,6 +89,13 @@ pub struct Options {
     /// file with the emails to show in the place of their pseudonyms, one a line
     #[argh(option)]
     pub people: Option<PathBuf>,
+    /// verify, and pass on what is new to these destinations (as in ROLLCALL_BROADCAST), byte for byte: for another
+    /// site. Needs a --key
+    #[argh(option)]
+    pub relay: Option<Destinations>,
+    /// announcements a second that are passed on at most (default 50000)
+    #[argh(option)]
+    pub relay_rate: Option<u32>,
     /// report every minute the datagrams received, missed and dropped; the end reports them in any case
     #[argh(switch)]
     pub stats: bool,
@@ -102,6 +114,12 @@ pub fn run(options: &Options) -> Result<(), Error> {
     };
     if options.state.is_some() && files.is_empty() {
         return Err(Error::NothingToRemember);
+    }
+    if options.relay.is_some() && files.is_empty() {
+        return Err(Error::NothingToRelay);
+    }
+    if options.relay_rate.is_some_and(|rate| options.relay.is_none() || !(1..=1_000_000).contains(&rate)) {
+        return Err(Error::RelayRate);
     }
     let is_read = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "prom");
     if let Some(file) = options.stats_file.as_ref().filter(|file| !is_read(file)) {
@@ -132,11 +150,15 @@ pub fn run(options: &Options) -> Result<(), Error> {
     for group in &options.join {
         group.join(&socket).map_err(|error| Error::Join(group.clone(), error))?;
     }
+    let relay = options.relay.clone().map(|Destinations(destinations)| {
+        Relay::open(destinations, options.relay_rate.unwrap_or(relay::RATE)).map_err(Error::Relay)
+    });
     let mut listener = Listener {
         options,
         place: SocketAddr::new(options.bind, port),
         socket,
         judge: Judge::new(policy, memory, began_ns),
+        relay: relay.transpose()?,
         people,
         out: io::stdout().lock(),
         page: Vec::with_capacity(2 * PAGE),
@@ -148,6 +170,9 @@ pub fn run(options: &Options) -> Result<(), Error> {
     listener.write_stats().map_err(Error::State)?;
     note(format_args!("rollcall-listen: {}", listener.beginning()));
     let result = listener.receive(&interrupted).and(listener.flush());
+    if let Some(relay) = &mut listener.relay {
+        relay.end();
+    }
     listener.tell_dropped();
     tell(&listener.judge.finish());
     let saved = match result {
@@ -170,6 +195,7 @@ struct Listener<'a> {
     place: SocketAddr,
     socket: UdpSocket,
     judge: Judge,
+    relay: Option<Relay>,
     /// Whose pseudonyms are resolved, where they are printed and nowhere before.
     people: People,
     out: io::StdoutLock<'static>,
@@ -212,6 +238,18 @@ impl Listener<'_> {
                 self.flush()?;
                 self.tell_dropped();
                 tell(&self.judge.settle(now));
+                if let Some(relay) = &mut self.relay {
+                    relay.follow();
+                }
+            }
+            if let Some(relay) = &mut self.relay {
+                relay.repeat(now);
+                if !draining {
+                    let rests = relay.rests(now).map_or(sockets::TICK, |rest| rest.min(sockets::TICK));
+                    // Nothing at all would be for good (socket(7)).
+                    let rests = rests.max(Duration::from_millis(1));
+                    self.socket.set_read_timeout(Some(rests)).map_err(Error::Receive)?;
+                }
             }
             if !waits_aloud && self.judge.counters().received == 0 && now >= start + SILENCE {
                 waits_aloud = true;
@@ -259,7 +297,11 @@ impl Listener<'_> {
     }
 
     fn hear(&mut self, datagram: &[u8], source: SocketAddr) {
-        match self.judge.judge(datagram, now_ns()) {
+        let verdict = self.judge.judge(datagram, now_ns());
+        if let Some(relay) = &mut self.relay {
+            relay.pass_on(datagram, &verdict, Instant::now());
+        }
+        match verdict {
             Verdict::New(announcement) => {
                 self.print(source, announcement.verified.status(), Provenance::Verified(&announcement));
             }
@@ -324,6 +366,7 @@ impl Listener<'_> {
             place: self.place,
             judged: self.judge.counters(),
             printed: self.printed,
+            relay: self.relay.as_ref(),
             dropped: proc::dropped_by(&self.socket),
             buffer: sockets::receive_buffer(&self.socket).unwrap_or_default(),
         };
@@ -368,8 +411,9 @@ impl Listener<'_> {
 
     fn totals(&self) -> String {
         let dropped = proc::dropped_by(&self.socket);
+        let relayed = self.relay.as_ref().map_or(String::new(), |relay| format!(", {}", relay.totals()));
         format!(
-            "{}, printed {}, dropped by the kernel {} ({})",
+            "{}, printed {}{relayed}, dropped by the kernel {} ({})",
             self.judge.counters(),
             self.printed,
             dropped.map_or("unknown".to_owned(), |dropped| dropped.to_string()),
@@ -419,51 +463,4 @@ fn bind(ip: IpAddr, port: u16) -> Result<UdpSocket, Error> {
             false => Error::Held { address, error, programs: programs.join(", ") },
         }
     })
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error(transparent)]
-    Setting(#[from] SettingError),
-    #[error(transparent)]
-    Key(#[from] keyfile::Error),
-    #[error("--privacy-key and --people resolve pseudonyms together; one is missing")]
-    HalfOfPrivacy,
-    #[error("--stats-file {path}: node_exporter reads files alone whose names end in .prom", path = .0.display())]
-    StatsFile(PathBuf),
-    #[error("--state remembers verified announcements, and without a --key there are none")]
-    NothingToRemember,
-    #[error(transparent)]
-    State(FileError<OwnFile>),
-    /// The memory of the announcements that were heard can no longer be kept.
-    #[error(transparent)]
-    Save(FileError<OwnFile>),
-    #[error("cannot listen for signals: {0}")]
-    Signals(io::Error),
-    #[error("cannot bind {address}: {error}")]
-    Bind { address: SocketAddr, error: io::Error },
-    #[error(
-        "cannot bind {address}: {error}; {programs} holds the port without sharing it: stop it, or listen with \
-         another --port"
-    )]
-    Held { address: SocketAddr, error: io::Error, programs: String },
-    #[error("cannot join {0}: {1}; the interface is named as in 239.1.2.3%eth0, and IPv6 needs --bind ::")]
-    Join(Group, io::Error),
-    #[error("cannot receive: {0}")]
-    Receive(io::Error),
-    #[error("cannot write to standard output: {0}")]
-    Output(io::Error),
-    #[error("the time is over and {printed} of {count} statuses came")]
-    TooFew { printed: u64, count: u64 },
-}
-
-impl Fatal for Error {
-    fn exit(&self) -> Exit {
-        match self {
-            Error::HalfOfPrivacy | Error::NothingToRemember | Error::StatsFile(_) => Exit::Usage,
-            Error::State(error) if error.may_pass() => Exit::Failure,
-            Error::Setting(_) | Error::Key(_) | Error::State(_) => Exit::Config,
-            _ => Exit::Failure,
-        }
-    }
 }

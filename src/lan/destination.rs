@@ -1,4 +1,4 @@
-//! The grammar of `ROLLCALL_BROADCAST`, and the sockets that it means on a host as it is now.
+//! The grammar of `ROLLCALL_BROADCAST` and `--relay`, and the sockets that it means on a host as it is now.
 //!
 //! Text and interfaces in, targets out; [`super::sockets`] opens them.
 
@@ -22,6 +22,10 @@ pub enum Destination {
     /// Directed broadcast, unicast, or multicast: `ADDRESS[%INTERFACE][:PORT][/TTL]`.
     Address { ip: IpAddr, interface: Option<String>, port: u16, ttl: Option<u8> },
 }
+
+/// The whole list, as a flag takes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destinations(pub Vec<Destination>);
 
 /// The target of one socket. Equal targets share a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,6 +122,14 @@ impl Destination {
                 Ok(vec![Target { interface, from, to, ttl: *ttl }])
             }
         }
+    }
+}
+
+impl FromStr for Destinations {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        parse(text).map(Self)
     }
 }
 

@@ -17,7 +17,7 @@ pub const SEND_BUFFER: usize = 1 << 20;
 /// datagram of a large batch, so this holds an eighth of a second at 100,000 a second, if `net.core.rmem_max` allows it.
 pub const RECEIVE_BUFFER: usize = 8 << 20;
 /// The longest wait of one read from a receiver.
-const TICK: Duration = Duration::from_millis(200);
+pub const TICK: Duration = Duration::from_millis(200);
 
 /// Opens the socket that sends to this target and to nobody else.
 pub fn sender(target: &Target) -> io::Result<UdpSocket> {

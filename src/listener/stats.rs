@@ -5,18 +5,22 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::files::{self, FileError, OwnFile};
+use crate::lan::endpoints::Counts;
 use crate::prometheus::Page;
 use crate::protocol::judge::Counters;
+
+use super::relay::Relay;
 
 /// node_exporter is another user, whatever our umask says.
 const MODE: u32 = 0o644;
 
 /// All that a listener counts.
-pub struct Counted {
+pub struct Counted<'a> {
     /// Where it listens: two listeners of one host are told apart by it.
     pub place: SocketAddr,
     pub judged: Counters,
     pub printed: u64,
+    pub relay: Option<&'a Relay>,
     /// By the kernel; `None` where it does not tell.
     pub dropped: Option<u64>,
     /// Bytes of the receive buffer.
@@ -28,7 +32,7 @@ pub fn save(path: &Path, counted: &Counted) -> Result<(), Error> {
     files::replace_with_mode(path, counted.text().as_bytes(), MODE).map_err(error)
 }
 
-impl Counted {
+impl Counted<'_> {
     fn text(&self) -> String {
         let place = self.place.to_string();
         let listener = ("listener", place.as_str());
@@ -69,6 +73,21 @@ impl Counted {
             .with(&[listener], missing);
         page.counter("rollcall_listener_printed_total", "Statuses that were printed.")
             .with(&[listener], self.printed);
+        if let Some(relay) = self.relay {
+            let mut relayed = page.counter(
+                "rollcall_listener_relayed_total",
+                "Announcements that were passed on, and those held back: too many for --relay-rate.",
+            );
+            relayed.with(&[listener, ("result", "passed")], relay.passed);
+            relayed.with(&[listener, ("result", "held_back")], relay.held_back);
+            let help = "Datagrams of the relay, repetitions too, by interface, which is empty where the routing \
+                        table chooses it.";
+            let mut sent = page.counter("rollcall_listener_sent_total", help);
+            for (interface, Counts { sent: left, failed }) in relay.counts() {
+                sent.with(&[listener, ("interface", &interface), ("result", "sent")], left);
+                sent.with(&[listener, ("interface", &interface), ("result", "failed")], failed);
+            }
+        }
         if let Some(dropped) = self.dropped {
             page.counter(
                 "rollcall_listener_dropped_total",

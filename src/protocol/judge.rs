@@ -97,7 +97,7 @@ pub enum Ignored {
     /// So far beyond our clock that one of the two is wrong: as untimely as one that is too old.
     Ahead(Duration),
     /// Verified and new, but not a kind that we know.
-    OtherKind,
+    OtherKind(Box<Announcement>),
     /// Not verified, and the policy wants verified ones only.
     Refused(Doubt),
     /// Shown already, byte for byte.
@@ -115,7 +115,7 @@ impl Ignored {
             Ignored::Replayed => "replayed",
             Ignored::TooOld => "too old",
             Ignored::Ahead(_) => "ahead",
-            Ignored::OtherKind => "other kind",
+            Ignored::OtherKind(_) => "other kind",
             Ignored::Refused(doubt) => doubt.word(),
             Ignored::Repeated => "repeated",
             Ignored::Foreign(_) => "foreign",
@@ -356,15 +356,16 @@ impl Judge {
             }
             Place::New => self.changed = true,
         }
-        if verified.kind() != Kind::SEEN {
-            self.counters.other_kind += 1;
-            return Verdict::Ignored(Ignored::OtherKind);
-        }
         if let Some(untimely) = untimely {
             return self.ignore(untimely);
         }
+        let announcement = Announcement { key: self.tracks[at].key, verified };
+        if announcement.verified.kind() != Kind::SEEN {
+            self.counters.other_kind += 1;
+            return Verdict::Ignored(Ignored::OtherKind(Box::new(announcement)));
+        }
         self.counters.new += 1;
-        Verdict::New(Announcement { key: self.tracks[at].key, verified })
+        Verdict::New(announcement)
     }
 
     /// An unverified one. Without numbers to believe, only its bytes tell that it was shown: its sender

@@ -4,10 +4,7 @@
 //! `ROLLCALL_BROADCAST` names the destinations; the broadcaster follows interfaces as they come, go and change their
 //! address.
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::io;
-use std::net::UdpSocket;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
@@ -16,19 +13,18 @@ use async_std::future::timeout;
 use async_std::task;
 
 use crate::http::outage::Outage;
-use crate::lan::destination::{self, Absent, Destination, Target};
-use crate::lan::interfaces::{self, Interface};
-use crate::lan::sockets;
+use crate::lan::destination::{Destination, Target};
+use crate::lan::endpoints::{Counts, Endpoint, Endpoints, LOOK, Witness};
+use crate::lan::interfaces;
 use crate::prometheus::Page;
 use crate::protocol::announcer::{Announcer, Repetition};
 use crate::protocol::pseudonym;
 use crate::protocol::status::Status;
 use crate::protocol::{MAX_PREFIX, encode};
 
-/// How often the interfaces are looked at: the broadcaster follows a change within twice this.
-const LOOK: Duration = Duration::from_secs(1);
 /// How long after the last commit a server that ends says the newest once more.
 const PAUSE: Duration = Duration::from_millis(50);
+
 /// Sends each status to every destination. A send that fails is counted and never fails a request.
 pub struct Broadcaster {
     destinations: Vec<Destination>,
@@ -42,29 +38,10 @@ pub struct Broadcaster {
 
 #[derive(Default)]
 struct Outbound {
-    endpoints: Vec<Endpoint>,
-    /// The counts of those that were closed, by interface.
-    closed: BTreeMap<String, Counts>,
-    /// Why destinations have no socket now, as the log was told.
-    complaints: Vec<String>,
+    endpoints: Endpoints<Outage>,
     /// `None`: version 1, which anybody could have said.
     announcer: Option<Announcer>,
     repetition: Repetition,
-}
-
-/// One socket.
-struct Endpoint {
-    target: Target,
-    socket: UdpSocket,
-    outage: Outage,
-    counts: Counts,
-}
-
-/// Datagrams.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Counts {
-    sent: u64,
-    failed: u64,
 }
 
 impl Broadcaster {
@@ -75,7 +52,7 @@ impl Broadcaster {
         privacy: Option<pseudonym::Key>,
     ) -> Result<Arc<Self>, Error> {
         let mut outbound = Outbound { announcer, ..Outbound::default() };
-        outbound.follow(&destinations, &interfaces::list().map_err(Error)?);
+        outbound.endpoints.follow(&destinations, &interfaces::list().map_err(Error)?);
         let is_signed = outbound.announcer.is_some();
         let (news, heard) = channel::bounded(1);
         let broadcaster = Arc::new(Self { destinations, privacy, outbound: Mutex::new(outbound), news });
@@ -105,13 +82,13 @@ impl Broadcaster {
             for status in committed {
                 datagram.clear();
                 encode(status, &mut datagram);
-                send_to_all(endpoints, &datagram);
+                endpoints.send(&datagram);
             }
             return;
         };
         let datagrams = announcer.announce(committed);
         for datagram in &datagrams {
-            send_to_all(endpoints, datagram);
+            endpoints.send(datagram);
         }
         if let Some(newest) = datagrams.into_iter().next_back() {
             let planned = repetition.next();
@@ -131,9 +108,9 @@ impl Broadcaster {
         let mut outbound = self.lock();
         let Outbound { endpoints, repetition, .. } = &mut *outbound;
         if let Some(newest) = repetition.newest() {
-            send_to_all(endpoints, newest);
+            endpoints.send(newest);
         }
-        for endpoint in endpoints {
+        for endpoint in endpoints.iter() {
             log::info!("announced to {endpoint}");
         }
     }
@@ -141,13 +118,9 @@ impl Broadcaster {
     /// For Prometheus: the datagrams by interface, and the newest number.
     pub fn tell(&self, page: &mut Page) {
         let outbound = self.lock();
-        let mut counts = outbound.closed.clone();
-        for endpoint in &outbound.endpoints {
-            counts.entry(endpoint.interface()).or_default().add(endpoint.counts);
-        }
         let help = "Datagrams by interface, which is empty where the routing table chooses it.";
         let mut family = page.counter("rollcall_announcements_total", help);
-        for (interface, Counts { sent, failed }) in &counts {
+        for (interface, Counts { sent, failed }) in &outbound.endpoints.by_interface() {
             family.with(&[("interface", interface), ("result", "sent")], sent);
             family.with(&[("interface", interface), ("result", "failed")], failed);
         }
@@ -162,74 +135,26 @@ impl Broadcaster {
     }
 }
 
-/// By every socket.
-fn send_to_all(endpoints: &mut [Endpoint], datagram: &[u8]) {
-    for endpoint in endpoints {
-        endpoint.send(datagram);
-    }
-}
-
-impl Outbound {
-    /// Closes the sockets of targets that are gone and opens those of new ones. It tries a failed one again next time.
-    fn follow(&mut self, destinations: &[Destination], interfaces: &[Interface]) {
-        let (targets, absent) = destination::targets(destinations, interfaces);
-        let mut complaints: Vec<String> = absent.iter().map(Absent::to_string).collect();
-        self.endpoints.retain(|endpoint| {
-            let stays = targets.contains(&endpoint.target);
-            if !stays {
-                log::info!("no longer announcing to {endpoint}");
-                self.closed.entry(endpoint.interface()).or_default().add(endpoint.counts);
-            }
-            stays
-        });
-        for target in targets {
-            if self.endpoints.iter().any(|endpoint| endpoint.target == target) {
-                continue;
-            }
-            match sockets::sender(&target) {
-                Ok(socket) => {
-                    log::info!("announcing to {target}");
-                    self.endpoints.push(Endpoint::new(target, socket));
-                }
-                Err(error) => complaints.push(format!("cannot open a socket for {target}: {error}")),
-            }
-        }
-        for complaint in complaints.iter().filter(|complaint| !self.complaints.contains(complaint)) {
-            log::warn!("{complaint}");
-        }
-        self.complaints = complaints;
-    }
-}
-
-impl Endpoint {
-    fn new(target: Target, socket: UdpSocket) -> Self {
-        let outage = Outage::of(format!("broadcast to {target}"));
-        Self { target, socket, outage, counts: Counts::default() }
+impl Witness for Outage {
+    fn opened(target: &Target) -> Self {
+        log::info!("announcing to {target}");
+        Outage::of(format!("broadcast to {target}"))
     }
 
-    /// Its name, or nothing where the routing table chooses one.
-    fn interface(&self) -> String {
-        self.target.interface.as_ref().map(|(name, _)| name.clone()).unwrap_or_default()
+    fn worked(&self) {
+        Outage::worked(self);
     }
 
-    fn send(&mut self, datagram: &[u8]) {
-        match self.socket.send_to(datagram, self.target.to) {
-            Ok(_) => {
-                self.counts.sent += 1;
-                self.outage.worked();
-            }
-            Err(error) => {
-                self.counts.failed += 1;
-                self.outage.failed(&error);
-            }
-        }
+    fn failed(&self, error: &io::Error) {
+        Outage::failed(self, error);
     }
-}
 
-impl Counts {
-    fn add(&mut self, more: Self) {
-        self.sent += more.sent;
-        self.failed += more.failed;
+    fn closed(endpoint: &Endpoint<Self>) {
+        log::info!("no longer announcing to {endpoint}");
+    }
+
+    fn complain(complaint: &str) {
+        log::warn!("{complaint}");
     }
 }
 
@@ -247,13 +172,13 @@ async fn repeat(broadcaster: Weak<Broadcaster>, news: Receiver<()>) {
         let mut outbound = broadcaster.lock();
         let Outbound { endpoints, repetition, .. } = &mut *outbound;
         if let Some(datagram) = repetition.due(Instant::now()) {
-            send_to_all(endpoints, datagram);
+            endpoints.send(datagram);
         }
         next = repetition.next();
     }
 }
 
-/// Looks at the interfaces every second. netlink(7) would tell of each change at once, and can lose one.
+/// Looks at the interfaces every second.
 async fn follow(broadcaster: Weak<Broadcaster>) {
     let trouble = Outage::of("following the network's interfaces");
     loop {
@@ -262,17 +187,10 @@ async fn follow(broadcaster: Weak<Broadcaster>) {
         match interfaces::list() {
             Ok(interfaces) => {
                 trouble.worked();
-                broadcaster.lock().follow(&broadcaster.destinations, &interfaces);
+                broadcaster.lock().endpoints.follow(&broadcaster.destinations, &interfaces);
             }
             Err(error) => trouble.failed(&error),
         }
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { target, counts: Counts { sent, failed }, .. } = self;
-        write!(f, "{target}: {sent} datagrams sent, {failed} failed")
     }
 }
 
@@ -283,64 +201,45 @@ pub struct Error(io::Error);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lan::destination;
     use crate::protocol::{self, status::Email};
+    use std::net::UdpSocket;
 
-    fn status() -> Status {
-        Status {
+    fn listening() -> (UdpSocket, Vec<Destination>) {
+        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let address = receiver.local_addr().unwrap().to_string();
+        (receiver, destination::parse(&address).unwrap())
+    }
+
+    #[test]
+    fn each_status_is_sent_and_counted() {
+        let (receiver, destinations) = listening();
+        let status = Status {
             email: Email::new("a@b").unwrap(),
             last_seen_ns: 1,
             ip: "192.0.2.1".parse().unwrap(),
             port: 2,
-        }
-    }
-
-    #[test]
-    fn every_destination_hears_and_a_dead_one_stops_nobody() {
-        let receivers = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
-        let [first, last] = receivers.each_ref().map(|receiver| receiver.local_addr().unwrap());
-        // The documentation's network has no route from loopback: the kernel refuses.
-        let dead = Target {
-            interface: None,
-            from: "127.0.0.1".parse().unwrap(),
-            to: "192.0.2.1:9".parse().unwrap(),
-            ttl: None,
         };
-        let destinations = destination::parse(&format!("{first}, {last}")).unwrap();
         let broadcaster = Broadcaster::open(destinations, None, None).unwrap();
-        let socket = sockets::sender(&dead).unwrap();
-        broadcaster.lock().endpoints.insert(1, Endpoint::new(dead, socket));
-        broadcaster.send(&[status(), status()]);
-        let counts: Vec<_> = broadcaster.lock().endpoints.iter().map(|endpoint| endpoint.counts).collect();
-        let heard = Counts { sent: 2, failed: 0 };
-        assert_eq!(counts, [heard, Counts { sent: 0, failed: 2 }, heard]);
-        // What was counted stays counted when its socket is gone.
-        let told = || {
-            let mut page = Page::default();
-            broadcaster.tell(&mut page);
-            page.text()
-        };
-        let before = told();
-        assert!(before.contains("{interface=\"\",result=\"sent\"} 4\n"), "{before}");
-        assert!(before.contains("{interface=\"\",result=\"failed\"} 2\n"), "{before}");
-        broadcaster.lock().follow(&[], &[]);
-        assert_eq!(told(), before);
-        for receiver in &receivers {
-            receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-            for _ in 0..2 {
-                let mut buffer = [0; 100];
-                let len = receiver.recv(&mut buffer).unwrap();
-                assert_eq!(protocol::decode(&buffer[..len]), Ok((status(), &[][..])));
-            }
+        broadcaster.send(&[status.clone(), status.clone()]);
+        let mut page = Page::default();
+        broadcaster.tell(&mut page);
+        let told = page.text();
+        assert!(told.contains("{interface=\"\",result=\"sent\"} 2\n"), "{told}");
+        assert!(told.contains("{interface=\"\",result=\"failed\"} 0\n"), "{told}");
+        for _ in 0..2 {
+            let mut buffer = [0; 100];
+            let len = receiver.recv(&mut buffer).unwrap();
+            assert_eq!(protocol::decode(&buffer[..len]), Ok((status.clone(), &[][..])));
         }
     }
 
     #[test]
     fn a_server_that_ends_says_the_newest_once_more() {
-        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
-        receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let (receiver, destinations) = listening();
         let mut outbound = Outbound::default();
-        let destinations = destination::parse(&receiver.local_addr().unwrap().to_string()).unwrap();
-        outbound.follow(&destinations, &[]);
+        outbound.endpoints.follow(&destinations, &[]);
         outbound.repetition.sent(b"the newest".to_vec(), Instant::now());
         // Without the repeater, so that nobody else says anything.
         let broadcaster = Broadcaster {
@@ -352,22 +251,7 @@ mod tests {
         task::block_on(broadcaster.end());
         let mut buffer = [0; 100];
         assert_eq!(receiver.recv(&mut buffer).map(|len| &buffer[..len]).unwrap(), b"the newest");
-        assert_eq!(broadcaster.lock().endpoints[0].counts.sent, 1);
-    }
-
-    #[test]
-    fn targets_that_are_gone_are_closed() {
-        let mut outbound = Outbound::default();
-        let interfaces = interfaces::list().unwrap();
-        let both = destination::parse("lo,127.0.0.1:9,nothing0").unwrap();
-        outbound.follow(&both, &interfaces);
-        let opened: Vec<_> =
-            outbound.endpoints.iter().map(|endpoint| endpoint.socket.local_addr().unwrap()).collect();
-        assert_eq!((opened.len(), outbound.complaints.len()), (2, 1));
-        outbound.follow(&both, &interfaces);
-        outbound.follow(&both[1..], &[]);
-        let left: Vec<_> =
-            outbound.endpoints.iter().map(|endpoint| endpoint.socket.local_addr().unwrap()).collect();
-        assert_eq!(left, opened[1..], "the same socket");
+        let counts = broadcaster.lock().endpoints.by_interface();
+        assert_eq!(counts[""], Counts { sent: 1, failed: 0 });
     }
 }

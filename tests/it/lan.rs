@@ -6,6 +6,7 @@ mod forger;
 mod lossy;
 mod relay;
 mod servers;
+mod sites;
 mod stopped;
 
 use std::net::{Ipv4Addr, UdpSocket};

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use crate::keys::Keys;
 use crate::listener::{Voice, bound};
 use crate::program::{has_ended, hurry, signal};
 use crate::server::{answer, heartbeat};
@@ -170,7 +171,7 @@ fn requests_that_wait_are_seen() {
     }
 }
 
-/// A file of a listener that heard one status and one foreign datagram.
+/// A file of a relay that heard one status, which it does not pass on, and one foreign datagram.
 fn listened(stack: &Stack) -> String {
     let file = stack.state.join("rollcall.prom");
     let mut command = stack.command("sh");
@@ -178,7 +179,9 @@ fn listened(stack: &Stack) -> String {
     command
         .args(["-c", "umask 077; exec \"$0\" \"$@\""])
         .arg(crate::stack::binaries().join("rollcall-listen"));
-    command.args(["--json", "--stats-file"]).arg(&file);
+    let keys = Keys::new();
+    command.args(["--json", "--key", &keys.file("one.pub"), "--accept-unsigned", "--relay", "127.0.0.1:9"]);
+    command.arg("--stats-file").arg(&file);
     let listener = bound(stack, command);
     let voice = Voice::of(stack);
     voice.say(&crate::listener::datagram());
@@ -201,6 +204,8 @@ fn the_listener_counts_into_its_file() {
         (format!("rollcall_listener_datagrams_total{{{place},kind=\"foreign\"}}"), 1.0),
         (format!("rollcall_listener_datagrams_total{{{place},kind=\"new\"}}"), 0.0),
         (format!("rollcall_listener_printed_total{{{place}}}"), 1.0),
+        (format!("rollcall_listener_relayed_total{{{place},result=\"passed\"}}"), 0.0),
+        (format!("rollcall_listener_sent_total{{{place},interface=\"\",result=\"sent\"}}"), 0.0),
         (format!("rollcall_listener_missing_total{{{place}}}"), 0.0),
         (format!("rollcall_listener_dropped_total{{{place}}}"), 0.0),
     ] {

@@ -144,11 +144,25 @@ fn the_steps_make_a_host_and_devices() {
     let device = block("useradd --system --no-create-home --shell /usr/sbin/nologin rollcall-client");
     add(&format!("(cd /etc/rollcall/certs; {})", device.replace("NAME.", "alice@example.com.")));
     add(&format!("until_it {renewed}"));
+    // A relay on this host, where nobody is at the address of the other site.
+    let relay = blocks.iter().find(|block| block.text.contains("DESTINATIONS=")).unwrap();
+    add(&format!("cat >/etc/rollcall/relay.env <<'END'\n{}END", relay.text));
+    add(
+        "for key in broadcast other; do cp /etc/rollcall/certs/broadcast.pub /etc/rollcall/$key.pub; done; install -d /var/lib/rollcall-relay",
+    );
+    add("install -m 0644 deploy/rollcall-relay.service /etc/systemd/system/; start rollcall-relay.service");
+    add("until_it grep -q 'listening on' /var/lib/rollcall-relay.service.log");
     add("install -m 0644 deploy/rollcall-client.service /etc/systemd/system/; start rollcall-client.service");
     add(
         "sleep 1; kill -HUP \"$(cat /var/lib/rollcall-client.service.pid)\"; wait \"$(cat /var/lib/rollcall-client.service.pid)\"",
     );
     add("[ \"$(unit rollcall-client.service Restart)\" = always ]");
+    add(
+        "kill \"$(cat /var/lib/rollcall-relay.service.pid)\"; wait \"$(cat /var/lib/rollcall-relay.service.pid)\"",
+    );
+    add(
+        "grep -q ', relayed [1-9]' /var/lib/rollcall-relay.service.log; test -s /var/lib/rollcall-relay/state",
+    );
     // The keys of the announcements are replaced.
     page::documented("stack/rotate --switch");
     add("stack/rotate; stack/rotate --switch");

@@ -26,6 +26,7 @@ fn operations_step_by_step() {
     signer(&clone);
     company(&clone);
     announcing_key(&clone);
+    sites(&clone);
     pseudonyms(&clone);
     json(&clone);
     clone.types("rm .run/proxy-credential", 0, "");
@@ -345,6 +346,36 @@ fn announcing_key(clone: &Clone) {
     assert_ne!(second, first);
     clone.types("just rotate-key && just rotate-key --switch && just rotate-key --finish", 0, "believes");
     assert_ne!(public(), second);
+}
+
+/// Three relays in a row: the last one prints what the first one heard.
+fn sites(clone: &Clone) {
+    let [middle, last] = [free_port(), free_port()];
+    let keys = "cd certs; cp broadcast.pub other.pub;";
+    let bound = |line: &str, port: u16| {
+        let ports = || fs::read_to_string("/proc/net/udp").unwrap();
+        Running::bound(&clone.stack, clone.shell(&format!("{keys} {line}")), port, ports)
+    };
+    let both = "rollcall-listen --key broadcast.pub --key other.pub --state relay.state --max-age 5m --relay DESTINATIONS";
+    let line = format!("{} 127.0.0.1:9 --port {last}", both.trim_end_matches(" DESTINATIONS"));
+    page::documented_as(both, &line);
+    let relay = bound(&line, last);
+    let into = "rollcall-listen --port 6668 --key other.pub --state in.state --relay DESTINATIONS";
+    let line =
+        format!("rollcall-listen --port {middle} --key other.pub --state in.state --relay 127.0.0.1:{last}");
+    page::documented_as(into, &line);
+    let into = bound(&line, middle);
+    let out = "rollcall-listen --key broadcast.pub --state out.state --relay OTHER:6668";
+    let line = format!(
+        "rollcall-listen --key broadcast.pub --state out.state --relay 127.0.0.1:{middle} --port {}",
+        clone.stack.broadcast_port
+    );
+    let out = clone.listens_as(out, &format!("{keys} {line}"));
+    let flags = "rollcall-listen --key FILE --relay DESTINATIONS [--relay-rate N]";
+    page::documented_as(flags, &line);
+    seen(clone);
+    wait_until("it came all the way", || relay.out().contains("valid_user"));
+    drop([out, into, relay]);
 }
 
 fn pseudonyms(clone: &Clone) {

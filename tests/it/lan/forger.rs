@@ -25,7 +25,7 @@ fn changed(datagram: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
 }
 
 /// The forgeries of a batch of seven, each with the count in which a listener with key `one` has it.
-fn forgeries(keys: &Keys, batch: &[Vec<u8>], other_batch: &[Vec<u8>]) -> Vec<(&'static str, Vec<u8>)> {
+pub fn forgeries(keys: &Keys, batch: &[Vec<u8>], other_batch: &[Vec<u8>]) -> Vec<(&'static str, Vec<u8>)> {
     let (a, b) = (&batch[2], &batch[5]);
     let (t, end) = (trailer(a), a.len());
     // As the server would announce it after a restart, but for the key.
