@@ -400,8 +400,8 @@ fn changing(act: impl AsyncFnOnce(&Store) -> Result<(), Error>) -> Result<(), Er
 fn with_store(act: impl AsyncFnOnce(&Store) -> Result<(), Error>) -> Result<(), Error> {
     let url = database_url()?;
     task::block_on(async {
-        let store = Store::open(&url, DEADLINE)?.told_by(|| {
-            note(format_args!("rollcall-admin: waiting for the database, up to {}", Timespan(DEADLINE)));
+        let store = Store::open(&url, DEADLINE)?.told_by(|wait| {
+            note(format_args!("rollcall-admin: waiting for the database, {wait}"));
         });
         let done = async {
             store.migrate().await?;
