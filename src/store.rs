@@ -115,7 +115,7 @@ impl Store {
             return Ok(());
         }
         let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(self.connector.patient());
-        let running = async { Ok(MIGRATIONS.run(&pool).await?) };
+        let running = async { MIGRATIONS.run(&pool).await.map_err(Error::from) };
         running
             .race(self.telling("to bring the schema up to date, however long that takes".to_owned()))
             .await?;
