@@ -89,6 +89,33 @@ fn a_locked_row_holds_up_only_itself() {
     });
 }
 
+/// Another server's commit may take longer than a lock is waited for.
+#[test]
+fn a_request_waits_for_a_locked_row_and_others_do_not() {
+    let stack = Builder::new().set("ROLLCALL_DEADLINE", "60s").server();
+    members(&stack, 3);
+    let ear = stack.ear();
+    let lock = stack.lock_row("m1@example.com");
+    // Two of the same person: the later one is written and announced last.
+    let waiting: Vec<_> = [1, 2].map(|port| heartbeat(&stack, "m1@example.com", port, 10)).into();
+    for port in 0..20 {
+        for person in ["m0@example.com", "m2@example.com"] {
+            assert!(answer(heartbeat(&stack, person, port, 10)).starts_with("HTTP/1.1 204"));
+            assert_eq!(ear.hear().email.as_str(), person);
+        }
+    }
+    drop(lock);
+    for waiting in waiting {
+        assert!(answer(waiting).starts_with("HTTP/1.1 204"));
+    }
+    let heard = [ear.hear(), ear.hear()];
+    let last = format!("{}|{}|{}", heard[1].last_seen_ns, heard[1].ip, heard[1].port);
+    assert!(heard.iter().all(|status| status.email.as_str() == "m1@example.com"), "{heard:?}");
+    assert_eq!(stack.row("m1@example.com"), last);
+    let log = stack.log("server/log");
+    assert!(!log.contains("the database fails"), "{log}");
+}
+
 #[test]
 fn a_commit_stands_whatever_comes_after_it() {
     let stack = Stack::database();
