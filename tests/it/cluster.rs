@@ -215,9 +215,7 @@ impl Drop for Cluster {
 pub fn stack(settings: &[(&str, &str)]) -> Stack {
     let builder = settings.iter().fold(Builder::new(), |builder, (name, value)| builder.set(name, *value));
     let stack = builder.with_certificates().stopped();
-    let file = stack.state.join("proxy-credential");
-    fs::write(&file, "c0ffee00".repeat(8)).unwrap();
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    stack.furnish_a_server();
     stack
 }
 

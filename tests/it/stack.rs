@@ -144,11 +144,7 @@ impl Builder {
     pub fn server(self) -> Stack {
         let mut stack = self.with_certificates().with_database().0;
         let file = |name: &str| stack.state.join(name);
-        fs::write(file("proxy-credential"), "c0ffee00".repeat(8)).unwrap();
-        fs::set_permissions(file("proxy-credential"), PermissionsExt::from_mode(0o600)).unwrap();
-        fs::create_dir(file("server")).unwrap();
-        fs::create_dir(file("clerk")).unwrap();
-        fs::set_permissions(file("clerk"), PermissionsExt::from_mode(0o750)).unwrap();
+        stack.furnish_a_server();
         let mut command = Command::new(binaries().join("rollcall-server"));
         stack.settle(&mut command);
         // By the folder in its command line, `stack/down` knows it.
@@ -186,6 +182,17 @@ impl Stack {
     #[track_caller]
     pub fn database() -> Self {
         Builder::new().with_database().stopped()
+    }
+
+    /// The needs of a server that is started without `stack/up`.
+    pub fn furnish_a_server(&self) {
+        let credential = self.state.join("proxy-credential");
+        fs::write(&credential, "c0ffee00".repeat(8)).unwrap();
+        fs::set_permissions(&credential, PermissionsExt::from_mode(0o600)).unwrap();
+        for (folder, mode) in [("server", 0o755), ("clerk", 0o750)] {
+            fs::create_dir(self.state.join(folder)).unwrap();
+            fs::set_permissions(self.state.join(folder), PermissionsExt::from_mode(mode)).unwrap();
+        }
     }
 
     /// A stack of which nothing runs but its server and its database.
