@@ -30,6 +30,7 @@ pub mod presence;
 mod readers;
 mod renewals;
 pub mod sighting;
+mod time;
 
 pub use certificates::{CertificateRow, Noted, Revocation};
 use connection::Connector;
@@ -40,6 +41,7 @@ pub use journal::{Journal, Served};
 pub use people::UserRow;
 pub use renewals::{PAUSE, Renewal, Standing, Waiting};
 use sighting::Serial;
+use time::DatabaseTime;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./sql");
 
@@ -49,6 +51,7 @@ pub struct Store {
     connector: Connector,
     deadline: Duration,
     kept: Arc<Mutex<Option<PgConnection>>>,
+    time: Arc<DatabaseTime>,
 }
 
 impl Store {
@@ -56,7 +59,12 @@ impl Store {
     ///
     /// `deadline` bounds each use, and PostgreSQL cancels a statement that takes longer.
     pub fn open(url: &str, deadline: Duration) -> Result<Self, Error> {
-        Ok(Self { connector: Connector::new(url, deadline)?, deadline, kept: Arc::default() })
+        Ok(Self {
+            connector: Connector::new(url, deadline)?,
+            deadline,
+            kept: Arc::default(),
+            time: Arc::default(),
+        })
     }
 
     /// Brings the schema up to date; does nothing when it already is.
@@ -106,6 +114,11 @@ impl Store {
     /// The faults that an acknowledged commit survives.
     pub async fn guarantee(&self) -> Result<Guarantee, Error> {
         self.run(async |connection| self.connector.ask(connection).await).await
+    }
+
+    /// The time of the database as it was known last: a server tells each second, and so learns it.
+    pub fn time(&self) -> &DatabaseTime {
+        &self.time
     }
 
     /// The time of the database.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use async_std::task;
 
+use crate::cli::{Timespan, now_ns};
 use crate::http::outage::Outage;
 use crate::protocol::status::Email;
 use crate::store::presence::LONGEST_EVERY;
@@ -24,6 +25,8 @@ const LONGEST_STEP: Duration = Duration::from_secs(3);
 const DEAF_AFTER: Duration = Duration::from_secs(5);
 /// A canary that was started after the server is waited for in silence.
 const START: Duration = Duration::from_secs(30);
+/// A clock of this host that is this far off the database's is wrong.
+const BROKEN: Duration = Duration::from_secs(60);
 /// Between two counts of the people.
 const COUNT: Duration = Duration::from_secs(60);
 
@@ -135,6 +138,7 @@ impl Hearing {
     /// since nobody would compare its readings.
     pub async fn run(&self, store: &Store) {
         let outage = Outage::of("telling the clock of this server");
+        let clock = Outage::of("the clock of this host");
         let begun = || {
             let heard_ms = self.heard_ms.load(Ordering::Relaxed);
             Reading { heard_ms, resumed_ms: heard_ms, deaf: Duration::ZERO }
@@ -193,6 +197,10 @@ impl Hearing {
                 Ok(true) => {
                     outage.worked();
                     self.recorded(true);
+                    match apart(now_ns(), store.time().now_ns()) {
+                        None => clock.worked(),
+                        Some(apart) => clock.failed(&apart),
+                    }
                 }
                 Ok(false) => {
                     self.epoch.store(0, Ordering::Release);
@@ -224,6 +232,13 @@ impl Hearing {
     fn start_ms(&self, moment: Instant) -> u64 {
         moment.duration_since(self.start).as_millis() as u64
     }
+}
+
+/// How the clock of this host is wrong, if it is.
+fn apart(ours_ns: u64, theirs_ns: u64) -> Option<String> {
+    let apart = Duration::from_secs(Duration::from_nanos(ours_ns.abs_diff(theirs_ns)).as_secs());
+    let which = if ours_ns > theirs_ns { "ahead of" } else { "behind" };
+    (apart >= BROKEN).then(|| format!("it is {} {which} the database's, which counts", Timespan(apart)))
 }
 
 /// Seconds after which so many people may all beat again at this rate.
