@@ -126,6 +126,12 @@ crl *args: build
 ca *args: build
     @exec stack/run rollcall-admin ca "$@"
 
+# the public keys of all servers, as one file for listeners: just keys [--json]
+[group('certificates')]
+[no-exit-message]
+keys *args: build
+    @exec stack/run rollcall-admin keys "$@"
+
 # replace the key that signs announcements, in steps: just rotate-key [--switch|--finish]
 [group('certificates')]
 rotate-key *args: build

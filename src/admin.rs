@@ -26,6 +26,7 @@ mod forget;
 mod history;
 mod import;
 mod issue;
+mod keys;
 mod list;
 mod renewals;
 mod revoke;
@@ -51,6 +52,7 @@ enum Command {
     Renew(Renew),
     Revoke(Revoke),
     Certs(Certs),
+    Keys(keys::Keys),
     Crl(Crl),
     Ca(Ca),
     Sign(Sign),
@@ -364,6 +366,7 @@ pub fn run(options: Options) -> Result<(), Error> {
         Command::Renew(options) => with_store(async |store| issue::renew(store, &options).await),
         Command::Revoke(options) => with_store(async |store| revoke::revoke(store, &options).await),
         Command::Certs(options) => with_store(async |store| list::list(store, &options).await),
+        Command::Keys(options) => with_store(async |store| keys::keys(store, &options).await),
         Command::History(options) => with_store(async |store| history::history(store, &options).await),
         Command::Maintain(Maintain {}) => with_store(async |store| history::maintain(store).await),
         Command::Crl(options) => with_store(async |store| crl::crl(store, &options).await),

@@ -29,6 +29,7 @@ mod people;
 pub mod presence;
 mod readers;
 mod renewals;
+mod servers;
 pub mod sighting;
 mod time;
 
@@ -40,6 +41,7 @@ pub use heartbeat::{Outcome, RECORD, RECORD_ONE, Recorded, Recorder};
 pub use journal::{Journal, Served};
 pub use people::UserRow;
 pub use renewals::{PAUSE, Renewal, Standing, Waiting};
+pub use servers::ServerKeys;
 use sighting::Serial;
 use time::DatabaseTime;
 
@@ -219,7 +221,7 @@ async fn cannot_record(connection: &mut PgConnection) -> Result<Option<String>, 
                       ('users', 'last_seen_ns', 'update'), ('users', 'ip', 'update'), ('users', 'port', 'update'),
                       ('users', 'server', 'update'), ('users', 'good_until_ms', 'update'),
                       ('users', 'gone_after_ms', 'update'), ('users', 'said_every_s', 'update'),
-                      ('servers', 'heard_ms', 'select'), ('servers', 'epoch', 'insert'), ('servers', 'epoch', 'update'),
+                      ('servers', 'heard_ms', 'select'), ('servers', 'epoch', 'insert'), ('servers', 'epoch', 'update'), ('servers', 'public_key', 'update'),
                       ('certificates', 'serial_number', 'select'), ('certificates', 'revoked_at', 'select'),
                       ('certificates', 'serial_number', 'insert'), ('certificates', 'email', 'insert'),
                       ('revoked_serials', 'serial_number', 'select'),
@@ -241,6 +243,11 @@ pub enum Error {
     SomebodyElses(Serial, String),
     #[error("the database did not answer within {}", humantime::format_duration(*.0))]
     Deadline(Duration),
+    #[error(
+        "the server {0} signs with the same key, and listeners believe one of the two: give this one a pair of its own \
+         (docs/operations.md, \"Several servers\")"
+    )]
+    SameKey(String),
     #[error("a row breaks the constraints of its table")]
     BadRow,
     /// The text never holds the URL, which may hold the password.
@@ -277,9 +284,9 @@ impl Error {
         }
     }
 
-    /// Is it a mistake in `DATABASE_URL`?
+    /// Is it a mistake in the settings?
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Error::Url(_) | Error::Dropped(_) | Error::Pooler(_))
+        matches!(self, Error::Url(_) | Error::Dropped(_) | Error::Pooler(_) | Error::SameKey(_))
     }
 
     /// Did the connection end, so that another one may do?

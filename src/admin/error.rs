@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::cli::{Exit, Fatal, SettingError, Timespan};
+use crate::keyfile;
 use crate::protocol::status::{Email, EmailError};
 use crate::stack;
 use crate::store;
@@ -100,6 +101,8 @@ pub enum Error {
     )]
     NoSigner,
 
+    #[error(transparent)]
+    PublicKeys(keyfile::Error),
     #[error("there is no CA in {path}; just up makes one", path = .0.display())]
     NoAuthority(PathBuf),
     #[error("ROLLCALL_CA is external, and {path} is missing or empty: give it", path = .0.display())]

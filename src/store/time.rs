@@ -42,7 +42,16 @@ impl DatabaseTime {
                 .saturating_sub(ns(moment.duration_since(self.start).as_nanos()))
         };
         let (earliest, latest) = (at_start(answered), at_start(asked));
-        let within = |origin: i64| Some(origin.clamp(earliest.min(latest), latest));
+        let width = latest.saturating_sub(earliest);
+        let within = |origin: i64| {
+            Some(match origin {
+                // A clock that drifts leaves the interval a little, and one that stepped far.
+                _ if origin < earliest.saturating_sub(width) || origin > latest.saturating_add(width) => {
+                    earliest.saturating_add(width / 2)
+                }
+                _ => origin.clamp(earliest.min(latest), latest),
+            })
+        };
         let _ = self.origin_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within);
     }
 }

@@ -44,6 +44,7 @@ mod renewal;
 mod requests;
 mod rotation;
 mod server;
+mod servers;
 mod supervisor;
 mod up_and_down;
 mod who;

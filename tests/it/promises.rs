@@ -11,6 +11,7 @@ use rollcall::cli::now_ns;
 use rollcall::store::{Outcome, Recorder, Store};
 
 use crate::group_commit::{recorder, sighting};
+use crate::keys::Keys;
 use crate::program::signal;
 use crate::server::{answer, ask, claims, heartbeat, is_recorded};
 use crate::stack::{Builder, PATIENCE, Running, Stack, expect, is_root, needs, text, wait_until};
@@ -160,6 +161,7 @@ fn no_time_is_in_the_future_or_stays_there() {
 fn a_server_whose_clock_is_wrong_records_and_announces_the_databases_time() {
     let Some(()) = needs("faketime") else { return };
     let stack = Stack::server();
+    let keys = Keys::new();
     for (clock, said) in [
         ("+100d", " ahead of the database's, which counts"),
         ("@1969-07-20 20:17:40", " behind the database's"),
@@ -171,7 +173,7 @@ fn a_server_whose_clock_is_wrong_records_and_announces_the_databases_time() {
         command
             .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
             .env("ROLLCALL_NAME", "wrong")
-            .env("ROLLCALL_BROADCAST_KEY", stack.certs.join("broadcast.key"))
+            .env("ROLLCALL_BROADCAST_KEY", keys.file("one.key"))
             .args(["-f", clock])
             .arg(crate::stack::binaries().join("rollcall-server"));
         command.env("DATABASE_URL", stack.database_url()).env("ROLLCALL_LISTEN", &listen);
