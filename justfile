@@ -126,6 +126,24 @@ crl *args: build
 ca *args: build
     @exec stack/run rollcall-admin ca "$@"
 
+# let a further host join: just invite NAME [HOST…]
+[group('certificates')]
+[no-exit-message]
+invite *args: build
+    @exec stack/run rollcall-admin invite "$@"
+
+# make this host one more server of a database: just join DATABASE_URL --invitation NAME:SECRET
+[group('certificates')]
+[no-exit-message]
+join *args: build
+    @exec stack/run rollcall-admin join "$@"
+
+# take a server out of the database: just leave NAME [--forget]
+[group('certificates')]
+[no-exit-message]
+leave *args: build
+    @exec stack/run rollcall-admin leave "$@"
+
 # the public keys of all servers, as one file for listeners: just keys [--json]
 [group('certificates')]
 [no-exit-message]
@@ -162,7 +180,7 @@ layers:
     prometheus |                                               | nix
     keyfile  | files protocol                                  |
     x509     | keyfile                                         | x509_cert ring
-    store    | protocol                                        | sqlx
+    store    | files keyfile protocol                          | sqlx
     http     | protocol store x509                             | async_h1 subtle tide
     client   | cli files keyfile x509                          | async_tls rustls webpki httparse
     listener | cli files keyfile prometheus protocol lan       |

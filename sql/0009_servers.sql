@@ -6,4 +6,6 @@ alter table servers
     -- before.
     add column if not exists public_key   bytea   check (length(public_key) = 32),
     -- Those beside it while the key is replaced; an administrator's command on its host tells them.
-    add column if not exists further_keys bytea[] not null default '{}';
+    add column if not exists further_keys bytea[] not null default '{}',
+    -- An administrator took it out. Its people are unknown until another server hears them.
+    add column if not exists left_at      timestamptz;

@@ -41,6 +41,10 @@ pub enum Error {
     Store(store::Error),
     #[error("{0}; this was not done. just status says which part is down, and just up starts it")]
     Away(store::Error),
+    #[error(
+        "{0}; it is not known whether this was done. Once just status is green run it again, which changes nothing that was"
+    )]
+    InDoubt(store::Error),
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
     #[error("{path}: {1}", path = .0.display())]
@@ -101,11 +105,21 @@ pub enum Error {
     )]
     NoSigner,
 
+    #[error(
+        "ROLLCALL_CA is joined: the key of the CA is on the host whose stack this server has joined; do that there"
+    )]
+    Joined,
+    #[error("the host with the CA has put no CRL of {0} into the database: just crl there")]
+    NoPublishedCrl(String),
+    #[error("the CRL of {0} in the database is not taken: {1}")]
+    PublishedCrl(String, String),
+    #[error("{0}")]
+    Join(String),
     #[error(transparent)]
     PublicKeys(keyfile::Error),
     #[error("there is no CA in {path}; just up makes one", path = .0.display())]
     NoAuthority(PathBuf),
-    #[error("ROLLCALL_CA is external, and {path} is missing or empty: give it", path = .0.display())]
+    #[error("ROLLCALL_CA is not own, and {path} is missing or empty: give it (just join does, where it is joined)", path = .0.display())]
     NotGiven(PathBuf),
     #[error(
         "{authority} is there, and its key {key} is not: put the key back; or, if the CA is somebody else's, set \
@@ -183,7 +197,11 @@ pub enum Error {
 
 impl From<store::Error> for Error {
     fn from(error: store::Error) -> Self {
-        if error.is_transient() { Error::Away(error) } else { Error::Store(error) }
+        match error {
+            store::Error::InDoubt(_) => Error::InDoubt(error),
+            _ if error.is_transient() => Error::Away(error),
+            _ => Error::Store(error),
+        }
     }
 }
 
@@ -210,6 +228,7 @@ impl Fatal for Error {
             | Error::Name(..) => Exit::Usage,
             Error::NotAHost(_) | Error::NotItsName(..) => Exit::Usage,
             Error::Away(_) => Exit::Unavailable,
+            Error::InDoubt(_) => Exit::TryLater,
             _ => Exit::Failure,
         }
     }

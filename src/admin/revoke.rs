@@ -42,6 +42,8 @@ pub async fn revoke(store: &Store, Revoke { names, unknown }: &Revoke) -> Result
         .flat_map(|issuer| numbers.iter().map(|serial| entry(&issuer, serial)).collect::<Vec<_>>())
         .collect();
     store.revoke_again(&entries).await?;
+    // Also those that were revoked already, by a command that was given up.
+    store.confirm().await.map_err(|error| half(error.into()))?;
     crl::refresh(store, &desk, crl::When::Revoked, crl::Forgotten::Revoke).await.map_err(half)?;
     for CertificateRow { certificate, email, device, revoked_at, .. } in rows.values() {
         let device = device.as_ref().map(|device| format!(", {device}")).unwrap_or_default();
@@ -52,6 +54,18 @@ pub async fn revoke(store: &Store, Revoke { names, unknown }: &Revoke) -> Result
         report(serial, "revoked by its number, for no row describes it")?;
     }
     others(store, &rows).await
+}
+
+/// All certificates of a device.
+pub async fn revoke_device(store: &Store, name: &str) -> Result<(), Error> {
+    let rows = store.certificates_on(name).await?;
+    let living = rows.into_iter().filter(|row| row.revoked_at.is_none());
+    let living: Vec<_> = living.map(|row| row.certificate).collect();
+    if !living.is_empty() {
+        store.revoke(&living).await?;
+        report(&name, "its certificate is revoked")?;
+    }
+    Ok(())
 }
 
 /// Revokes the rows of these names. Another look finds a certificate that a signer elsewhere was about to note.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use async_std::task;
 
+use super::pulse::{Lack, Pulse};
 use crate::cli::{Timespan, now_ns};
 use crate::http::outage::Outage;
 use crate::protocol::keys::PublicKey;
@@ -74,6 +75,8 @@ pub struct Hearing {
     start: Instant,
     /// Did the database take the last thing that it was handed?
     records: AtomicBool,
+    /// Did it take the clock?
+    pulse: Pulse,
     accepts: Arc<AtomicBool>,
     canary_seen: Mutex<Instant>,
     /// Heartbeats a second that all clients together may send, if that is limited.
@@ -101,6 +104,7 @@ impl Hearing {
             stepped_ms: AtomicU64::new(0),
             start,
             records: AtomicBool::new(true),
+            pulse: Pulse::new(),
             accepts,
             canary_seen: Mutex::new(start),
             max_rate,
@@ -121,6 +125,11 @@ impl Hearing {
     /// The database has taken heartbeats, or has not.
     pub fn recorded(&self, done: bool) {
         self.records.store(done, Ordering::Relaxed);
+    }
+
+    /// How the last writes of the clock went.
+    pub fn pulse(&self) -> &Pulse {
+        &self.pulse
     }
 
     /// Seconds after which each client is asked to beat again, so that all together keep the rate.
@@ -145,6 +154,7 @@ impl Hearing {
         self.stepped_ms.store(self.start_ms(Instant::now()), Ordering::Relaxed);
         store.tell_key(&self.name, self.key.as_ref().map(PublicKey::as_bytes)).await?;
         self.epoch.store(epoch, Ordering::Release);
+        self.pulse.ends(None);
         Ok(())
     }
 
@@ -201,7 +211,10 @@ impl Hearing {
                 }
                 _ => {}
             }
+            self.pulse.begins();
             let told = async {
+                // A right that was taken away would show at a heartbeat only.
+                store.may_record().await?;
                 let epoch = self.epoch.load(Ordering::Acquire);
                 if store.tell_clock(&self.name, epoch, reading.heard_ms, reading.resumed_ms).await? {
                     return Ok::<_, store::Error>(true);
@@ -221,6 +234,7 @@ impl Hearing {
             match told.await {
                 Ok(true) => {
                     outage.worked();
+                    self.pulse.ends(None);
                     self.recorded(true);
                     match apart(now_ns(), store.time().now_ns()) {
                         None => clock.worked(),
@@ -237,6 +251,7 @@ impl Hearing {
                 }
                 Ok(false) => {
                     self.epoch.store(0, Ordering::Release);
+                    self.pulse.ends(Some(Lack::Superseded));
                     log::error!(
                         "a newer server has the name {0}: this one records nothing more; end it, or give it a \
                          ROLLCALL_NAME of its own",
@@ -246,6 +261,7 @@ impl Hearing {
                 }
                 Err(error) => {
                     outage.failed(&error);
+                    self.pulse.ends(Some(Lack::of(&error)));
                     self.recorded(false);
                 }
             }

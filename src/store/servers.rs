@@ -26,7 +26,7 @@ impl Store {
             sqlx::query(
                 "select name, public_key, further_keys,
                         greatest(extract(epoch from clock_timestamp() - told_at) * 1000, 0)::bigint
-                   from servers order by name",
+                   from servers where left_at is null order by name",
             )
             .fetch_all(connection)
             .await?
@@ -50,7 +50,8 @@ impl Store {
     pub async fn tell_key(&self, name: &str, key: Option<&[u8; 32]>) -> Result<(), Error> {
         self.run(async |connection| {
             sqlx::query(
-                "update servers set public_key = $2 where name = $1 and public_key is distinct from $2",
+                "update servers set public_key = $2, left_at = null
+                  where name = $1 and (public_key is distinct from $2 or left_at is not null)",
             )
             .bind(name)
             .bind(key.map(|key| &key[..]))

@@ -16,6 +16,8 @@ use crate::program::{Running, children, needs, signal};
 use crate::server::{answer, ask, claims, heartbeat, start};
 use crate::stack::{Builder, PATIENCE, Stack, binaries, expect, free_port, text, wait_until};
 
+mod join;
+
 const VALID: &str = "valid_user@qt-test.com";
 
 /// A second server of this stack, with a name, a key and a port of its own.
