@@ -31,7 +31,6 @@ fn a_second_clone_joins_and_leaves() {
         0,
         "may join within 1h",
     );
-    first.types_as("just invite NAME", "just invite three", 0, "just join DATABASE_URL --invitation three:");
     first.types_as(
         "just invite NAME [HOST…]",
         "just invite three third.example.com",
