@@ -126,6 +126,30 @@ crl *args: build
 ca *args: build
     @exec stack/run rollcall-admin ca "$@"
 
+# let a further host join: just invite NAME [HOST…]
+[group('certificates')]
+[no-exit-message]
+invite *args: build
+    @exec stack/run rollcall-admin invite "$@"
+
+# make this host one more server of a database: just join DATABASE_URL --invitation NAME:SECRET
+[group('certificates')]
+[no-exit-message]
+join *args: build
+    @exec stack/run rollcall-admin join "$@"
+
+# take a server out of the database: just leave NAME [--forget]
+[group('certificates')]
+[no-exit-message]
+leave *args: build
+    @exec stack/run rollcall-admin leave "$@"
+
+# the public keys of all servers, as one file for listeners: just keys [--json]
+[group('certificates')]
+[no-exit-message]
+keys *args: build
+    @exec stack/run rollcall-admin keys "$@"
+
 # replace the key that signs announcements, in steps: just rotate-key [--switch|--finish]
 [group('certificates')]
 rotate-key *args: build

@@ -8,7 +8,7 @@ grant select, insert, update on servers to rollcall_server;
 -- `serial` is for a server of the version before.
 grant select, insert (serial_number, serial, email, fingerprint, not_after, last_used_ns), update (last_used_ns)
    on certificates to rollcall_server;
-grant select on revoked_serials to rollcall_server;
+grant select on revoked_serials, crls to rollcall_server;
 -- It hands requests to the signer, and reads the answers; a trigger forgets the answer to an older request.
 grant select, insert (fingerprint, serial_number, request), update (request) on renewals to rollcall_server;
 

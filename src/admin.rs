@@ -24,11 +24,15 @@ mod folder;
 mod forget;
 mod history;
 mod import;
+mod invite;
 mod issue;
+mod join;
+mod keys;
 mod list;
 mod renewals;
 mod revoke;
 mod signer;
+mod taken;
 mod users;
 
 pub use error::Error;
@@ -51,6 +55,10 @@ enum Command {
     Renew(Renew),
     Revoke(Revoke),
     Certs(Certs),
+    Keys(keys::Keys),
+    Invite(invite::Invite),
+    Join(join::Join),
+    Leave(join::Leave),
     Crl(Crl),
     Ca(Ca),
     Sign(Sign),
@@ -347,6 +355,12 @@ pub fn run(options: Options) -> Result<(), Error> {
         Command::Renew(options) => changing(async |store| issue::renew(store, &options).await),
         Command::Revoke(options) => changing(async |store| revoke::revoke(store, &options).await),
         Command::Certs(options) => with_store(async |store| list::list(store, &options).await),
+        Command::Invite(options) => with_store(async |store| invite::invite(store, &options).await),
+        Command::Join(options) => {
+            with_store_at(&options.database_url, async |store| join::join(store, &options).await)
+        }
+        Command::Leave(options) => changing(async |store| join::leave(store, &options).await),
+        Command::Keys(options) => with_store(async |store| keys::keys(store, &options).await),
         Command::History(options) => with_store(async |store| history::history(store, &options).await),
         Command::Maintain(Maintain {}) => with_store(async |store| history::maintain(store).await),
         Command::Crl(options) => with_store(async |store| crl::crl(store, &options).await),
@@ -373,9 +387,12 @@ fn changing(act: impl AsyncFnOnce(&Store) -> Result<(), Error>) -> Result<(), Er
 }
 
 fn with_store(act: impl AsyncFnOnce(&Store) -> Result<(), Error>) -> Result<(), Error> {
-    let url = database_url()?;
+    with_store_at(&database_url()?, act)
+}
+
+fn with_store_at(url: &str, act: impl AsyncFnOnce(&Store) -> Result<(), Error>) -> Result<(), Error> {
     task::block_on(async {
-        let store = Store::open(&url, DEADLINE)?.told_by(|wait| {
+        let store = Store::open(url, DEADLINE)?.told_by(|wait| {
             note(format_args!("rollcall-admin: waiting for the database, {wait}"));
         });
         let done = async {

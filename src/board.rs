@@ -85,14 +85,15 @@ pub fn run(options: Options) -> Result<(), Error> {
         log::info!("SIGHUP: there is nothing to read anew, and the log is on standard error; going on");
     }))
     .map_err(Error::Signals)?;
-    hints::listen(settings.port, keys, Arc::clone(&people), now_ns());
+    let believed = hints::Believed::new(keys);
+    hints::listen(settings.port, Arc::clone(&believed), Arc::clone(&people), now_ns());
     task::block_on(async {
         let listen = settings.listen;
         let listener = sockets::listener(listen, UNREAD).map_err(|error| Error::Listen(listen, error))?;
         let listener = TcpListener::from(listener);
         let history = readers.clone();
         let readers = Readers::new(credential, settings.identity, readers, token, listen.port());
-        task::spawn(follow::rows(store.clone(), Arc::clone(&people)));
+        task::spawn(follow::rows(store.clone(), Arc::clone(&people), believed));
         let (running, stopped) = channel::bounded(1);
         let held = Held::default();
         let keeper = Keeper::new(store.clone(), Arc::clone(&people), board, transitions, Arc::clone(&held));

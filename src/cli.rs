@@ -120,6 +120,27 @@ impl Display for Timespan {
     }
 }
 
+/// The name of a server, among several on one database: by default that of its host.
+pub struct ServerName(pub String);
+
+impl FromStr for ServerName {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let host = match text {
+            "" => std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default(),
+            _ => text.to_owned(),
+        };
+        match host.trim() {
+            "" => Ok(Self("server".to_owned())),
+            name if name.len() <= 253 && !name.contains(|c: char| c.is_control() || c.is_whitespace()) => {
+                Ok(Self(name.to_owned()))
+            }
+            _ => Err("it has 1 to 253 characters, and neither spaces nor control characters"),
+        }
+    }
+}
+
 /// Nanoseconds since the Unix epoch, never before it.
 pub fn now_ns() -> u64 {
     let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

@@ -70,8 +70,8 @@ pub struct Options {
     /// stop after this long, such as 30s; with --count, exit 1 if fewer came
     #[argh(option)]
     pub timeout: Option<Timespan>,
-    /// public key of a server, PEM; again for each further one. Then only verified statuses are printed
-    /// (ROLLCALL_KEYS: a folder with broadcast.pub, broadcast.next.pub or broadcast.old.pub)
+    /// public key of a server, or of several (just keys), PEM; again for each further file. Then only verified statuses
+    /// are printed (ROLLCALL_KEYS: a folder with servers.pub, broadcast.pub, broadcast.next.pub or broadcast.old.pub)
     #[argh(option)]
     pub key: Vec<PathBuf>,
     /// print unverified statuses, too, and mark them
@@ -125,9 +125,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
     if let Some(file) = options.stats_file.as_ref().filter(|file| !is_read(file)) {
         return Err(Error::StatsFile(file.clone()));
     }
-    let keys = files.iter().map(|file| keyfile::public_key(file));
     let policy = Policy {
-        keys: keys.collect::<Result<_, _>>()?,
+        keys: keyfile::public_keys_in_all(&files)?,
         accept_unverified: options.accept_unsigned,
         max_age: options.max_age.map(|Timespan(age)| age),
     };

@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_std::channel;
 use async_std::net::TcpListener;
@@ -50,6 +50,8 @@ use supervisor::{Supervisor, Watchdog};
 pub(crate) use settings::{Address, Privacy, Settings, socket};
 pub use settings::{Command, Doctor, Options};
 
+/// How long another server that signs with our key may take to end.
+const SAME_KEY: Duration = Duration::from_secs(10);
 /// How long to wait between two tries to reach a database that is not there yet.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -76,6 +78,7 @@ pub fn run(options: Options) -> Result<(), Error> {
             log::warn!("{error}: `just up` and `just status` cannot tell this server from a stranger");
         })
         .ok();
+    let key = signing.as_ref().map(|(signer, _)| *signer.public());
     let announcer = match signing {
         Some((signer, last)) => Some(Announcer::new(signer, last.next(now_ns()).map_err(Error::Epoch)?)),
         None => {
@@ -96,6 +99,7 @@ pub fn run(options: Options) -> Result<(), Error> {
         let hearing = Arc::new(Hearing::new(
             settings.name.clone(),
             settings.canary.clone(),
+            key,
             settings.max_rate,
             Arc::clone(&accepts),
         ));
@@ -173,6 +177,7 @@ pub fn run(options: Options) -> Result<(), Error> {
 /// Applies the migrations as soon as there is a database; meanwhile requests are answered with 503.
 async fn wait_for_database(store: &Store, hearing: &Hearing) -> Result<(), store::Error> {
     let mut said = String::new();
+    let began = Instant::now();
     loop {
         let ready = async {
             store.migrate().await?;
@@ -186,7 +191,11 @@ async fn wait_for_database(store: &Store, hearing: &Hearing) -> Result<(), store
                 log::info!("the database is ready");
                 return Ok(());
             }
-            Err(error) if error.is_transient() => {
+            // One that has just ended, as when this one has got another name, is silent soon.
+            Err(error)
+                if error.is_transient()
+                    || matches!(error, store::Error::SameKey(_)) && began.elapsed() < SAME_KEY =>
+            {
                 hearing.pulse().ends(Some(Lack::of(&error)));
                 let waiting = format!("waiting for the database: {error}");
                 if waiting != said {

@@ -25,6 +25,7 @@ mod aid;
 mod alarm;
 mod certificates;
 mod connection;
+mod crls;
 pub mod events;
 mod forget;
 mod heartbeat;
@@ -33,7 +34,9 @@ mod people;
 pub mod presence;
 mod readers;
 mod renewals;
+mod servers;
 pub mod sighting;
+mod time;
 mod tls;
 mod url;
 
@@ -41,12 +44,15 @@ use aid::{Aid, Lent};
 pub use certificates::{CertificateRow, Noted, Revocation};
 use connection::{Connector, Session};
 pub use connection::{Guarantee, SETTINGS};
+pub use crls::{CrlNumber, Joining, PublishedCrl};
 pub use forget::Forgotten;
 pub use heartbeat::{Outcome, RECORD, RECORD_ONE, Recorded, Recorder};
 pub use journal::{Journal, Served};
 pub use people::UserRow;
 pub use renewals::{PAUSE, Renewal, Standing, Waiting};
+pub use servers::ServerKeys;
 use sighting::Serial;
+use time::DatabaseTime;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./sql");
 
@@ -62,6 +68,7 @@ pub struct Store {
     deadline: Duration,
     kept: Arc<Mutex<Option<Session>>>,
     aid: Aid,
+    time: Arc<DatabaseTime>,
     /// Is told of each wait of more than a second, and how it ends.
     tell: Option<fn(&str)>,
 }
@@ -73,7 +80,7 @@ impl Store {
     pub fn open(url: &str, deadline: Duration) -> Result<Self, Error> {
         let connector = Connector::new(url, deadline)?;
         let aid = Aid::new(connector.clone(), deadline);
-        Ok(Self { connector, deadline, kept: Arc::default(), aid, tell: None })
+        Ok(Self { connector, deadline, kept: Arc::default(), aid, time: Arc::default(), tell: None })
     }
 
     /// For somebody who waits at a terminal: `tell` hears of each use that takes more than a second.
@@ -160,6 +167,11 @@ impl Store {
     /// The faults that an acknowledged commit survives.
     pub async fn guarantee(&self) -> Result<Guarantee, Error> {
         self.run(async |connection| self.connector.ask(connection).await).await
+    }
+
+    /// The time of the database as it was known last: a server tells each second, and so learns it.
+    pub fn time(&self) -> &DatabaseTime {
+        &self.time
     }
 
     /// The time of the database.
@@ -292,7 +304,7 @@ async fn cannot_record(connection: &mut PgConnection) -> Result<Option<String>, 
                       ('users', 'last_seen_ns', 'update'), ('users', 'ip', 'update'), ('users', 'port', 'update'),
                       ('users', 'server', 'update'), ('users', 'good_until_ms', 'update'),
                       ('users', 'gone_after_ms', 'update'), ('users', 'said_every_s', 'update'),
-                      ('servers', 'heard_ms', 'select'), ('servers', 'epoch', 'insert'), ('servers', 'epoch', 'update'),
+                      ('servers', 'heard_ms', 'select'), ('servers', 'epoch', 'insert'), ('servers', 'epoch', 'update'), ('servers', 'public_key', 'update'),
                       ('certificates', 'serial_number', 'select'), ('certificates', 'revoked_at', 'select'),
                       ('certificates', 'serial_number', 'insert'), ('certificates', 'email', 'insert'),
                       ('revoked_serials', 'serial_number', 'select'),
@@ -314,6 +326,11 @@ pub enum Error {
     SomebodyElses(Serial, String),
     #[error("the database did not answer within {}", humantime::format_duration(*.0))]
     Deadline(Duration),
+    #[error(
+        "the server {0} signs with the same key, and listeners believe one of the two: give this one a pair of its own \
+         (docs/operations.md, \"Several servers\")"
+    )]
+    SameKey(String),
     /// It was asked for something, and may have done it.
     #[error("{0}")]
     InDoubt(Box<Error>),
@@ -360,7 +377,7 @@ impl Error {
         }
     }
 
-    /// Is it a mistake in `DATABASE_URL`, or in a file that it names?
+    /// Is it a mistake in the settings, or in a file that they name?
     pub fn is_configuration(&self) -> bool {
         matches!(
             self,
@@ -368,6 +385,7 @@ impl Error {
                 | Error::File(_)
                 | Error::Dropped(_)
                 | Error::Pooler(_)
+                | Error::SameKey(_)
                 | Error::Database(sqlx::Error::Configuration(_))
         )
     }

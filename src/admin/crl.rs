@@ -21,7 +21,7 @@ use crate::cli::{note, seconds};
 use crate::files;
 use crate::stack::trust::Lists;
 use crate::store::sighting::Serial;
-use crate::store::{Revocation, Store};
+use crate::store::{PublishedCrl, Revocation, Store};
 use crate::x509::{self, LARGEST_CRL};
 
 /// Days. A host that was off over a long holiday still finds it valid.
@@ -71,6 +71,10 @@ pub async fn refresh(
     when: When,
     forgotten: Forgotten,
 ) -> Result<Vec<Error>, Error> {
+    if desk.is_joined() {
+        super::taken::take(store, desk).await?;
+        return publish(desk, when);
+    }
     let own = desk.folder.path("crl.pem");
     let issuers = desk.own();
     if !issuers.is_empty() {
@@ -87,6 +91,7 @@ pub async fn refresh(
         // One that ended needs no entry (RFC 5280, section 3.3). A day is for clocks.
         let revocations = store.revocations(now.saturating_sub(DAY)).await?;
         let present = read(&own).unwrap_or_default();
+        let elsewhere = store.published_crls().await?;
         let mut text = String::new();
         for issuer in &issuers {
             let name = &issuer.certificate.subject_text;
@@ -105,6 +110,10 @@ pub async fn refresh(
                     (number.unwrap_or(0), !is_same || !lives)
                 }
             };
+            // The database may have had one that this host has lost.
+            let theirs = elsewhere.iter().find(|crl| crl.issuer == *name && is_ours(crl, issuer));
+            let theirs = theirs.and_then(|crl| crl.number.value());
+            let last = last.max(theirs.unwrap_or(0));
             text += &match found {
                 Some(crl) if when != When::Now && !is_due => x509::pem("X509 CRL", &crl.der),
                 // A number never comes twice, however often a second has one.
@@ -117,12 +126,20 @@ pub async fn refresh(
             };
         }
         desk.folder.publish(&own, text.as_bytes())?;
+        for crl in x509::crls(text.as_bytes()).map_err(|error| Error::X509(own, error))? {
+            store.publish_crl(&super::taken::published(&crl)).await?;
+        }
     }
     publish(desk, when)
 }
 
+/// Did this CA sign it?
+fn is_ours(crl: &PublishedCrl, issuer: &Issuer) -> bool {
+    x509::Crl::read(&crl.der).is_ok_and(|crl| crl.is_signed_by(&issuer.certificate).is_ok())
+}
+
 /// The published entries that the rows do not have.
-async fn unknown(store: &Store, published: &[Revocation]) -> Result<Vec<Revocation>, Error> {
+pub async fn unknown(store: &Store, published: &[Revocation]) -> Result<Vec<Revocation>, Error> {
     let mut rows: BTreeMap<Serial, Vec<Option<String>>> = BTreeMap::new();
     for Revocation { serial, issuer, .. } in store.revocations(0).await? {
         rows.entry(serial).or_default().push(issuer);
@@ -165,7 +182,7 @@ async fn remember(store: &Store, published: &[Revocation]) -> Result<(), Error> 
 /// two may be damaged.
 pub fn published(desk: &Desk) -> Result<Vec<Revocation>, Error> {
     let (mut entries, mut damaged, mut is_there) = (BTreeMap::new(), None, false);
-    let issuers = desk.own();
+    let issuers = desk.authorities();
     for file in [desk.folder.path("crl.pem"), desk.settings.state.join("nginx/crl.pem")] {
         let crls = match files::read(&file, LARGEST_CRL).map(|bytes| x509::crls(&bytes)) {
             Ok(Ok(crls)) if !crls.is_empty() => crls,
@@ -177,8 +194,8 @@ pub fn published(desk: &Desk) -> Result<Vec<Revocation>, Error> {
         };
         is_there = true;
         for crl in crls {
-            let issuer = issuers.iter().find(|issuer| crl.is_signed_by(&issuer.certificate).is_ok());
-            let Some(Issuer { certificate, .. }) = issuer else { continue };
+            let issuer = issuers.iter().find(|issuer| crl.is_signed_by(issuer).is_ok());
+            let Some(certificate) = issuer else { continue };
             for entry in &crl.revoked {
                 let Ok(serial) = Serial::new(&entry.serial) else { continue };
                 entries.insert((serial, certificate.subject_text.clone()), entry.at);
@@ -203,7 +220,11 @@ fn publish(desk: &Desk, when: When) -> Result<Vec<Error>, Error> {
     let kept = nginx.join("crl");
     fs::create_dir_all(&kept).map_err(Error::file(&kept))?;
     let (others, problems) = others(desk, &kept, when)?;
-    let own = if desk.is_own() { read_text(&desk.folder.path("crl.pem"))? } else { String::new() };
+    let own = if desk.is_own() || desk.is_joined() {
+        read_text(&desk.folder.path("crl.pem"))?
+    } else {
+        String::new()
+    };
     let text = own + &others;
     let resumes = fs::read_to_string(nginx.join("nginx.conf")).is_ok_and(|conf| conf.contains(RESUMES));
     if resumes && desk.settings.trust.rests_on_lists(&desk.settings.certs) {
@@ -379,7 +400,7 @@ fn end(desk: &Desk) -> Option<u64> {
 }
 
 /// Nothing, if there is no file or it is broken.
-fn read(file: &Path) -> Option<Vec<x509::Crl>> {
+pub fn read(file: &Path) -> Option<Vec<x509::Crl>> {
     x509::crls(&files::read(file, LARGEST_CRL).ok()?).ok()
 }
 

@@ -87,6 +87,19 @@ impl Desk {
         self.settings.trust.authority == Authority::Own
     }
 
+    /// Is the CA ours, and its key elsewhere?
+    pub fn is_joined(&self) -> bool {
+        self.settings.trust.authority == Authority::Joined
+    }
+
+    /// The CAs whose lists our own administrators make.
+    pub fn authorities(&self) -> Vec<Certificate> {
+        match self.is_joined() {
+            true => self.trusted.clone(),
+            false => self.own().into_iter().map(|issuer| issuer.certificate).collect(),
+        }
+    }
+
     /// The CA that signs: ours, or the command of `ROLLCALL_SIGN`, which needs no key here.
     pub fn issuer(&self) -> Result<Option<Issuer>, Error> {
         if self.signer()?.is_elsewhere() {
@@ -95,6 +108,7 @@ impl Desk {
         match (self.settings.trust.authority, self.own().into_iter().next()) {
             (Authority::Own, Some(issuer)) => Ok(Some(issuer)),
             (Authority::Own, None) => Err(Error::NoAuthority(self.folder.certificate("ca"))),
+            (Authority::Joined, _) => Err(Error::Joined),
             (Authority::External, _) => Err(Error::NoSigner),
         }
     }

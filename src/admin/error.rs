@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::cli::{Exit, Fatal, SettingError, Timespan};
+use crate::keyfile;
 use crate::protocol::status::{Email, EmailError};
 use crate::stack;
 use crate::store;
@@ -104,9 +105,21 @@ pub enum Error {
     )]
     NoSigner,
 
+    #[error(
+        "ROLLCALL_CA is joined: the key of the CA is on the host whose stack this server has joined; do that there"
+    )]
+    Joined,
+    #[error("the host with the CA has put no CRL of {0} into the database: just crl there")]
+    NoPublishedCrl(String),
+    #[error("the CRL of {0} in the database is not taken: {1}")]
+    PublishedCrl(String, String),
+    #[error("{0}")]
+    Join(String),
+    #[error(transparent)]
+    PublicKeys(keyfile::Error),
     #[error("there is no CA in {path}; just up makes one", path = .0.display())]
     NoAuthority(PathBuf),
-    #[error("ROLLCALL_CA is external, and {path} is missing or empty: give it", path = .0.display())]
+    #[error("ROLLCALL_CA is not own, and {path} is missing or empty: give it (just join does, where it is joined)", path = .0.display())]
     NotGiven(PathBuf),
     #[error(
         "{authority} is there, and its key {key} is not: put the key back; or, if the CA is somebody else's, set \

@@ -148,7 +148,7 @@ pub fn server_names(desk: &Desk) -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
-fn host(name: &str) -> Result<String, Error> {
+pub fn host(name: &str) -> Result<String, Error> {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
             && !label.starts_with('-')

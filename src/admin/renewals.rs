@@ -5,6 +5,7 @@
 //! administrator must have made or noted the certificate. That its holder made the request, the server says alone (EST
 //! has no proof by the old key). A new certificate is for the holder's email, by the name of the same device.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use async_std::channel::Receiver;
@@ -15,12 +16,15 @@ use async_std::task;
 use super::desk::{Desk, Settings};
 use super::issue::{LONGEST_CN, day, noted, pem};
 use super::signer::{self, Subject};
-use super::{DEADLINE, Error, folder, report};
+use super::{DEADLINE, Error, crl, folder, invite, report};
 use crate::cli::{note, seconds, signals};
 use crate::protocol::status::Email;
 use crate::stack::trust::Authority;
-use crate::store::{Store, Waiting};
+use crate::store::{CrlNumber, Store, Waiting};
 use crate::x509::Request;
+
+/// The lists of the database that were taken last, or refused: each is told of once.
+type Taken = Arc<Mutex<Vec<(String, CrlNumber)>>>;
 
 /// How often the table is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -59,10 +63,11 @@ pub fn watch(url: &str) -> Result<(), Error> {
 
 async fn go_on(store: &Store, stop: &Receiver<()>) {
     let (mut wait, mut said, mut has_schema) = (LOOK, String::new(), false);
+    let lists = Taken::default();
     loop {
-        let pass = store.clone();
+        let (pass, lists) = (store.clone(), Arc::clone(&lists));
         // A command of somebody else may sign for a minute: a signal is not kept waiting by it.
-        let pass = task::spawn_blocking(move || task::block_on(look(&pass, has_schema)));
+        let pass = task::spawn_blocking(move || task::block_on(look(&pass, has_schema, &lists)));
         wait = match ended_first(pass, stop).await {
             None => return,
             Some(Ok(0)) => {
@@ -98,22 +103,25 @@ async fn ended_first<T>(mut work: task::JoinHandle<T>, stop: &Receiver<()>) -> O
     ended
 }
 
-async fn look(store: &Store, has_schema: bool) -> Result<usize, Error> {
+async fn look(store: &Store, has_schema: bool, lists: &Taken) -> Result<usize, Error> {
     if !has_schema {
         store.migrate().await?;
     }
-    answer_all(store, PATIENCE, TURN).await
+    match Settings::read()?.trust.authority {
+        Authority::Joined => take_lists(store, lists).await,
+        _ => answer_all(store, PATIENCE, TURN).await,
+    }
 }
 
 /// Waits for the folder no longer than `patience`, and keeps it for one `turn`. Returns how many could not be answered;
 /// standard error has the reasons.
 async fn answer_all(store: &Store, patience: Duration, turn: Duration) -> Result<usize, Error> {
-    let waiting = store.waiting().await?;
-    if waiting.is_empty() {
+    let (waiting, joining) = (store.waiting().await?, store.joining().await?);
+    if waiting.is_empty() && joining.is_empty() {
         return Ok(0);
     }
     let desk = Desk::open_within(patience)?;
-    let (mut failed, began) = (0, Instant::now());
+    let (mut failed, began) = (invite::answer_all(store, &desk, &joining).await?, Instant::now());
     for waiting in waiting.iter().take_while(|_| began.elapsed() < turn) {
         match answer(store, &desk, waiting).await {
             Ok(()) => {}
@@ -127,6 +135,17 @@ async fn answer_all(store: &Store, patience: Duration, turn: Duration) -> Result
         }
     }
     Ok(failed)
+}
+
+/// On a host without the CA's key there is nothing to sign, and its nginx needs each new CRL.
+async fn take_lists(store: &Store, lists: &Taken) -> Result<usize, Error> {
+    let there = store.published_numbers().await?;
+    if *lists.lock().unwrap_or_else(PoisonError::into_inner) != there {
+        let desk = Desk::open_within(PATIENCE)?;
+        crl::refresh(store, &desk, crl::When::Revoked, crl::Forgotten::Revoke).await?;
+        *lists.lock().unwrap_or_else(PoisonError::into_inner) = there;
+    }
+    Ok(0)
 }
 
 async fn answer(store: &Store, desk: &Desk, waiting: &Waiting) -> Result<(), Error> {

@@ -56,6 +56,18 @@ pub async fn revoke(store: &Store, Revoke { names, unknown }: &Revoke) -> Result
     others(store, &rows).await
 }
 
+/// All certificates of a device.
+pub async fn revoke_device(store: &Store, name: &str) -> Result<(), Error> {
+    let rows = store.certificates_on(name).await?;
+    let living = rows.into_iter().filter(|row| row.revoked_at.is_none());
+    let living: Vec<_> = living.map(|row| row.certificate).collect();
+    if !living.is_empty() {
+        store.revoke(&living).await?;
+        report(&name, "its certificate is revoked")?;
+    }
+    Ok(())
+}
+
 /// Revokes the rows of these names. Another look finds a certificate that a signer elsewhere was about to note.
 async fn mark(
     store: &Store,

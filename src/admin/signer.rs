@@ -66,6 +66,17 @@ pub fn settings() -> Result<(Option<String>, u64), Error> {
     Ok((Some(command).filter(|command| !command.trim().is_empty()), client_days))
 }
 
+/// The pair that signs announcements, and the key of their pseudonyms; those that are there stay.
+pub fn make_keys(certs: &Path) -> Result<(), Error> {
+    let failed = |error: io::Error| Error::Signer("certs/ca keys".to_owned(), error);
+    let mut command = Command::new("bash");
+    command.args(["-c", SCRIPT, "certs/ca", "keys"]).env("ROLLCALL_CERTS", certs).stdin(Stdio::null());
+    match command.status().map_err(failed)? {
+        status if status.success() => Ok(()),
+        status => Err(failed(io::Error::other(status.to_string()))),
+    }
+}
+
 impl Subject<'_> {
     fn cn(&self) -> &str {
         match self {

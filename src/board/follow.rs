@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_std::task;
 
+use super::hints::Believed;
 use super::journal;
 use super::people::People;
 use crate::http::outage::Outage;
@@ -15,6 +16,8 @@ use crate::store::{Error, Store};
 const TICK: Duration = Duration::from_millis(200);
 /// Between two looks at the servers' clocks.
 const SECOND: Duration = Duration::from_secs(1);
+/// Between two looks at the servers' keys.
+const KEYS: Duration = Duration::from_secs(10);
 /// Rows that are read at once.
 const PAGE: u32 = 1000;
 /// Everybody's row is read once in about this time, and a page no sooner than [`PAUSE`] after the one before.
@@ -22,10 +25,11 @@ const TURN: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// Reads for ever.
-pub async fn rows(store: Store, people: Arc<People>) {
+pub async fn rows(store: Store, people: Arc<People>, believed: Arc<Believed>) {
     let outage = Outage::of("reading who is here");
     let mut turn = Turn { after: String::new(), due: Instant::now() };
     let mut clocks_due = Instant::now();
+    let mut keys_due = clocks_due;
     let mut is_ready = false;
     loop {
         let read = async {
@@ -43,6 +47,10 @@ pub async fn rows(store: Store, people: Arc<People>) {
             let servers = store.servers().await;
             people.clocks(servers.as_ref().ok().cloned());
             read = read.and(servers.map(drop));
+            if Instant::now() >= keys_due {
+                keys_due = Instant::now() + KEYS;
+                read = read.and(store.keys().await.map(|servers| believed.told(&servers)));
+            }
         }
         match read {
             Ok(()) => outage.worked(),

@@ -48,7 +48,7 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
         findings.push(of_certificates(&known, SystemTime::now(), soon()));
         let trusted = trusted(settings);
         findings.extend(of_issuers(&known, &trusted, SystemTime::now()));
-        let is_own = Trust::read().is_ok_and(|trust| trust.authority == Authority::Own);
+        let is_own = Trust::read().is_ok_and(|trust| trust.authority != Authority::External);
         if let Some(authority) = trusted.first().filter(|_| is_own) {
             // Of the living, as `rollcall-admin crl` lists them.
             let revocations = store.revocations(seconds(SystemTime::now())).await?;

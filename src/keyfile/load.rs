@@ -13,6 +13,8 @@ use crate::protocol::status::{Email, EmailError};
 
 /// Bytes of a list of people: some millions.
 const MOST_PEOPLE: u64 = 1 << 28;
+/// Bytes of a file of public keys: some thousands.
+const MOST_KEYS: u64 = 1 << 20;
 
 /// Reads the private key that signs announcements from a file that nobody else may read.
 pub fn signing_key(path: &Path) -> Result<Signer, Error> {
@@ -27,15 +29,49 @@ pub fn public_key(path: &Path) -> Result<PublicKey, Error> {
     parse_public_key(&bytes).map_err(error)
 }
 
-/// The files with the public keys of a server in its folder of keys, also while the one that signs is replaced.
+/// Every public key in a file, such as one of `rollcall-admin keys`.
+pub fn public_keys(path: &Path) -> Result<Vec<PublicKey>, Error> {
+    let error = Error::of("the public key of the broadcast", path);
+    let bytes = files::read(path, MOST_KEYS).map_err(|cause| error(Fault::Unreadable(cause)))?;
+    parse_public_keys(&bytes).map_err(error)
+}
+
+/// Those of several files, each once.
+pub fn public_keys_in_all(files: &[PathBuf]) -> Result<Vec<PublicKey>, Error> {
+    let mut keys = Vec::new();
+    for file in files {
+        for key in public_keys(file)? {
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+    }
+    Ok(keys)
+}
+
+/// The public keys of the server of this host, also while the one that signs is replaced.
+const OWN: [&str; 3] = ["broadcast.pub", "broadcast.next.pub", "broadcast.old.pub"];
+/// Those of all servers, as `rollcall-admin keys` prints them.
+const ALL: &str = "servers.pub";
+
+/// The files with the public keys of servers in a folder of keys.
 pub fn public_keys_of(folder: &Path) -> Vec<PathBuf> {
-    let keys = ["broadcast.pub", "broadcast.next.pub", "broadcast.old.pub"].map(|name| folder.join(name));
-    keys.into_iter().filter(|key| key.metadata().is_ok_and(|key| key.len() > 0)).collect()
+    in_folder(folder, OWN.into_iter().chain([ALL]))
 }
 
 /// The keys in them.
 pub fn public_keys_in(folder: &Path) -> Result<Vec<PublicKey>, Error> {
-    public_keys_of(folder).iter().map(|file| public_key(file)).collect()
+    public_keys_in_all(&public_keys_of(folder))
+}
+
+/// Those of this host's server alone.
+pub fn own_public_keys(folder: &Path) -> Result<Vec<PublicKey>, Error> {
+    public_keys_in_all(&in_folder(folder, OWN))
+}
+
+fn in_folder<'a>(folder: &Path, names: impl IntoIterator<Item = &'a str>) -> Vec<PathBuf> {
+    let keys = names.into_iter().map(|name| folder.join(name));
+    keys.filter(|key| key.metadata().is_ok_and(|key| key.len() > 0)).collect()
 }
 
 /// Reads PKCS #8 as PEM or DER.
@@ -46,6 +82,15 @@ pub fn parse_signing_key(file: impl AsRef<[u8]>) -> Result<Signer, Fault> {
 /// Reads a SubjectPublicKeyInfo as PEM or DER.
 pub fn parse_public_key(file: impl AsRef<[u8]>) -> Result<PublicKey, Fault> {
     Ok(PublicKey::from_der(&first(file.as_ref(), ItemKind::PublicKey)?)?)
+}
+
+/// Reads each SubjectPublicKeyInfo of a file.
+pub fn parse_public_keys(file: impl AsRef<[u8]>) -> Result<Vec<PublicKey>, Fault> {
+    let items = items(file.as_ref())?;
+    // That which there is instead has a name.
+    first(file.as_ref(), ItemKind::PublicKey)?;
+    let keys = items.iter().filter(|item| item.kind == ItemKind::PublicKey);
+    keys.map(|item| Ok(PublicKey::from_der(&item.bytes)?)).collect()
 }
 
 /// Reads 64 hex digits from a file that nobody else may read.
@@ -190,6 +235,29 @@ mod tests {
             assert_eq!(parse_public_key(&bytes).unwrap(), public, "{bytes:?}");
         }
         assert_eq!(*parse_signing_key(format!("\u{feff}{PRIVATE}")).unwrap().public(), public);
+    }
+
+    #[test]
+    fn a_file_may_have_the_keys_of_several_servers() {
+        let other = PublicKey::from_bytes([7; 32]);
+        let pem = "-----BEGIN PUBLIC KEY-----\n\
+            MCowBQYDK2VwAyEABwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=\n\
+            -----END PUBLIC KEY-----\n";
+        let both = [parse_public_key(PUBLIC).unwrap(), other];
+        for text in [
+            format!("{PUBLIC}{pem}"),
+            format!("# the server one\n{PUBLIC}# the server two\n{pem}"),
+            format!("{PUBLIC}{pem}").replace('\n', "\r\n"),
+        ] {
+            assert_eq!(parse_public_keys(&text).unwrap(), both, "{text}");
+        }
+        let der = [keyfile_der(PUBLIC), other.to_der()].concat();
+        assert_eq!(parse_public_keys(der).unwrap(), both);
+        // One that cannot be used is not passed over.
+        assert!(matches!(parse_public_keys(format!("{PUBLIC}{EC_PUBLIC}")), Err(Fault::NotEd25519(_))));
+        assert!(parse_public_keys(format!("{PUBLIC}{}", &pem[..40])).is_err());
+        let private = parse_public_keys(PRIVATE).unwrap_err().to_string();
+        assert!(private.ends_with("openssl pkey -pubout makes one of it"), "{private}");
     }
 
     #[test]

@@ -56,6 +56,11 @@ impl PublicKey {
         Self { bytes, id }
     }
 
+    /// Its SubjectPublicKeyInfo.
+    pub fn to_der(&self) -> Vec<u8> {
+        [&SPKI[..], &self.bytes].concat()
+    }
+
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.bytes
     }

@@ -135,7 +135,7 @@ async fn commit_all(
 ) {
     recorder.connect().await;
     let outage = Outage::of("the database");
-    let clock = Outage::of("the clock of this host");
+    let clock = Outage::of("the clock of the database");
     let mut pending = Pending::default();
     loop {
         if let Some(watchdog) = &mut watchdog {

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use async_std::task;
 
 use super::pulse::{Lack, Pulse};
+use crate::cli::{Timespan, now_ns};
 use crate::http::outage::Outage;
+use crate::protocol::keys::PublicKey;
 use crate::protocol::status::Email;
 use crate::store::presence::LONGEST_EVERY;
 use crate::store::{self, Store};
@@ -25,6 +27,10 @@ const LONGEST_STEP: Duration = Duration::from_secs(3);
 const DEAF_AFTER: Duration = Duration::from_secs(5);
 /// A canary that was started after the server is waited for in silence.
 const START: Duration = Duration::from_secs(30);
+/// A clock of this host that is this far off the database's is wrong.
+const BROKEN: Duration = Duration::from_secs(60);
+/// Between two looks for a server with the same key.
+const LOOK: Duration = Duration::from_secs(10);
 /// Between two counts of the people.
 const COUNT: Duration = Duration::from_secs(60);
 
@@ -59,6 +65,8 @@ pub struct Hearing {
     /// Of this server, in the table `servers`.
     name: String,
     canary: Option<Email>,
+    /// That signs its announcements.
+    key: Option<PublicKey>,
     /// 0 until the clock goes.
     epoch: AtomicI64,
     /// The last reading, and when that was, in milliseconds since the start.
@@ -79,11 +87,18 @@ pub struct Hearing {
 
 impl Hearing {
     /// `accepts` says whether connections are accepted.
-    pub fn new(name: String, canary: Option<Email>, max_rate: Option<f64>, accepts: Arc<AtomicBool>) -> Self {
+    pub fn new(
+        name: String,
+        canary: Option<Email>,
+        key: Option<PublicKey>,
+        max_rate: Option<f64>,
+        accepts: Arc<AtomicBool>,
+    ) -> Self {
         let start = Instant::now();
         Self {
             name,
             canary,
+            key,
             epoch: AtomicI64::new(0),
             heard_ms: AtomicU64::new(0),
             stepped_ms: AtomicU64::new(0),
@@ -136,20 +151,34 @@ impl Hearing {
         is_canary
     }
 
-    /// Takes the next epoch. Afterwards [`Hearing::run`] moves the clock.
+    /// Takes the next epoch, unless another server signs with the same key. Afterwards [`Hearing::run`] moves the clock.
     pub async fn start(&self, store: &Store) -> Result<(), store::Error> {
+        self.has_a_key_of_its_own(store).await?;
         let (epoch, heard_ms) = store.start_clock(&self.name, self.heard_ms.load(Ordering::Relaxed)).await?;
         self.heard_ms.store(heard_ms, Ordering::Relaxed);
         self.stepped_ms.store(self.start_ms(Instant::now()), Ordering::Relaxed);
+        store.tell_key(&self.name, self.key.as_ref().map(PublicKey::as_bytes)).await?;
         self.epoch.store(epoch, Ordering::Release);
         self.pulse.ends(None);
         Ok(())
+    }
+
+    /// Of two servers with one key listeners believe the one that was started last.
+    async fn has_a_key_of_its_own(&self, store: &Store) -> Result<(), store::Error> {
+        let Some(key) = &self.key else { return Ok(()) };
+        match store.other_with_key(&self.name, key.as_bytes()).await? {
+            None => Ok(()),
+            Some(other) => Err(store::Error::SameKey(other)),
+        }
     }
 
     /// Moves the clock for ever, or until a newer process of the name has taken it: then nothing can be recorded here,
     /// since nobody would compare its readings.
     pub async fn run(&self, store: &Store) {
         let outage = Outage::of("telling the clock of this server");
+        let clock = Outage::of("the clock of this host");
+        let key = Outage::of("signing announcements");
+        let mut looked = Instant::now();
         let begun = || {
             let heard_ms = self.heard_ms.load(Ordering::Relaxed);
             Reading { heard_ms, resumed_ms: heard_ms, deaf: Duration::ZERO }
@@ -212,6 +241,18 @@ impl Hearing {
                     outage.worked();
                     self.pulse.ends(None);
                     self.recorded(true);
+                    match apart(now_ns(), store.time().now_ns()) {
+                        None => clock.worked(),
+                        Some(apart) => clock.failed(&apart),
+                    }
+                    // Both may have been started at once.
+                    if looked.elapsed() >= LOOK {
+                        looked = Instant::now();
+                        match self.has_a_key_of_its_own(store).await {
+                            Err(same @ store::Error::SameKey(_)) => key.failed(&same),
+                            _ => key.worked(),
+                        }
+                    }
                 }
                 Ok(false) => {
                     self.epoch.store(0, Ordering::Release);
@@ -245,6 +286,13 @@ impl Hearing {
     fn start_ms(&self, moment: Instant) -> u64 {
         moment.duration_since(self.start).as_millis() as u64
     }
+}
+
+/// How the clock of this host is wrong, if it is.
+fn apart(ours_ns: u64, theirs_ns: u64) -> Option<String> {
+    let apart = Duration::from_secs(Duration::from_nanos(ours_ns.abs_diff(theirs_ns)).as_secs());
+    let which = if ours_ns > theirs_ns { "ahead of" } else { "behind" };
+    (apart >= BROKEN).then(|| format!("it is {} {which} the database's, which counts", Timespan(apart)))
 }
 
 /// Seconds after which so many people may all beat again at this rate.

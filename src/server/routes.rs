@@ -108,7 +108,11 @@ pub async fn sighting(state: &State, forwarded: &Forwarded<'_>) -> Result<Sighti
         Identity::Registered => state.registry.holder(&state.store, forwarded.certificate()?).await?,
     };
     let heard_ms = state.hearing.reading().ok_or(Refused::Unavailable)?;
-    Ok(forwarded.sighting(email, now_ns, heard_ms)?)
+    let mut sighting = forwarded.sighting(email, now_ns, heard_ms)?;
+    // nginx has this host's clock; only its differences count.
+    let age_ns = now_ns.saturating_sub(sighting.status.last_seen_ns);
+    sighting.status.last_seen_ns = state.store.time().now_ns().saturating_sub(age_ns);
+    Ok(sighting)
 }
 
 /// Ready: the database takes what this server writes each second.

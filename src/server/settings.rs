@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::Error;
 use super::epoch::LastEpoch;
-use crate::cli::{FromArgs, SettingError, Timespan, logging, setting};
+use crate::cli::{FromArgs, ServerName, SettingError, Timespan, logging, setting};
 use crate::files;
 use crate::http::identity::{Canary, Credential, Identity};
 use crate::keyfile;
@@ -36,27 +36,6 @@ impl FromStr for Address {
             }
             Some(_) => Ok(Self(text.to_owned())),
             None => Err("the form is HOST:PORT"),
-        }
-    }
-}
-
-/// The name of a server: by default that of its host.
-struct Name(String);
-
-impl FromStr for Name {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let host = match text {
-            "" => fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default(),
-            _ => text.to_owned(),
-        };
-        match host.trim() {
-            "" => Ok(Self("server".to_owned())),
-            name if name.len() <= 253 && !name.contains(|c: char| c.is_control() || c.is_whitespace()) => {
-                Ok(Self(name.to_owned()))
-            }
-            _ => Err("it has 1 to 253 characters, and neither spaces nor control characters"),
         }
     }
 }
@@ -182,7 +161,7 @@ impl Settings {
             broadcast_key: path(options.broadcast_key, "ROLLCALL_BROADCAST_KEY")?,
             privacy_key,
             identity: setting(None, "ROLLCALL_IDENTITY", "cn")?,
-            name: setting::<Name>(None, "ROLLCALL_NAME", "")?.0,
+            name: setting::<ServerName>(None, "ROLLCALL_NAME", "")?.0,
             canary: setting::<Canary>(None, "ROLLCALL_CANARY", "")?.0,
             max_rate: setting::<MaxRate>(None, "ROLLCALL_MAX_RATE", "")?.0,
             proxy_credential: options.proxy_credential.unwrap_or_else(|| state.join("proxy-credential")),

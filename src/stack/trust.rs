@@ -16,6 +16,8 @@ pub struct Trust {
 pub enum Authority {
     /// Ours: its key is `ca.key`.
     Own,
+    /// Ours, and its key is on the host whose stack this server has joined.
+    Joined,
     /// Somebody else's: `ca.crt`, `server.crt` and `server.key` are given.
     External,
 }
@@ -33,10 +35,10 @@ pub enum Lists {
 impl Trust {
     pub fn read() -> Result<Self, Error> {
         let authority = setting(None, "ROLLCALL_CA", "own")?;
-        let default = if authority == Authority::Own { "files" } else { "off" };
+        let default = if authority == Authority::External { "off" } else { "files" };
         let crl = setting(None, "ROLLCALL_CRL", default)?;
         match (authority, &crl) {
-            (Authority::Own, Lists::Off) => Err(Error::OwnWithoutCrl),
+            (Authority::Own | Authority::Joined, Lists::Off) => Err(Error::OwnWithoutCrl),
             _ => Ok(Self { authority, crl }),
         }
     }
@@ -45,7 +47,7 @@ impl Trust {
     pub fn rests_on_lists(&self, certs: &Path) -> bool {
         match (self.authority, &self.crl) {
             (_, Lists::Off) => false,
-            (Authority::Own, Lists::Files) => {
+            (Authority::Own | Authority::Joined, Lists::Files) => {
                 std::fs::read_dir(certs.join("crl.d")).is_ok_and(|mut files| files.next().is_some())
             }
             _ => true,
@@ -59,8 +61,9 @@ impl FromStr for Authority {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "own" => Ok(Authority::Own),
+            "joined" => Ok(Authority::Joined),
             "external" => Ok(Authority::External),
-            _ => Err("it is either own or external"),
+            _ => Err("it is own, joined or external"),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The heartbeat: many sightings written by one statement, durable when it returns.
 
+use std::time::Instant;
+
 use sqlx::Row;
 use sqlx::postgres::{PgConnection, PgRow};
 
@@ -7,6 +9,7 @@ use super::alarm::Alarm;
 use super::connection::Session;
 use super::presence::{EVERY, gone_ms_sql, good_ms_sql};
 use super::sighting::Sighting;
+use super::time::DatabaseTime;
 use super::{Error, Store};
 use crate::protocol::status::{AHEAD, Status};
 
@@ -21,7 +24,7 @@ pub struct Recorded {
     pub doubt: Option<&'static str>,
 }
 
-const AHEAD_OF_DATABASE: &str = "it is more than 10 minutes ahead of the database's, which counts";
+const STEPPED: &str = "it is more than a second away from where this server knew it, and counts; did it step, or was a statement late?";
 const BEHIND_THE_ROW: &str =
     "somebody's row is more than 10 minutes newer than this sighting, and stands; was a request late?";
 
@@ -36,24 +39,11 @@ pub enum Outcome {
     Locked,
 }
 
-/// A time in the future is known to be wrong: the database's clock stands in for it. But not for a row that is in
-/// the future as well, since it is the database's clock that is wrong then.
-macro_rules! time {
-    () => {
-        "case when seen.last_seen_ns > seen.future_ns and users.last_seen_ns > seen.future_ns is not true
-              then seen.now_ns else seen.last_seen_ns end"
-    };
-}
-
-/// Is the row newer than the sighting, so that it stands? A statement may run late, and clocks of two servers
-/// differ. A row in the future yields to a sighting that is not.
+/// Is the row newer than the sighting, so that it stands? A statement may run late. A row in the future yields: a clock
+/// was wrong.
 macro_rules! stands {
     () => {
-        concat!(
-            "users.last_seen_ns > ",
-            time!(),
-            " and (users.last_seen_ns <= seen.future_ns or seen.last_seen_ns > seen.future_ns)"
-        )
+        "users.last_seen_ns > seen.seen_ns and users.last_seen_ns <= seen.future_ns"
     };
 }
 
@@ -67,14 +57,19 @@ macro_rules! revoked {
 
 pub(super) use revoked;
 
-/// Until then silence is as usual (or tolerated), by this server's clock: never sooner than the row says. What was left by
-/// the clock of another server is carried over.
+/// Until then silence is as usual (or tolerated), by the clock of the server that the row names afterwards: never sooner
+/// than the row says. What is counted by the clock of the other server is carried over.
 macro_rules! until {
     ($column:literal, $new:expr) => {
         concat!(
-            "greatest(seen.heard_ms + ",
+            "greatest(case when ",
+            stands!(),
+            " and users.server <> $11 then (select heard_ms from servers where name = users.server)
+                           else seen.heard_ms end + ",
             $new,
-            ", case when users.server = $11 then users.",
+            ", case when ",
+            stands!(),
+            " or users.server = $11 then users.",
             $column,
             " else seen.heard_ms + users.",
             $column,
@@ -91,13 +86,15 @@ macro_rules! every {
 }
 
 /// The first parameters are arrays, one element for each sighting, each email once and in their order: rows are
-/// visited in the order of the arrays, so two batches cannot wait for each other. $8 is how far a time may be ahead of
-/// the database's clock, $11 the name of this server, $12 the interval of somebody without one. [`RECORD_ONE`] has the
-/// elements themselves.
+/// visited in the order of the arrays, so two batches cannot wait for each other. $8 is how far a row may be ahead of
+/// the database's clock, $11 the name of this server, $12 the interval of somebody without one. $13 is the database's
+/// time now as this server knows it, and $2 are times by the same clock, none of them later: they count as they are if it
+/// is right to a second, and are moved with it otherwise ([`super::time`]).
+/// [`RECORD_ONE`] has the elements themselves.
 ///
 /// * Whom an administrator disabled, or whose certificate was revoked, before the statement began is
 ///   not touched by it.
-/// * Time, address and port are one fact: they change together, and only forward.
+/// * Time, address, port and server are one fact: they change together, and only forward.
 /// * The window of silence is another one, which no wall clock moves.
 /// * A certificate's row is written when it is new and then at most once a minute, so that the usual
 ///   heartbeat writes one row and reads another.
@@ -105,13 +102,15 @@ macro_rules! record {
     ($given:expr, $free:literal, $from:literal, $used:expr) => {
         concat!(
             "with clock as materialized (
-    select now_ns, now_ns + $8 as future_ns from (select ",
+    select now_ns, now_ns + $8 as future_ns,
+           case when abs(now_ns - $13::bigint) <= 1000000000 then 0 else now_ns - $13 end as shift_ns
+      from (select ",
             now_ns!(),
             " as now_ns) as clock
 ),
 seen as (
-    select email, last_seen_ns, ip::inet, port, serial_number, fingerprint, not_after, heard_ms, every_s, n, now_ns,
-           future_ns
+    select email, greatest(last_seen_ns + shift_ns, 0) as seen_ns, ip::inet, port, serial_number, fingerprint, not_after,
+           heard_ms, every_s, n, future_ns, case when shift_ns <> 0 then now_ns end as stepped_to_ns
       from clock, ",
             $given,
             " as given (email, last_seen_ns, ip, port, serial_number, fingerprint, not_after, heard_ms, every_s, n)
@@ -122,16 +121,17 @@ seen as (
     update users
        set last_seen_ns = case when ",
             stands!(),
-            " then users.last_seen_ns else ",
-            time!(),
-            " end,
+            " then users.last_seen_ns else seen.seen_ns end,
            ip = case when ",
             stands!(),
             " then users.ip else seen.ip end,
            port = case when ",
             stands!(),
             " then users.port else seen.port end,
-           server = $11, said_every_s = seen.every_s,
+           server = case when ",
+            stands!(),
+            " then coalesce(users.server, $11) else $11 end,
+           said_every_s = seen.every_s,
            good_until_ms = ",
             until!("good_until_ms", good_ms_sql!(every!())),
             ",
@@ -146,12 +146,11 @@ seen as (
             "
  returning seen.*, users.last_seen_ns as committed_ns, host(users.ip) as committed_ip,
            users.port as committed_port,
-           case when seen.last_seen_ns > seen.future_ns then seen.now_ns else seen.last_seen_ns end as used_ns,
-           certificates.last_used_ns between seen.last_seen_ns - 60000000000 and seen.future_ns as fresh
+           certificates.last_used_ns between seen.seen_ns - 60000000000 and seen.future_ns as fresh
 )",
             $used,
             "
-select n, committed_ns, committed_ip, committed_port, last_seen_ns > future_ns from committed"
+select n, committed_ns, committed_ip, committed_port, stepped_to_ns from committed"
         )
     };
 }
@@ -170,7 +169,7 @@ macro_rules! used {
         ",
 used as (
     insert into certificates (serial_number, email, fingerprint, not_after, last_used_ns)
-    select distinct on (fingerprint, serial_number) serial_number, email, fingerprint, not_after, used_ns
+    select distinct on (fingerprint, serial_number) serial_number, email, fingerprint, not_after, seen_ns
       from committed where fresh is not true
         on conflict (fingerprint, serial_number) do update set last_used_ns =
            case when certificates.last_used_ns between excluded.last_used_ns and (select future_ns from clock)
@@ -256,14 +255,14 @@ impl Recorder {
         let mut recorded = None;
         let recording = async {
             let kept = session.is_some();
-            let mut rows = write(open(session, store).await?, sightings, server, waits).await;
+            let mut rows = write(open(session, store).await?, sightings, server, &store.time, waits).await;
             if kept && rows.as_ref().is_err_and(Error::is_lost) {
                 // It ended while nobody beat: no reason to refuse the next one. What was written
                 // already is written again, and is the same.
                 if let Some(lost) = session.take() {
                     store.aid.end(lost.backend);
                 }
-                rows = write(open(session, store).await?, sightings, server, waits).await;
+                rows = write(open(session, store).await?, sightings, server, &store.time, waits).await;
             }
             let recorded = recorded.insert(Recorded::read(&rows?, sightings)?);
             if recorded.committed.len() < sightings.len() {
@@ -312,8 +311,8 @@ impl Recorded {
             let i = row.try_get::<i64, _>(0)? as usize - 1;
             let given = &sightings[i].status;
             let last_seen_ns = row.try_get::<i64, _>(1)? as u64;
-            if row.try_get(4)? {
-                doubt = Some(AHEAD_OF_DATABASE);
+            if row.try_get::<Option<i64>, _>(4)?.is_some() {
+                doubt = Some(STEPPED);
             } else if last_seen_ns.saturating_sub(given.last_seen_ns) > AHEAD.as_nanos() as u64 {
                 doubt = Some(BEHIND_THE_ROW);
             }
@@ -334,17 +333,29 @@ async fn write(
     connection: &mut PgConnection,
     sightings: &[&Sighting],
     server: &str,
+    time: &DatabaseTime,
     waits: bool,
 ) -> Result<Vec<PgRow>, Error> {
+    let mut asked = Instant::now();
+    let now_ns = time.at(asked);
     let done = match sightings {
-        _ if !waits => return run(connection, RECORD_UNLOCKED, sightings, server).await,
-        [one] => run_one(connection, one, server).await,
-        _ => run(connection, RECORD, sightings, server).await,
+        _ if !waits => run(connection, RECORD_UNLOCKED, sightings, server, now_ns).await,
+        [one] => run_one(connection, one, server, now_ns).await,
+        _ => run(connection, RECORD, sightings, server, now_ns).await,
     };
-    match done {
-        Err(error) if error.is_locked() => run(connection, RECORD_UNLOCKED, sightings, server).await,
-        done => done,
+    let rows = match done {
+        Err(error) if waits && error.is_locked() => {
+            asked = Instant::now();
+            run(connection, RECORD_UNLOCKED, sightings, server, time.at(asked)).await?
+        }
+        done => done?,
+    };
+    if let Some(row) = rows.first()
+        && let Some(now_ns) = row.try_get::<Option<i64>, _>(4)?
+    {
+        time.learn(asked, Instant::now(), now_ns.cast_unsigned());
     }
+    Ok(rows)
 }
 
 /// Past the year 2262 the clock does not fit the column; the newest that does stands for it.
@@ -356,11 +367,12 @@ async fn run_one(
     connection: &mut PgConnection,
     sighting: &Sighting,
     server: &str,
+    now_ns: u64,
 ) -> Result<Vec<PgRow>, Error> {
     let Sighting { status, certificate, heard_ms, every_s } = sighting;
     let rows = sqlx::query(RECORD_ONE)
         .bind(status.email.as_str())
-        .bind(bounded(status.last_seen_ns))
+        .bind(bounded(status.last_seen_ns.min(now_ns)))
         .bind(status.ip.to_string())
         .bind(i32::from(status.port))
         .bind(certificate.serial.as_str())
@@ -371,6 +383,7 @@ async fn run_one(
         .bind(every_s.map(u32::cast_signed))
         .bind(server)
         .bind(EVERY.cast_signed())
+        .bind(bounded(now_ns))
         .fetch_all(connection)
         .await?;
     Ok(rows)
@@ -381,13 +394,14 @@ async fn run(
     statement: &'static str,
     sightings: &[&Sighting],
     server: &str,
+    now_ns: u64,
 ) -> Result<Vec<PgRow>, Error> {
     fn column<'a, T>(sightings: &[&'a Sighting], value: impl Fn(&'a Sighting) -> T) -> Vec<T> {
         sightings.iter().map(|sighting| value(sighting)).collect()
     }
     let rows = sqlx::query(statement)
         .bind(column(sightings, |sighting| sighting.status.email.as_str()))
-        .bind(column(sightings, |sighting| bounded(sighting.status.last_seen_ns)))
+        .bind(column(sightings, |sighting| bounded(sighting.status.last_seen_ns.min(now_ns))))
         .bind(column(sightings, |sighting| sighting.status.ip.to_string()))
         .bind(column(sightings, |sighting| i32::from(sighting.status.port)))
         .bind(column(sightings, |sighting| sighting.certificate.serial.as_str()))
@@ -398,6 +412,7 @@ async fn run(
         .bind(column(sightings, |sighting| sighting.every_s.map(u32::cast_signed)))
         .bind(server)
         .bind(EVERY.cast_signed())
+        .bind(bounded(now_ns))
         .fetch_all(connection)
         .await?;
     Ok(rows)

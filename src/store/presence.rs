@@ -7,6 +7,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::time::Instant;
 
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -275,6 +276,7 @@ impl Store {
     /// whoever was gone by then stays so. Returns the epoch and the reading.
     pub async fn start_clock(&self, name: &str, own_ms: u64) -> Result<(i64, u64), Error> {
         self.run(async |connection| {
+            let asked = Instant::now();
             let row = sqlx::query(concat!(
                 "insert into servers (name, epoch, heard_ms, resumed_ms)
                  select $1, 1, heard_ms, heard_ms
@@ -286,13 +288,15 @@ impl Store {
                      on conflict (name) do update
                     set epoch = servers.epoch + 1, heard_ms = greatest(servers.heard_ms, $2),
                         resumed_ms = greatest(servers.heard_ms, $2), told_at = clock_timestamp()
-              returning epoch, heard_ms"
+              returning epoch, heard_ms, ",
+                now_ns!()
             ))
             .bind(name)
             .bind(own_ms.cast_signed())
             .bind(EVERY.cast_signed())
             .fetch_one(connection)
             .await?;
+            self.time.learn(asked, Instant::now(), row.try_get::<i64, _>(2)?.cast_unsigned());
             Ok((row.try_get(0)?, row.try_get::<i64, _>(1)?.cast_unsigned()))
         })
         .await
@@ -307,17 +311,22 @@ impl Store {
         resumed_ms: u64,
     ) -> Result<bool, Error> {
         self.run(async |connection| {
-            let done = sqlx::query(
+            let asked = Instant::now();
+            let told = sqlx::query_scalar::<_, i64>(concat!(
                 "update servers set heard_ms = $3, resumed_ms = $4, told_at = clock_timestamp()
-                  where name = $1 and epoch = $2",
-            )
+                  where name = $1 and epoch = $2 returning ",
+                now_ns!()
+            ))
             .bind(name)
             .bind(epoch)
             .bind(heard_ms.cast_signed())
             .bind(resumed_ms.cast_signed())
-            .execute(connection)
+            .fetch_optional(connection)
             .await?;
-            Ok(done.rows_affected() == 1)
+            if let Some(now_ns) = told {
+                self.time.learn(asked, Instant::now(), now_ns.cast_unsigned());
+            }
+            Ok(told.is_some())
         })
         .await
     }

@@ -62,6 +62,7 @@ impl Certificate {
 /// A status, and the certificate that proved it, as a request hands it in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sighting {
+    /// Its time is the database's, as this server knows it ([`super::Store::time`]).
     pub status: Status,
     pub certificate: Certificate,
     /// The reading of the server's clock when the request arrived.

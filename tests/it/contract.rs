@@ -27,7 +27,7 @@ fn answer(identity: Identity, url: &str, method: Method, path: &str, replaced: &
     let broadcaster = Broadcaster::open(Vec::new(), None, None).unwrap();
     block_on(async {
         let credential = Credential::new(SECRET).unwrap();
-        let hearing = Arc::new(Hearing::new("here".to_owned(), None, None, Arc::default()));
+        let hearing = Arc::new(Hearing::new("here".to_owned(), None, None, None, Arc::default()));
         let _ = hearing.start(&store).await;
         let recorder = Recorder::new(store.clone(), "here".to_owned());
         let commits = commit::start(recorder, broadcaster.clone(), Arc::clone(&hearing), DEADLINE, None);

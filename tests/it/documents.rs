@@ -8,6 +8,7 @@ mod names;
 mod night;
 mod operations;
 mod page;
+mod servers;
 mod walkthrough;
 
 use std::fs;
@@ -21,7 +22,7 @@ use crate::stack::{Builder, Running, Stack, binaries, text};
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// The recipes that are a program of ours, whose flags they take.
-const PROGRAMS_OF_RECIPES: [(&str, &[&str]); 14] = [
+const PROGRAMS_OF_RECIPES: [(&str, &[&str]); 18] = [
     ("board", &["rollcall-board", "link"]),
     ("client", &["rollcall-client"]),
     ("who", &["rollcall-client", "who"]),
@@ -35,6 +36,10 @@ const PROGRAMS_OF_RECIPES: [(&str, &[&str]); 14] = [
     ("crl", &["rollcall-admin", "crl"]),
     ("ca", &["rollcall-admin", "ca", "replace"]),
     ("history", &["rollcall-admin", "history"]),
+    ("invite", &["rollcall-admin", "invite"]),
+    ("join", &["rollcall-admin", "join"]),
+    ("keys", &["rollcall-admin", "keys"]),
+    ("leave", &["rollcall-admin", "leave"]),
     ("user", &["rollcall-admin", "user", "list"]),
 ];
 

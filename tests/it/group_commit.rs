@@ -208,11 +208,12 @@ fn the_plan_is_by_index_whatever_the_statistics_say() {
             array(|_| "30".to_owned()),
             "'here'".to_owned(),
             "30".to_owned(),
+            "7".to_owned(),
         ];
         stack.sql(&format!(
             "{settings} set plan_cache_mode = {mode};
              prepare heartbeat (text[], bigint[], text[], integer[], text[], text[], bigint[], bigint, bigint[],
-                                integer[], text, integer) as {RECORD};
+                                integer[], text, integer, bigint) as {RECORD};
              explain execute heartbeat ({})",
             arguments.join(", ")
         ))
@@ -220,9 +221,9 @@ fn the_plan_is_by_index_whatever_the_statistics_say() {
     let plan_of_one = |mode: &str| {
         stack.sql(&format!(
             "{settings} set plan_cache_mode = {mode};
-             prepare heartbeat (text, bigint, text, integer, text, text, bigint, bigint, bigint, integer, text, integer)
-                  as {RECORD_ONE};
-             explain execute heartbeat ('m7@example.com', 7, '192.0.2.1', 7, '07', '{}', 7, 600000000000, 7, 30, 'here', 30)",
+             prepare heartbeat (text, bigint, text, integer, text, text, bigint, bigint, bigint, integer, text, integer,
+                                bigint) as {RECORD_ONE};
+             explain execute heartbeat ('m7@example.com', 7, '192.0.2.1', 7, '07', '{}', 7, 600000000000, 7, 30, 'here', 30, 7)",
             "0".repeat(40)
         ))
     };

@@ -45,6 +45,7 @@ mod renewal;
 mod requests;
 mod rotation;
 mod server;
+mod servers;
 mod standby;
 mod supervisor;
 mod tls;

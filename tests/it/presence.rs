@@ -16,7 +16,7 @@ fn store(stack: &Stack) -> Store {
 }
 
 /// As a reader that looks now sees it.
-fn state(stack: &Stack, email: &str) -> State {
+pub fn state(stack: &Stack, email: &str) -> State {
     let store = store(stack);
     let person = block_on(store.people(&[email])).unwrap().remove(0);
     let servers = block_on(store.servers()).unwrap();

@@ -61,6 +61,8 @@ fn origin() -> &'static Stack {
             signal("TERM", &[pid]);
             wait_until("it ended", || has_ended(pid));
         }
+        // Each has a server with a name of its own.
+        origin.sql("delete from servers");
         // The limit is for the server of one stack.
         for role in ["rollcall_server", "rollcall_reader"] {
             origin.sql_as("postgres", "postgres", &format!("alter role {role} connection limit -1"));

@@ -1,0 +1,286 @@
+//! `rollcall-admin invite`: the first host's side of `join`. A further host asks by the database, and proves that it was
+//! invited by a MAC; the signer answers with certificates, and proves by the same secret that the CA in the answer is ours.
+//! So whoever can write into the database can neither get a server's certificate nor give a host another CA.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use ring::hmac;
+use ring::rand::{SecureRandom, SystemRandom};
+use serde_json::{Value, json};
+
+use super::desk::Desk;
+use super::issue::{noted, pem};
+use super::signer::{Subject, verify};
+use super::{Error, issue, report};
+use crate::cli::{FromArgs, ServerName, Timespan, note, printable, seconds, setting};
+use crate::files;
+use crate::http::identity::Canary;
+use crate::protocol::pseudonym::Privacy;
+use crate::store::{Joining, Store};
+use crate::x509::Request;
+
+/// An invitation is good for so long.
+const LIFETIME: Duration = Duration::from_secs(60 * 60);
+
+/// let a further host join (just join there): prints the command, whose secret is good once and for an hour
+#[derive(FromArgs)]
+#[argh(subcommand, name = "invite")]
+pub struct Invite {
+    /// the name of its server (ROLLCALL_NAME), of letters, digits, dots and hyphens
+    #[argh(positional)]
+    name: String,
+    /// further names and addresses that clients call it by; its certificate is for these, its name and localhost
+    #[argh(positional)]
+    hosts: Vec<String>,
+}
+
+/// The secret that both hosts know, and the database does not.
+pub struct Secret(hmac::Key);
+
+impl Secret {
+    /// From 64 hex digits.
+    pub fn read(text: &str) -> Option<Self> {
+        let bytes = hex::decode(text.trim()).ok().filter(|bytes| bytes.len() == 32)?;
+        Some(Self(hmac::Key::new(hmac::HMAC_SHA256, &bytes)))
+    }
+
+    /// `way` keeps a request from passing for an answer.
+    pub fn seal(&self, way: &str, text: &str) -> String {
+        format!("{}\n{text}", hex::encode(hmac::sign(&self.0, format!("{way}\n{text}").as_bytes()).as_ref()))
+    }
+
+    pub fn open<'a>(&self, way: &str, sealed: &'a str) -> Option<&'a str> {
+        let (tag, text) = sealed.split_once('\n')?;
+        let tag = hex::decode(tag).ok()?;
+        hmac::verify(&self.0, format!("{way}\n{text}").as_bytes(), &tag).ok().map(|()| text)
+    }
+}
+
+pub const REQUEST: &str = "rollcall join request";
+pub const ANSWER: &str = "rollcall join answer";
+
+/// PEM of requests (PKCS #10).
+pub struct Asked {
+    pub server: String,
+    pub canary: String,
+}
+
+pub struct Answer {
+    /// PEM of certificates.
+    pub ca: String,
+    pub server: String,
+    pub canary: String,
+    /// The email of the canary.
+    pub canary_email: String,
+    /// The settings that all servers of one database share.
+    pub identity: String,
+    pub privacy: String,
+}
+
+struct Invited {
+    secret: String,
+    until: u64,
+    /// As openssl writes them.
+    hosts: Vec<String>,
+}
+
+fn field(value: &Value, name: &str) -> Option<String> {
+    value[name].as_str().map(str::to_owned)
+}
+
+impl Invited {
+    fn read(text: &[u8]) -> Option<Self> {
+        let value: Value = serde_json::from_slice(text).ok()?;
+        let hosts = value["hosts"].as_array()?.iter().map(|host| host.as_str().map(str::to_owned));
+        Some(Self {
+            secret: field(&value, "secret")?,
+            until: value["until"].as_u64()?,
+            hosts: hosts.collect::<Option<_>>()?,
+        })
+    }
+}
+
+impl Asked {
+    pub fn text(&self) -> String {
+        json!({"server": self.server, "canary": self.canary}).to_string()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let value: Value = serde_json::from_str(text).ok()?;
+        Some(Self { server: field(&value, "server")?, canary: field(&value, "canary")? })
+    }
+}
+
+impl Answer {
+    fn text(&self) -> String {
+        let Self { ca, server, canary, canary_email, identity, privacy } = self;
+        json!({
+            "ca": ca, "server": server, "canary": canary, "canary_email": canary_email, "identity": identity,
+            "privacy": privacy,
+        })
+        .to_string()
+    }
+
+    pub fn read(text: &str) -> Option<Self> {
+        let value: Value = serde_json::from_str(text).ok()?;
+        let field = |name| field(&value, name);
+        Some(Self {
+            ca: field("ca")?,
+            server: field("server")?,
+            canary: field("canary")?,
+            canary_email: field("canary_email")?,
+            identity: field("identity")?,
+            privacy: field("privacy")?,
+        })
+    }
+}
+
+/// The name of a server that is a role's and a file's, too.
+pub fn check(name: &str) -> Result<(), Error> {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte);
+    // With rollcall_server_ it is a role, whose name has 63 bytes.
+    match !name.is_empty() && name.len() <= 40 && name.bytes().all(is_plain) && !name.starts_with(['.', '-'])
+    {
+        true => Ok(()),
+        false => Err(Error::Join(format!(
+            "the name {name:?} of a server that joins has 1 to 40 of a-z, 0-9, dots and hyphens"
+        ))),
+    }
+}
+
+fn file(desk: &Desk, name: &str) -> PathBuf {
+    desk.folder.path("invited").join(name)
+}
+
+pub async fn invite(store: &Store, Invite { name, hosts }: &Invite) -> Result<(), Error> {
+    check(name)?;
+    if *name == setting::<ServerName>(None, "ROLLCALL_NAME", "")?.0 {
+        return Err(Error::Join(format!("{name} is the name of this host's server; each has its own")));
+    }
+    let desk = Desk::open()?;
+    desk.issuer()?;
+    let mut names: Vec<String> = ["DNS:localhost", "IP:127.0.0.1", "IP:::1"].map(str::to_owned).into();
+    names.extend(issue::host(name));
+    for host in hosts {
+        names.push(issue::host(host)?);
+    }
+    names.sort();
+    names.dedup();
+    let mut secret = [0; 32];
+    SystemRandom::new().fill(&mut secret).map_err(|_| Error::Random)?;
+    let secret = hex::encode(secret);
+    let until = seconds(SystemTime::now()) + LIFETIME.as_secs();
+    let invited = json!({"secret": secret, "until": until, "hosts": names});
+    let folder = desk.folder.path("invited");
+    fs::create_dir_all(&folder).map_err(Error::file(&folder))?;
+    desk.folder.hide(&file(&desk, name), invited.to_string().as_bytes())?;
+    // The list that the other host needs first.
+    super::crl::refresh(store, &desk, super::crl::When::IfDue, super::crl::Forgotten::Revoke).await?;
+    report(&name, &format!("may join within {}, as {}", Timespan(LIFETIME), names.join(", ")))?;
+    report(&"there:", &format!("just join DATABASE_URL --invitation {name}:{secret}"))
+}
+
+/// Answers those who join. Returns how many could not be answered.
+pub async fn answer_all(store: &Store, desk: &Desk, joining: &[Joining]) -> Result<usize, Error> {
+    let mut failed = 0;
+    for one in joining {
+        match answer(store, desk, one).await {
+            Ok(()) => continue,
+            // Its asker is told, and not why.
+            Err(Error::Join(why)) => {
+                note(format_args!("rollcall-admin: {} cannot join: {why}", printable(&one.name)));
+                store.refuse_join(one).await?;
+            }
+            Err(error) => {
+                note(format_args!("rollcall-admin: {} cannot join yet: {error}", printable(&one.name)));
+                failed += 1;
+            }
+        }
+    }
+    Ok(failed)
+}
+
+async fn answer(store: &Store, desk: &Desk, joining: &Joining) -> Result<(), Error> {
+    let not = |why: &str| Error::Join(why.to_owned());
+    check(&joining.name)?;
+    let file = file(desk, &joining.name);
+    let text = files::read_secret(&file).map_err(|_| not("it is not invited here: just invite NAME"))?;
+    let invited = Invited::read(&text).ok_or_else(|| not("its invitation is damaged: just invite NAME"))?;
+    let secret =
+        Secret::read(&invited.secret).ok_or_else(|| not("its invitation is damaged: just invite NAME"))?;
+    let asked = secret.open(REQUEST, &joining.request);
+    let asked: Asked =
+        asked.and_then(Asked::read).ok_or_else(|| not("its request was made with another invitation"))?;
+    if invited.until <= seconds(SystemTime::now()) {
+        desk.folder.remove(&file)?;
+        return Err(not("its invitation has ended: just invite NAME"));
+    }
+    let canary = setting::<Canary>(None, "ROLLCALL_CANARY", "")?.0;
+    let issuer = desk.issuer()?;
+    let sign = |subject: &Subject<'_>, request: &str| {
+        let request = Request::read(request.as_bytes())
+            .map_err(|error| Error::Join(format!("its request: {error}")))?;
+        desk.signer()?.sign(subject, &request.der, issuer.as_ref(), &desk.trusted)
+    };
+    let server = sign(&Subject::Server(&invited.hosts), &asked.server)?;
+    let (mut canary_email, mut canary_pem) = (String::new(), String::new());
+    if let Some(email) = canary {
+        let chain = sign(&Subject::Client(&email), &asked.canary)?;
+        let authority = verify(&chain, &desk.trusted).map_err(Error::Unverified)?;
+        store.note(&noted(&email, &chain[0], authority, Some(device(&joining.name)))?, true).await?;
+        (canary_email, canary_pem) = (email.to_string(), pem(&chain));
+    }
+    let privacy: Privacy = setting(None, "ROLLCALL_PRIVACY", "clear")?;
+    let answer = Answer {
+        ca: pem(&desk.trusted),
+        server: pem(&server),
+        canary: canary_pem,
+        canary_email,
+        identity: desk.settings.identity.to_string(),
+        privacy: if matches!(privacy, Privacy::Pseudonym) { "pseudonym" } else { "clear" }.to_owned(),
+    };
+    store.answer_join(joining, &secret.seal(ANSWER, &answer.text())).await?;
+    // It is good once.
+    desk.folder.remove(&file)?;
+    report(&joining.name, &format!("joins, with a certificate for {}", invited.hosts.join(", ")))
+}
+
+/// The name of its canary's certificate.
+pub fn device(name: &str) -> String {
+    format!("canary-{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_changed_on_the_way_is_not_opened() {
+        let secret = Secret::read(&"ab".repeat(32)).unwrap();
+        let sealed = secret.seal(REQUEST, "text\nof two lines");
+        assert_eq!(secret.open(REQUEST, &sealed), Some("text\nof two lines"));
+        assert_eq!(secret.open(ANSWER, &sealed), None);
+        assert_eq!(Secret::read(&"ac".repeat(32)).unwrap().open(REQUEST, &sealed), None);
+        for changed in
+            [sealed.replace("two", "2"), sealed[1..].to_owned(), String::new(), sealed.replace('\n', "")]
+        {
+            assert_eq!(secret.open(REQUEST, &changed), None, "{changed}");
+        }
+        for bad in ["", "ab", &"ab".repeat(31), &"xy".repeat(32)] {
+            assert!(Secret::read(bad).is_none());
+        }
+        for (name, is_good) in [
+            ("two", true),
+            ("b.example-1", true),
+            ("", false),
+            ("-a", false),
+            ("A", false),
+            ("a/b", false),
+            (&*"a".repeat(41), false),
+        ] {
+            assert_eq!(check(name).is_ok(), is_good, "{name}");
+        }
+    }
+}

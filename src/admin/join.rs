@@ -1,0 +1,250 @@
+//! `rollcall-admin join`: makes this host one more server of a database; and `leave`, which takes one out.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use async_std::task;
+use ring::rand::{SecureRandom, SystemRandom};
+
+use super::desk::{Desk, Settings};
+use super::folder::{self, Folder};
+use super::invite::{self, ANSWER, Answer, Asked, REQUEST, Secret};
+use super::signer::{self, verify};
+use super::{Error, crl, report, revoke};
+use crate::cli::{FromArgs, ServerName, note, setting};
+use crate::files;
+use crate::keyfile;
+use crate::protocol::status::Email;
+use crate::store::Store;
+use crate::x509::{self, NewKey};
+
+/// How long the signer of the first host may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(500);
+/// The groups with the rights of deploy/grants.sql, in which each server has roles of its own.
+const GROUPS: [&str; 2] = ["rollcall_server", "rollcall_reader"];
+
+/// make this host one more server of a database: its roles, its keys, its certificates, its settings
+#[derive(FromArgs)]
+#[argh(subcommand, name = "join")]
+pub struct Join {
+    /// the database, as its owner
+    #[argh(positional)]
+    pub database_url: String,
+    /// NAME:SECRET, of just invite NAME on the first host (or ROLLCALL_INVITATION)
+    #[argh(option)]
+    invitation: Option<String>,
+}
+
+/// take a server out of the database: its roles, its keys, and, if it saw nobody last, its row
+#[derive(FromArgs)]
+#[argh(subcommand, name = "leave")]
+pub struct Leave {
+    /// the name of the server
+    #[argh(positional)]
+    name: String,
+    /// also its row: whoever nobody else has heard since is offline then, and not unknown
+    #[argh(switch)]
+    forget: bool,
+}
+
+pub async fn join(store: &Store, Join { database_url, invitation }: &Join) -> Result<(), Error> {
+    let not = |why: &str| Error::Join(why.to_owned());
+    let invitation: String = setting(invitation.clone(), "ROLLCALL_INVITATION", "")?;
+    let (name, secret) = invitation.split_once(':').unwrap_or_default();
+    let secret = Secret::read(secret).ok_or_else(|| {
+        not("--invitation, or ROLLCALL_INVITATION, is NAME:SECRET, which just invite NAME on the first host prints")
+    })?;
+    invite::check(name)?;
+    let settings = Settings::read()?;
+    let folder = Folder::open(&settings.certs, folder::PATIENCE)?;
+    if folder.key("ca").exists() {
+        return Err(Error::Join(format!(
+            "{} is the key of a CA: this host has a stack of its own; set ROLLCALL_CERTS and ROLLCALL_STATE to folders of the new one",
+            folder.key("ca").display()
+        )));
+    }
+    // An invitation is good once: whatever is in the way of the rest shows before it is used.
+    let urls = GROUPS.map(|group| url_of(database_url, &format!("{group}_{name}")));
+    let [server_url, board_url] = urls;
+    let ((server_role, server_password, server_url), (board_role, board_password, board_url)) =
+        (server_url?, board_url?);
+    store.make_role(&server_role, &server_password, GROUPS[0]).await.map_err(roles)?;
+    store.make_role(&board_role, &board_password, GROUPS[1]).await.map_err(roles)?;
+
+    let keys = [NewKey::generate().map_err(Error::Key)?, NewKey::generate().map_err(Error::Key)?];
+    let request = |key: &NewKey, name| {
+        let der = key.request(name, None).map_err(Error::Key)?;
+        Ok::<_, Error>(x509::pem("CERTIFICATE REQUEST", &der))
+    };
+    let asked = Asked { server: request(&keys[0], "localhost")?, canary: request(&keys[1], "canary")? };
+    store.ask_to_join(name, &secret.seal(REQUEST, &asked.text())).await?;
+    note("rollcall-admin: waiting for the signer of the first host, up to a minute");
+    let answer = wait(store, name, &secret).await?;
+
+    let read = |pem: &str| {
+        x509::certificates(pem.as_bytes()).map_err(|error| Error::Join(format!("the answer: {error}")))
+    };
+    let trusted = read(&answer.ca)?;
+    let pair = |pem: &str, key: &NewKey| {
+        let chain = read(pem)?;
+        verify(&chain, &trusted).map_err(Error::Unverified)?;
+        match chain[0].public_key == key.public_key() {
+            true => Ok(()),
+            false => Err(not("the answer has certificates of other keys")),
+        }
+    };
+    pair(&answer.server, &keys[0])?;
+    folder.publish(&folder.certificate("ca"), answer.ca.as_bytes())?;
+    folder.place(&folder.stage("server", Some(&keys[0].pem()), &answer.server)?)?;
+    report(&"server.crt", "made by the first host's CA")?;
+    if !answer.canary_email.is_empty() {
+        pair(&answer.canary, &keys[1])?;
+        let email = Email::new(&answer.canary_email).map_err(Error::Email)?;
+        folder.place(&folder.stage(email.as_str(), Some(&keys[1].pem()), &answer.canary)?)?;
+    }
+    drop(folder);
+    signer::make_keys(&settings.certs)?;
+    let own = keyfile::own_public_keys(&settings.certs).map_err(Error::PublicKeys)?;
+
+    let file = settings.state.join("settings");
+    fs::create_dir_all(&settings.state).map_err(Error::file(&settings.state))?;
+    let text = format!(
+        "ROLLCALL_NAME={name}\nROLLCALL_CA=joined\nROLLCALL_IDENTITY={}\nROLLCALL_PRIVACY={}\nROLLCALL_CANARY={}\n\
+         DATABASE_URL={server_url}\nROLLCALL_SERVER_DATABASE_URL={server_url}\nROLLCALL_BOARD_DATABASE_URL={board_url}\n",
+        answer.identity, answer.privacy, answer.canary_email,
+    );
+    files::replace_with_mode(&file, text.as_bytes(), folder::SECRET).map_err(Error::file(&file))?;
+    report(&name, "has joined")?;
+    report(&file.display(), "has its settings, with the passwords of its roles; just up reads them")?;
+    if answer.privacy == "pseudonym" {
+        report(
+            &"privacy.key",
+            &format!(
+                "copy that of the first host to {}, so that pseudonyms are the same",
+                settings.certs.join("privacy.key").display()
+            ),
+        )?;
+    }
+    let ids: Vec<String> = own.iter().map(ToString::to_string).collect();
+    report(
+        &"listeners",
+        &format!("need its key {} too: once it runs, just keys prints the file for them", ids.join(", ")),
+    )
+}
+
+async fn wait(store: &Store, name: &str, secret: &Secret) -> Result<Answer, Error> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let Some(answer) = store.answer_to(name).await? else {
+            return Err(Error::Join("the first host refuses it; the log of its signer says why".to_owned()));
+        };
+        if let Some(sealed) = answer {
+            let answer = secret.open(ANSWER, &sealed).and_then(Answer::read);
+            return answer.ok_or_else(|| {
+                Error::Join(
+                    "the answer was not made with this invitation: somebody changed it on the way".to_owned(),
+                )
+            });
+        }
+        if Instant::now() > end {
+            return Err(Error::Join(
+                "the first host does not answer: does its signer run (just status there)? Its log says what is wrong"
+                    .to_owned(),
+            ));
+        }
+        task::sleep(LOOK).await;
+    }
+}
+
+pub async fn leave(store: &Store, Leave { name, forget }: &Leave) -> Result<(), Error> {
+    if *name == setting::<ServerName>(None, "ROLLCALL_NAME", "")?.0 {
+        return Err(Error::Join(format!(
+            "{name} is the server of this host: just down, then just leave {name} on another"
+        )));
+    }
+    let mut is_known = false;
+    for group in GROUPS {
+        let role = format!("{group}_{name}");
+        if store.drop_role(&role).await.map_err(roles)? {
+            report(&role, "dropped")?;
+            is_known = true;
+        }
+    }
+    let left = store.leave(name, *forget).await?;
+    // The host may still have it.
+    if !store.certificates_on(&invite::device(name)).await?.is_empty() {
+        revoke::revoke_device(store, &invite::device(name)).await?;
+    }
+    if let Ok(desk) = Desk::open() {
+        desk.folder.remove(&desk.folder.path("invited").join(name))?;
+        crl::refresh(store, &desk, crl::When::IfDue, crl::Forgotten::Revoke).await?;
+    }
+    match left {
+        None if !is_known => Err(Error::Join(format!("there is no server {name}; just keys names them"))),
+        None | Some(0) => report(name, "has left"),
+        Some(seen) if *forget => report(
+            name,
+            &format!("is forgotten: those of its {seen} people whom nobody else hears are offline"),
+        ),
+        Some(seen) => report(
+            name,
+            &format!(
+                "has left. {seen} people were seen by it last: each is unknown until another server hears them, and just leave {name} --forget calls the rest offline"
+            ),
+        ),
+    }
+}
+
+fn roles(error: crate::store::Error) -> Error {
+    match error {
+        crate::store::Error::Database(error) => Error::Join(format!(
+            "the roles of the server: {error}. The role of this URL needs createrole, and rollcall_server and rollcall_reader \
+             with admin option (deploy/README.md)"
+        )),
+        error => error.into(),
+    }
+}
+
+/// A password for this role, and the URL with both in the place of its own.
+fn url_of(url: &str, role: &str) -> Result<(String, String, String), Error> {
+    let mut password = [0; 24];
+    SystemRandom::new().fill(&mut password).map_err(|_| Error::Random)?;
+    let password = hex::encode(password);
+    let url = with_user(url, role, &password).ok_or_else(|| {
+        Error::Join("the URL's form is postgres://USER@HOST/DATABASE, with neither user nor password after a question mark".to_owned())
+    })?;
+    Ok((role.to_owned(), password, url))
+}
+
+fn with_user(url: &str, role: &str, password: &str) -> Option<String> {
+    let (scheme, rest) = url.split_once("://")?;
+    let (authority, path) = rest.split_at(rest.find(['/', '?'])?);
+    let query = path.split_once('?').map_or("", |(_, query)| query);
+    if query.split('&').any(|pair| pair.starts_with("user=") || pair.starts_with("password=")) {
+        return None;
+    }
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let host = if host.is_empty() { "localhost" } else { host };
+    Some(format!("{scheme}://{role}:{password}@{host}{path}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_of_its_own_takes_the_place_of_the_owner() {
+        for (url, with) in [
+            ("postgres://a:b@h:5/d", Some("postgres://r:p@h:5/d")),
+            ("postgres://h/d?sslmode=verify-full", Some("postgres://r:p@h/d?sslmode=verify-full")),
+            ("postgresql:///d?host=/run", Some("postgresql://r:p@localhost/d?host=/run")),
+            ("postgres://a:b%40c@h/d", Some("postgres://r:p@h/d")),
+            ("postgres://h/d?user=a", None),
+            ("postgres://h/d?sslmode=disable&password=x", None),
+            ("nonsense", None),
+        ] {
+            assert_eq!(with_user(url, "r", "p").as_deref(), with, "{url}");
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! The CRLs of our own CA, for the hosts that have no key of it; and the requests of hosts that join.
+
+use sqlx::{AssertSqlSafe, Executor, Row};
+
+use super::{Error, Store};
+
+/// The newest CRL of a CA.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishedCrl {
+    /// The name of the CA, as RFC 4514 writes it.
+    pub issuer: String,
+    pub number: CrlNumber,
+    pub der: Vec<u8>,
+}
+
+/// Upper-case hex without leading zeros, which a longer one exceeds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CrlNumber(String);
+
+impl CrlNumber {
+    pub fn new(hex: &str) -> Self {
+        Self(hex.trim_start_matches('0').to_ascii_uppercase())
+    }
+
+    pub fn is_above(&self, other: &Self) -> bool {
+        (self.0.len(), &self.0) > (other.0.len(), &other.0)
+    }
+
+    /// If it fits.
+    pub fn value(&self) -> Option<u64> {
+        u64::from_str_radix(&self.0, 16).ok()
+    }
+}
+
+/// A host that joins, and waits.
+#[derive(Clone, Debug)]
+pub struct Joining {
+    pub name: String,
+    pub request: String,
+}
+
+impl Store {
+    pub async fn published_crls(&self) -> Result<Vec<PublishedCrl>, Error> {
+        self.run(async |connection| {
+            let rows = sqlx::query("select issuer, number, der from crls order by issuer");
+            let rows = rows.fetch_all(connection).await?;
+            rows.iter()
+                .map(|row| {
+                    let number = CrlNumber(row.try_get(1)?);
+                    Ok(PublishedCrl { issuer: row.try_get(0)?, number, der: row.try_get(2)? })
+                })
+                .collect()
+        })
+        .await
+    }
+
+    /// The numbers alone, for somebody who looks again and again.
+    pub async fn published_numbers(&self) -> Result<Vec<(String, CrlNumber)>, Error> {
+        self.run(async |connection| {
+            let rows =
+                sqlx::query("select issuer, number from crls order by issuer").fetch_all(connection).await?;
+            rows.iter().map(|row| Ok((row.try_get(0)?, CrlNumber(row.try_get(1)?)))).collect()
+        })
+        .await
+    }
+
+    /// Hands it to the other hosts. Its author alone does that, whose numbers only grow.
+    pub async fn publish_crl(&self, crl: &PublishedCrl) -> Result<(), Error> {
+        self.run(async |connection| {
+            sqlx::query(
+                "insert into crls (issuer, number, der) values ($1, $2, $3)
+                     on conflict (issuer) do update
+                    set number = excluded.number, der = excluded.der, published_at = clock_timestamp()
+                  where crls.der <> excluded.der or crls.number <> excluded.number",
+            )
+            .bind(&crl.issuer)
+            .bind(&crl.number.0)
+            .bind(&crl.der)
+            .execute(connection)
+            .await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Asks to join, in the place of an older request of the name.
+    pub async fn ask_to_join(&self, name: &str, request: &str) -> Result<(), Error> {
+        self.run(async |connection| {
+            sqlx::query(
+                "insert into joins (name, request) values ($1, $2)
+                     on conflict (name) do update
+                    set request = excluded.request, asked_at = clock_timestamp(), answer = null, answered_at = null",
+            )
+            .bind(name)
+            .bind(request)
+            .execute(connection)
+            .await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// `None`: the request is gone, for it was refused.
+    pub async fn answer_to(&self, name: &str) -> Result<Option<Option<String>>, Error> {
+        self.run(async |connection| {
+            let answer = sqlx::query_scalar::<_, Option<String>>("select answer from joins where name = $1");
+            Ok(answer.bind(name).fetch_optional(connection).await?)
+        })
+        .await
+    }
+
+    /// Those without an answer.
+    pub async fn joining(&self) -> Result<Vec<Joining>, Error> {
+        self.run(async |connection| {
+            let rows = sqlx::query(
+                "select name, request from joins
+                  where answer is null and asked_at > clock_timestamp() - interval '10 minutes' order by name limit 100",
+            );
+            let rows = rows.fetch_all(connection).await?;
+            rows.iter().map(|row| Ok(Joining { name: row.try_get(0)?, request: row.try_get(1)? })).collect()
+        })
+        .await
+    }
+
+    pub async fn refuse_join(&self, joining: &Joining) -> Result<(), Error> {
+        self.run(async |connection| {
+            let refuse = sqlx::query("delete from joins where name = $1 and request = $2");
+            refuse.bind(&joining.name).bind(&joining.request).execute(connection).await?;
+            Ok(())
+        })
+        .await
+    }
+
+    pub async fn answer_join(&self, joining: &Joining, answer: &str) -> Result<(), Error> {
+        self.run(async |connection| {
+            sqlx::query("update joins set answer = $3, answered_at = clock_timestamp() where name = $1 and request = $2")
+                .bind(&joining.name)
+                .bind(&joining.request)
+                .bind(answer)
+                .execute(connection)
+                .await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Makes a role that may log in and has the rights of another, or gives it this password. Each server has its own, so that
+    /// the connections of one do not use up those of another.
+    pub async fn make_role(&self, role: &str, password: &str, rights: &str) -> Result<(), Error> {
+        self.run(async |connection| {
+            let statements = sqlx::query_scalar::<_, String>(
+                "select format(case when exists (select from pg_roles where rolname = $1)
+                                    then 'alter role %1$I login password %2$L connection limit 8; grant %3$I to %1$I'
+                                    else 'create role %1$I login password %2$L connection limit 8 in role %3$I' end,
+                               $1::text, $2::text, $3::text)",
+            );
+            let statements = statements.bind(role).bind(password).bind(rights).fetch_one(&mut *connection).await?;
+            connection.execute(sqlx::raw_sql(AssertSqlSafe(statements))).await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Drops a role, and ends its sessions. `false` if there is none.
+    pub async fn drop_role(&self, role: &str) -> Result<bool, Error> {
+        self.run(async |connection| {
+            let drop = sqlx::query_scalar::<_, Option<String>>(
+                "select format('drop role %I', rolname) from pg_roles where rolname = $1",
+            );
+            let Some(drop) = drop.bind(role).fetch_optional(&mut *connection).await?.flatten() else {
+                return Ok(false);
+            };
+            // Without sessions first, so that none begins between the two.
+            let statement =
+                sqlx::query_scalar::<_, String>("select format('alter role %I nologin', $1::text)");
+            let statement = statement.bind(role).fetch_one(&mut *connection).await?;
+            connection.execute(sqlx::raw_sql(AssertSqlSafe(statement))).await?;
+            sqlx::query("select pg_terminate_backend(pid) from pg_stat_activity where usename = $1")
+                .bind(role)
+                .execute(&mut *connection)
+                .await?;
+            connection.execute(sqlx::raw_sql(AssertSqlSafe(drop))).await?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Takes a server out: its process records nothing more, and nobody believes its key. Returns how many people it saw
+    /// last, or `None` if there is no such server. Without people, or if they are to be forgotten, its row goes.
+    pub async fn leave(&self, name: &str, forget: bool) -> Result<Option<i64>, Error> {
+        self.transaction(async |connection| {
+            let left = sqlx::query(
+                "update servers set epoch = epoch + 1, public_key = null, further_keys = '{}',
+                        left_at = coalesce(left_at, clock_timestamp()), told_at = least(told_at, clock_timestamp() - interval '1 minute')
+                  where name = $1",
+            );
+            let left = left.bind(name).execute(&mut *connection).await?;
+            sqlx::query("delete from joins where name = $1").bind(name).execute(&mut *connection).await?;
+            if left.rows_affected() == 0 {
+                return Ok(None);
+            }
+            let seen = sqlx::query_scalar::<_, i64>("select count(*) from users where server = $1");
+            let seen = seen.bind(name).fetch_one(&mut *connection).await?;
+            if seen == 0 || forget {
+                sqlx::query("delete from servers where name = $1").bind(name).execute(connection).await?;
+            }
+            Ok(Some(seen))
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_compared_as_numbers() {
+        let number = CrlNumber::new;
+        for (above, below) in
+            [("0100", "FF"), ("0b", "0A"), ("10000000000000000", "FFFFFFFFFFFFFFFF"), ("1", "0")]
+        {
+            assert!(
+                number(above).is_above(&number(below)) && !number(below).is_above(&number(above)),
+                "{above}"
+            );
+        }
+        assert!(!number("00AB").is_above(&number("ab")));
+        assert_eq!((number("00ff").value(), number("10000000000000000").value()), (Some(255), None));
+    }
+}

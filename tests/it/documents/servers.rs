@@ -1,0 +1,64 @@
+//! "Several servers" of docs/operations.md: a second clone joins the first one's database, as a second host would.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+
+use super::Clone;
+use crate::stack::wait_until;
+
+/// The private cluster has peer authentication: it is on this host alone, and lets in whom it is told.
+fn let_in(clone: &Clone, name: &str) {
+    let user = clone.runs("id -un", 0, "");
+    let mut lines = String::new();
+    for role in ["server", "reader"] {
+        for system in [user.trim(), "rollcall"] {
+            lines += &format!("rollcall {system} rollcall_{role}_{name}\n");
+        }
+    }
+    let file = clone.folder.join(".run/postgres/data/pg_ident.conf");
+    OpenOptions::new().append(true).open(file).unwrap().write_all(lines.as_bytes()).unwrap();
+    clone.runs("psql -qX -h $PWD/.run/postgres -U postgres -d rollcall -c 'select pg_reload_conf()'", 0, "");
+}
+
+#[test]
+fn a_second_clone_joins_and_leaves() {
+    let (first, second) = (Clone::new(), Clone::new());
+    first.runs("just up", 0, "answers devices that renew");
+    let_in(&first, "two");
+    let said = first.types_as(
+        "just invite NAME HOST…",
+        "just invite two second.example.com",
+        0,
+        "may join within 1h",
+    );
+    first.types_as(
+        "just invite NAME [HOST…]",
+        "just invite three third.example.com",
+        0,
+        "DNS:third.example.com",
+    );
+    let invitation = said.trim_end().rsplit_once("--invitation ").unwrap().1.to_owned();
+    let url = format!("postgres://postgres@localhost/rollcall?host={}/.run/postgres", first.folder.display());
+    let join = format!("just join '{url}' --invitation {invitation}");
+    second.types_as("just join DATABASE_URL --invitation NAME:SECRET", &join, 0, "two has joined");
+    second.types("rm certs/broadcast.*", 0, "");
+    second.types("just up", 0, "takes each new CRL from the database");
+    second.runs("just status", 0, "ready");
+    second.types("just crl", 0, "valid for");
+    second.runs("just enrol x@example.com", 1, "do that there");
+    let pub_of = |clone: &Clone| clone.runs("grep -v -- ----- certs/broadcast.pub", 0, "").trim().to_owned();
+    let printed = first.types("just keys", 0, "# the server two, key ");
+    assert!(printed.contains(&pub_of(&first)) && printed.contains(&pub_of(&second)), "{printed}");
+    first.types("just keys >servers.pub", 0, "");
+    first.types("just keys --json", 0, "\"server\":\"two\"");
+    first.types_as("just keys [--json]", "just keys --json", 0, "\"signs\":true");
+    let listener = first.listens_as("just listen --json", "just listen --json");
+    first.runs("just client", 0, "Success!");
+    wait_until("it hears", || listener.out().contains("\"verified\":true"));
+    drop(listener);
+    first.runs("cd certs; rollcall-listen --key ../servers.pub --timeout 100ms", 0, "");
+    let leave = format!("export DATABASE_URL='{url}'; just leave two");
+    first.types_as("just leave NAME", &leave, 0, "two has left");
+    first.types_as("just leave NAME --forget", &format!("{leave} --forget"), 1, "there is no server two");
+    first.types_as("just leave NAME [--forget]", &format!("{leave} --forget"), 1, "there is no server two");
+}

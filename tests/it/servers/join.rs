@@ -1,0 +1,191 @@
+//! A second host joins, takes each CRL from the database, and leaves: two real stacks on one database.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use rollcall::keyfile;
+
+use crate::board::{host, json};
+use crate::stack::{Builder, Stack, expect, free_port, text, wait_until};
+
+const VALID: &str = "valid_user@qt-test.com";
+const BIRD: &str = "bird@example.com";
+
+/// The URL of a role that may make roles.
+fn as_superuser(stack: &Stack) -> String {
+    stack.database_url().replace("rollcall@", "postgres@")
+}
+
+/// The cluster of the tests has peer authentication: the roles of this server may come in, too.
+fn let_in(stack: &Stack, name: &str) {
+    let file = stack.cluster().join("data/pg_ident.conf");
+    let user = text(&stack.command("id").arg("-un").output().unwrap());
+    let mut lines = String::new();
+    for role in ["server", "reader"] {
+        for system in [user.trim(), "rollcall"] {
+            lines += &format!("rollcall {system} rollcall_{role}_{name}\n");
+        }
+    }
+    use std::io::Write;
+    fs::OpenOptions::new().append(true).open(file).unwrap().write_all(lines.as_bytes()).unwrap();
+    stack.sql_as("postgres", "postgres", "select pg_reload_conf()");
+}
+
+/// That which `just invite` prints after the flag.
+fn invite(stack: &Stack, name: &str, hosts: &[&str]) -> String {
+    let mut command = stack.administer(&[&["invite", name], hosts].concat());
+    let said = text(&command.env("ROLLCALL_CANARY", BIRD).output().unwrap());
+    said.trim_end().rsplit_once("--invitation ").unwrap_or_else(|| panic!("{said}")).1.to_owned()
+}
+
+fn served_by(stack: &Stack) -> String {
+    stack.sql(&format!("select server from users where email = '{VALID}'"))
+}
+
+#[test]
+fn a_second_host_joins_takes_each_crl_and_leaves() {
+    let first = Builder::new()
+        .set("ROLLCALL_NAME", "one")
+        .set("ROLLCALL_CANARY", BIRD)
+        .set("ROLLCALL_BOARD", "on")
+        .up();
+    let broadcast = format!("127.255.255.255:{}", first.broadcast_port);
+    let second = Builder::new()
+        .set("ROLLCALL_BROADCAST", broadcast)
+        .set("ROLLCALL_CANARY", BIRD)
+        .set("ROLLCALL_BOARD", "on")
+        .stopped();
+    let name = format!("two-{}", free_port());
+    let_in(&first, &name);
+    let invitation = invite(&first, &name, &["second.example.com"]);
+    let join = |invitation: &str| {
+        let mut command = second.program("rollcall-admin");
+        command.args(["join", &as_superuser(&first), "--invitation", invitation]);
+        command
+    };
+    // Whoever writes into the database without the secret gets nothing.
+    let (_, secret) = invitation.split_once(':').unwrap();
+    let wrong = format!("{name}:{}", secret.chars().rev().collect::<String>());
+    expect(&mut join(&wrong), 1, "the first host refuses it");
+    let said = first.log("signer.log");
+    assert!(
+        said.contains(&format!("{name} cannot join: its request was made with another invitation")),
+        "{said}"
+    );
+    expect(&mut join(&invitation), 0, &format!("{name} has joined"));
+    expect(&mut join("two"), 1, "which just invite NAME on the first host prints");
+    let settings = fs::read_to_string(second.state.join("settings")).unwrap();
+    assert!(
+        settings.contains("ROLLCALL_CA=joined\n") && settings.contains(&format!("ROLLCALL_NAME={name}\n")),
+        "{settings}"
+    );
+    assert_eq!(fs::metadata(second.state.join("settings")).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(!second.certs.join("ca.key").exists());
+    let hosts = text(
+        &second
+            .command("openssl")
+            .args(["x509", "-noout", "-ext", "subjectAltName", "-in"])
+            .arg(second.certs.join("server.crt"))
+            .output()
+            .unwrap(),
+    );
+    assert!(hosts.contains("DNS:second.example.com") && hosts.contains("DNS:localhost"), "{hosts}");
+    // It is good once.
+    assert!(!first.certs.join("invited").join(&name).exists());
+
+    expect(&mut second.tool("stack/up"), 0, "takes each new CRL from the database");
+    expect(&mut second.tool("stack/status"), 0, "ready");
+    let limits =
+        "select string_agg(rolconnlimit::text, ' ') from pg_roles where rolname like 'rollcall\\_%\\_";
+    assert_eq!(first.sql(&format!("{limits}{name}'")), "8 8");
+    let pair = first.pair("client");
+    let ear = first.ear();
+    assert_eq!(second.curl(Some(&pair), &[]).status, 204);
+    assert_eq!(ear.hear().email.as_str(), VALID);
+    assert_eq!(served_by(&first), name);
+    // Each board has everybody.
+    for stack in [&first, &second] {
+        wait_until("the board has them", || {
+            json(&host(stack, &format!("/api/who/{VALID}")))["state"] == "online"
+        });
+        let mut who = stack.tool("stack/run");
+        expect(who.args(["rollcall-client", "who"]), 0, "1 online");
+    }
+    let own = |stack: &Stack| keyfile::public_key(&stack.certs.join("broadcast.pub")).unwrap();
+    for stack in [&first, &second] {
+        let mut keys = stack.tool("stack/run");
+        let printed = text(&keys.args(["rollcall-admin", "keys"]).output().unwrap());
+        assert_eq!(keyfile::parse_public_keys(&printed).unwrap(), [own(&first), own(&second)], "{printed}");
+    }
+    // Without the key of the CA it signs nothing.
+    let mut enrol = second.tool("stack/run");
+    expect(enrol.args(["rollcall-admin", "enrol", "x@example.com"]), 1, "do that there");
+
+    // A revocation holds in the nginx of both.
+    let doomed = first.member("doomed@example.com");
+    assert_eq!(second.curl(Some(&doomed), &[]).status, 204);
+    let list = || fs::read_to_string(second.state.join("nginx/crl.pem")).unwrap();
+    let before = list();
+    expect(&mut first.administer(&["revoke", "doomed@example.com"]), 0, "revoked");
+    wait_until("nginx of the second refuses it", || second.curl(Some(&doomed), &[]).status == 400);
+    let newest = list();
+    assert_ne!(newest, before);
+
+    // A restored dump may have an older list, somebody in the database a forged one: the host keeps its own.
+    let was = first.sql("select number || ' ' || encode(der, 'hex') from crls");
+    let (number, der) = was.split_once(' ').unwrap();
+    let crl = |said: &str| {
+        let mut crl = second.tool("stack/run");
+        expect(crl.args(["rollcall-admin", "crl"]), 0, said);
+        assert_eq!(list(), newest);
+    };
+    first.sql("update crls set number = 'FFFFFFFFFFFFFFFFFF', der = overlay(der placing '\\x00' from length(der) - 3)");
+    crl("is not taken: its signature does not verify");
+    let old = rollcall::x509::crls(before.as_bytes()).unwrap().remove(0);
+    first.sql(&format!(
+        "update crls set number = '{}', der = '\\x{}'",
+        old.number.unwrap().trim_start_matches('0'),
+        hex::encode(&old.der)
+    ));
+    first.sql("update certificates set revoked_at = null where email = 'doomed@example.com'");
+    crl("is older than that of this host (a restored dump?)");
+    crl("holds 1 revocations that the database has forgotten (a restored dump?)");
+    // The host with the CA has published it, too.
+    expect(&mut first.administer(&["crl"]), 0, "revoked again");
+    let after = first.sql("select number from crls");
+    assert!(
+        (after.len(), after.as_str()) > (number.len(), number) && !der.is_empty(),
+        "{after} after {number}"
+    );
+    crl_comes(&second, &newest);
+
+    // It leaves: nobody is offline by that.
+    let mut leave = first.administer(&["leave", &name]);
+    leave.env("DATABASE_URL", as_superuser(&first)).env("ROLLCALL_NAME", "one");
+    expect(&mut leave, 0, &format!("{name} has left"));
+    assert_eq!(first.sql(&format!("select count(*) from pg_roles where rolname like '%{name}'")), "0");
+    wait_until("it records nothing more", || second.curl(Some(&pair), &[]).status == 503);
+    let printed = text(&first.admin(&["keys"]));
+    assert_eq!(keyfile::parse_public_keys(&printed).unwrap(), [own(&first)], "{printed}");
+    first.sql(&format!(
+        "update users set server = '{name}', good_until_ms = 0, gone_after_ms = 0 where email = '{VALID}'"
+    ));
+    wait_until("they are unknown", || {
+        json(&host(&first, &format!("/api/who/{VALID}")))["state"] == "unknown"
+    });
+    assert_eq!(first.curl(Some(&pair), &[]).status, 204);
+    wait_until("they are here", || json(&host(&first, &format!("/api/who/{VALID}")))["state"] == "online");
+    let mut forget = first.administer(&["leave", &name, "--forget"]);
+    forget.env("DATABASE_URL", as_superuser(&first)).env("ROLLCALL_NAME", "one");
+    expect(&mut forget, 0, "");
+    assert_eq!(first.sql(&format!("select count(*) from servers where name = '{name}'")), "0");
+    let mut own_name = first.administer(&["leave", "one"]);
+    expect(own_name.env("ROLLCALL_NAME", "one"), 1, "one is the server of this host");
+}
+
+/// The signer of the second host takes it by itself.
+fn crl_comes(second: &Stack, before: &str) {
+    wait_until("the next list comes", || {
+        fs::read_to_string(second.state.join("nginx/crl.pem")).unwrap() != before
+    });
+}
