@@ -156,7 +156,7 @@ layers:
     prometheus |                                               | nix
     keyfile  | files protocol                                  |
     x509     | keyfile                                         | x509_cert ring
-    store    | protocol                                        | sqlx
+    store    | files keyfile protocol                          | sqlx
     http     | protocol store x509                             | async_h1 subtle tide
     client   | cli files keyfile x509                          | async_tls rustls webpki httparse
     listener | cli files keyfile prometheus protocol lan       |

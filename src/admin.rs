@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use async_std::task;
 
-use crate::cli::{FromArgs, Timespan, setting};
+use crate::cli::{FromArgs, Timespan, note, setting};
 use crate::protocol::status::Email;
 use crate::stack;
 use crate::store::presence::{LONGEST_EVERY, Reads};
@@ -337,32 +337,15 @@ pub fn run(options: Options) -> Result<(), Error> {
     match options.command {
         Command::Stack(options) => Ok(stack::run(options)?),
         Command::Migrate(Migrate {}) => with_store(async |_| Ok(())),
-        Command::User(User { command }) => with_store(async |store| match command {
-            UserCommand::Add(Add { email }) => add(store, &email).await,
-            UserCommand::List(List { json }) => list_users(&store.users().await?, json),
-            UserCommand::Enable(Enable { email }) => set_disabled(store, &email, false).await,
-            UserCommand::Disable(Disable { email }) => set_disabled(store, &email, true).await,
-            UserCommand::Every(Every { email, every: Cadence(every_s) }) => {
-                store.set_every(&Email::new(&email).map_err(Error::Email)?, every_s).await?;
-                let every = every_s.map_or("as its client says".to_owned(), |every_s| {
-                    format!("every {}", Timespan(Duration::from_secs(every_s.into())))
-                });
-                report(&email, &format!("is expected {every}"))
-            }
-            UserCommand::Reads(SetReads { email, reads }) => {
-                store.set_reads(&Email::new(&email).map_err(Error::Email)?, reads).await?;
-                report(&email, &format!("may see: {}", reads.word()))
-            }
-            UserCommand::Mend(Mend {}) => mend(store).await,
-            UserCommand::Export(Export { email }) => {
-                forget::export(store, &Email::new(&email).map_err(Error::Email)?).await
-            }
-            UserCommand::Forget(Forget { email }) => forget_all(store, &email).await,
+        Command::User(User { command }) => with_store(async |store| {
+            let changes = !matches!(command, UserCommand::List(_) | UserCommand::Export(_));
+            user(store, command).await?;
+            if changes { Ok(store.confirm().await?) } else { Ok(()) }
         }),
-        Command::Enrol(options) => with_store(async |store| issue::enrol(store, &options).await),
+        Command::Enrol(options) => changing(async |store| issue::enrol(store, &options).await),
         Command::Renew(options) if options.server => issue::renew_server(&options),
-        Command::Renew(options) => with_store(async |store| issue::renew(store, &options).await),
-        Command::Revoke(options) => with_store(async |store| revoke::revoke(store, &options).await),
+        Command::Renew(options) => changing(async |store| issue::renew(store, &options).await),
+        Command::Revoke(options) => changing(async |store| revoke::revoke(store, &options).await),
         Command::Certs(options) => with_store(async |store| list::list(store, &options).await),
         Command::History(options) => with_store(async |store| history::history(store, &options).await),
         Command::Maintain(Maintain {}) => with_store(async |store| history::maintain(store).await),
@@ -380,12 +363,58 @@ pub fn run(options: Options) -> Result<(), Error> {
     }
 }
 
+async fn user(store: &Store, command: UserCommand) -> Result<(), Error> {
+    match command {
+        UserCommand::List(List { json }) => list_users(&store.users().await?, json),
+        UserCommand::Export(Export { email }) => {
+            forget::export(store, &Email::new(&email).map_err(Error::Email)?).await
+        }
+        UserCommand::Add(Add { email }) => add(store, &email).await,
+        UserCommand::Enable(Enable { email }) => set_disabled(store, &email, false).await,
+        UserCommand::Disable(Disable { email }) => set_disabled(store, &email, true).await,
+        UserCommand::Every(Every { email, every: Cadence(every_s) }) => {
+            store.set_every(&Email::new(&email).map_err(Error::Email)?, every_s).await?;
+            let every = every_s.map_or("as its client says".to_owned(), |every_s| {
+                format!("every {}", Timespan(Duration::from_secs(every_s.into())))
+            });
+            report(&email, &format!("is expected {every}"))
+        }
+        UserCommand::Reads(SetReads { email, reads }) => {
+            store.set_reads(&Email::new(&email).map_err(Error::Email)?, reads).await?;
+            report(&email, &format!("may see: {}", reads.word()))
+        }
+        UserCommand::Mend(Mend {}) => mend(store).await,
+        UserCommand::Forget(Forget { email }) => forget_all(store, &email).await,
+    }
+}
+
+/// An end like that of [`with_store`] says that it was done. Where nothing had to be changed, another command that was
+/// given up may have changed it, and its commit may still wait for a standby: so it is waited for once more.
+fn changing(act: impl AsyncFnOnce(&Store) -> Result<(), Error>) -> Result<(), Error> {
+    with_store(async |store| {
+        act(store).await?;
+        Ok(store.confirm().await?)
+    })
+}
+
 fn with_store(act: impl AsyncFnOnce(&Store) -> Result<(), Error>) -> Result<(), Error> {
     let url = database_url()?;
     task::block_on(async {
-        let store = Store::open(&url, DEADLINE)?;
-        store.migrate().await?;
-        let done = act(&store).await;
+        let store = Store::open(&url, DEADLINE)?.told_by(|| {
+            note(format_args!("rollcall-admin: waiting for the database, up to {}", Timespan(DEADLINE)));
+        });
+        let done = async {
+            store.migrate().await?;
+            act(&store).await
+        };
+        let done = done.await;
+        if matches!(done, Err(Error::InDoubt(_))) {
+            // Whatever it has locked is free then.
+            store.finish().await;
+            if store.waits_for_standby() {
+                note("rollcall-admin: a commit waits for the synchronous standby of the database");
+            }
+        }
         store.close().await;
         done
     })
@@ -399,6 +428,9 @@ fn database_url() -> Result<String, Error> {
 async fn add(store: &Store, emails: &[String]) -> Result<(), Error> {
     for email in check(emails)? {
         let added = store.enrol(&email).await?;
+        if !added {
+            store.confirm().await?;
+        }
         report(&email, if added { "enrolled" } else { "was enrolled already" })?;
     }
     Ok(())
@@ -415,6 +447,9 @@ async fn set_disabled(store: &Store, emails: &[String], disabled: bool) -> Resul
     let word = if disabled { "disabled" } else { "enabled" };
     for email in check(emails)? {
         let changed = store.set_disabled(&email, disabled).await?;
+        if !changed {
+            store.confirm().await?;
+        }
         report(&email, &if changed { word.to_owned() } else { format!("was {word} already") })?;
     }
     Ok(())

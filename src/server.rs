@@ -29,6 +29,7 @@ pub mod epoch;
 pub mod hearing;
 pub mod metrics;
 pub mod proof;
+pub mod pulse;
 pub mod registry;
 mod renewal;
 pub mod routes;
@@ -39,6 +40,7 @@ use broadcast::Broadcaster;
 use hearing::Hearing;
 use metrics::{About, Heartbeats};
 use proof::Proof;
+use pulse::Lack;
 use registry::Registry;
 use routes::{State, came_through_nginx};
 use settings::{MAX_DEADLINE, MIN_DEADLINE, load_signing};
@@ -169,6 +171,8 @@ async fn wait_for_database(store: &Store, hearing: &Hearing) -> Result<(), store
         let ready = async {
             store.migrate().await?;
             store.ready().await?;
+            // When it is needed, there may be no other connection left.
+            store.prepare().await?;
             hearing.start(store).await
         };
         match ready.await {
@@ -177,6 +181,7 @@ async fn wait_for_database(store: &Store, hearing: &Hearing) -> Result<(), store
                 return Ok(());
             }
             Err(error) if error.is_transient() => {
+                hearing.pulse().ends(Some(Lack::of(&error)));
                 let waiting = format!("waiting for the database: {error}");
                 if waiting != said {
                     log::warn!("{waiting}");

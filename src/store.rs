@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_std::future::timeout;
+use async_std::prelude::FutureExt;
 use async_std::sync::Mutex;
+use async_std::task;
 use sqlx::postgres::{PgConnection, PgPoolOptions};
 use sqlx::{Connection, Executor, Row};
 
+use crate::files::FileError;
 use crate::protocol::status::{AHEAD, Email};
 
 /// The database's clock, to the microsecond, which is all that PostgreSQL keeps.
@@ -18,6 +21,7 @@ macro_rules! now_ns {
     };
 }
 
+mod aid;
 mod alarm;
 mod certificates;
 mod connection;
@@ -30,9 +34,12 @@ pub mod presence;
 mod readers;
 mod renewals;
 pub mod sighting;
+mod tls;
+mod url;
 
+use aid::{Aid, Lent};
 pub use certificates::{CertificateRow, Noted, Revocation};
-use connection::Connector;
+use connection::{Connector, Session};
 pub use connection::{Guarantee, SETTINGS};
 pub use forget::Forgotten;
 pub use heartbeat::{Outcome, RECORD, RECORD_ONE, Recorded, Recorder};
@@ -43,12 +50,20 @@ use sighting::Serial;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./sql");
 
+/// A wait that is worth a word.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// For the end of a backend in doubt, before a program ends.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 /// One database, and one connection to it that is kept. Cloning it is cheap and shares the connection.
 #[derive(Clone)]
 pub struct Store {
     connector: Connector,
     deadline: Duration,
-    kept: Arc<Mutex<Option<PgConnection>>>,
+    kept: Arc<Mutex<Option<Session>>>,
+    aid: Aid,
+    /// Is told once of a wait of more than a second.
+    tell: Option<fn()>,
 }
 
 impl Store {
@@ -56,7 +71,29 @@ impl Store {
     ///
     /// `deadline` bounds each use, and PostgreSQL cancels a statement that takes longer.
     pub fn open(url: &str, deadline: Duration) -> Result<Self, Error> {
-        Ok(Self { connector: Connector::new(url, deadline)?, deadline, kept: Arc::default() })
+        let connector = Connector::new(url, deadline)?;
+        let aid = Aid::new(connector.clone(), deadline);
+        Ok(Self { connector, deadline, kept: Arc::default(), aid, tell: None })
+    }
+
+    /// The same; for somebody who waits at a terminal, `tell` says so when a use takes more than a second.
+    pub fn told_by(self, tell: fn()) -> Self {
+        Self { tell: Some(tell), ..self }
+    }
+
+    /// Opens the connection that ends backends in doubt, while there is one to be had.
+    pub async fn prepare(&self) -> Result<(), Error> {
+        self.aid.prepare().await
+    }
+
+    /// Waits a moment for the end of the backends that are in doubt.
+    pub async fn finish(&self) {
+        self.aid.finish(FAREWELL).await;
+    }
+
+    /// Did a commit wait for a synchronous standby in vain just now?
+    pub fn waits_for_standby(&self) -> bool {
+        self.aid.waits_for_standby()
     }
 
     /// Brings the schema up to date; does nothing when it already is.
@@ -85,17 +122,31 @@ impl Store {
 
     /// Says goodbye to the database, which would note a connection that just ends as lost.
     pub async fn close(&self) {
-        if let Some(connection) = self.kept.lock().await.take() {
-            let _ = self.within_deadline(async { Ok(connection.close().await?) }).await;
+        if let Some(session) = self.kept.lock().await.take() {
+            let _ = self.within_deadline(async { Ok(session.connection.close().await?) }).await;
         }
+        self.aid.finish(FAREWELL).await;
+        self.aid.close().await;
     }
 
     /// Could a heartbeat be recorded now? Waits for a commit that writes, as a heartbeat does.
     pub async fn ready(&self) -> Result<(), Error> {
+        self.may_record().await?;
+        self.confirm().await
+    }
+
+    /// Has this role the rights that a heartbeat needs, and is the database one for writing?
+    pub async fn may_record(&self) -> Result<(), Error> {
         self.run(async |connection| {
-            if let Some(why) = cannot_record(connection).await? {
-                return Err(Error::CannotRecord(why));
-            }
+            cannot_record(connection).await?.map_or(Ok(()), |why| Err(Error::CannotRecord(why)))
+        })
+        .await
+    }
+
+    /// Waits for a commit that writes: then all that was committed before is as safe as the synchronous standbys make it,
+    /// also where somebody else committed it or gave its commit up.
+    pub async fn confirm(&self) -> Result<(), Error> {
+        self.run(async |connection| {
             // A record in the write-ahead log that means nothing to anybody: no table changes.
             connection.execute("select pg_logical_emit_message(true, 'rollcall', '')").await?;
             Ok(())
@@ -165,38 +216,68 @@ impl Store {
         &self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        self.within_deadline(async {
+        let mut is_asked = false;
+        let done = self.within_deadline(async {
             let mut kept = self.kept.lock().await;
             let mut older = kept.take();
-            if let Some(connection) = &mut older
-                && self.connector.ask(connection).await.is_err()
+            if let Some(session) = &mut older
+                && self.connector.ask(&mut session.connection).await.is_err()
             {
                 older = None;
             }
-            let mut connection = match older {
-                Some(connection) => connection,
-                None => self.connector.connect().await?,
+            let session = match older {
+                Some(session) => session,
+                None => {
+                    self.aid.has_room()?;
+                    self.connector.connect().await?
+                }
             };
-            let done = work(&mut connection).await?;
-            *kept = Some(connection);
-            Ok(done)
-        })
-        .await
+            let mut lent = Lent::new(&self.aid, session);
+            is_asked = true;
+            let done = work(lent.connection()).await;
+            match done {
+                Ok(done) => {
+                    *kept = Some(lent.returned());
+                    Ok(done)
+                }
+                Err(error) if error.is_silence() => Err(error),
+                // It has answered, and ends with its connection.
+                Err(error) => {
+                    drop(lent.returned());
+                    Err(error)
+                }
+            }
+        });
+        match done.await {
+            Err(error) if is_asked && error.is_silence() => Err(Error::InDoubt(Box::new(error))),
+            done => done,
+        }
     }
 
     /// A frozen database neither answers nor fails: only our own clock ends that wait.
     async fn within_deadline<T>(&self, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        match timeout(self.deadline, answer).await {
+        let telling = async {
+            let Some(tell) = self.tell else { return std::future::pending().await };
+            task::sleep(PATIENCE).await;
+            tell();
+            std::future::pending().await
+        };
+        match timeout(self.deadline, answer.race(telling)).await {
             Ok(answer) => answer,
             Err(_) => Err(Error::Deadline(self.deadline)),
         }
     }
 }
 
+/// Why nothing can be recorded.
+const STANDBY: &str = "it is a standby";
+const READ_ONLY: &str = "it is read-only";
+
 /// The reason why such a connection cannot record, if there is one.
 async fn cannot_record(connection: &mut PgConnection) -> Result<Option<String>, Error> {
     let why = sqlx::query_scalar(
         "select case
+            when pg_is_in_recovery() then 'it is a standby'
             when current_setting('transaction_read_only')::boolean then 'it is read-only'
             when not (
                 select bool_and(has_column_privilege(tab, col, may))
@@ -228,11 +309,18 @@ pub enum Error {
     SomebodyElses(Serial, String),
     #[error("the database did not answer within {}", humantime::format_duration(*.0))]
     Deadline(Duration),
+    /// It was asked for something, and may have done it.
+    #[error("{0}")]
+    InDoubt(Box<Error>),
+    #[error("{0} of its processes do not end, which are in doubt: no further connection is opened")]
+    Unended(usize),
     #[error("a row breaks the constraints of its table")]
     BadRow,
     /// The text never holds the URL, which may hold the password.
     #[error("DATABASE_URL is malformed: {0}")]
-    Url(&'static str),
+    Url(Cow<'static, str>),
+    #[error(transparent)]
+    File(#[from] FileError<tls::Fault>),
     /// Settings that are not in force.
     #[error("DATABASE_URL leads to a connection pooler that drops the settings {0}: {DIRECTLY}")]
     Dropped(String),
@@ -247,26 +335,41 @@ pub enum Error {
     Database(sqlx::Error),
 }
 
-const DIRECTLY: &str = "name PostgreSQL itself; the server needs two connections and no more";
+const DIRECTLY: &str = "name PostgreSQL itself; the server needs three connections and no more";
 
 impl Error {
     /// Is it the database that is away, so that the same call may succeed later?
     pub fn is_transient(&self) -> bool {
         let error = match self {
-            Error::Deadline(_) | Error::CannotRecord(_) => return true,
+            Error::Deadline(_) | Error::InDoubt(_) | Error::Unended(_) | Error::CannotRecord(_) => {
+                return true;
+            }
             Error::Database(error) | Error::Migrate(sqlx::migrate::MigrateError::Execute(error)) => error,
             _ => return false,
         };
         match error {
-            sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed => true,
+            // A handshake may succeed once the other end has a certificate that is good, or has one at all.
+            sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::WorkerCrashed => true,
             sqlx::Error::Database(error) => error.code().is_some_and(is_transient_sqlstate),
             _ => false,
         }
     }
 
-    /// Is it a mistake in `DATABASE_URL`?
+    /// Is it a mistake in `DATABASE_URL`, or in a file that it names?
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Error::Url(_) | Error::Dropped(_) | Error::Pooler(_))
+        matches!(
+            self,
+            Error::Url(_)
+                | Error::File(_)
+                | Error::Dropped(_)
+                | Error::Pooler(_)
+                | Error::Database(sqlx::Error::Configuration(_))
+        )
+    }
+
+    /// Did no answer come, so that a commit may have been done and may still wait for a standby?
+    fn is_silence(&self) -> bool {
+        matches!(self, Error::Deadline(_) | Error::Database(sqlx::Error::Io(_)))
     }
 
     /// Did the connection end, so that another one may do?
@@ -277,6 +380,15 @@ impl Error {
             Error::Database(sqlx::Error::Database(error)) => {
                 error.code().is_some_and(|code| code.starts_with("57P"))
             }
+            _ => false,
+        }
+    }
+
+    /// Does the database take no writes from anybody?
+    pub fn is_read_only(&self) -> bool {
+        match self {
+            Error::CannotRecord(why) => why == STANDBY || why == READ_ONLY,
+            Error::Database(sqlx::Error::Database(error)) => error.code().as_deref() == Some("25006"),
             _ => false,
         }
     }

@@ -40,6 +40,10 @@ pub enum Error {
     Store(store::Error),
     #[error("{0}; this was not done. just status says which part is down, and just up starts it")]
     Away(store::Error),
+    #[error(
+        "{0}; it is not known whether this was done. Once just status is green run it again, which changes nothing that was"
+    )]
+    InDoubt(store::Error),
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
     #[error("{path}: {1}", path = .0.display())]
@@ -180,7 +184,11 @@ pub enum Error {
 
 impl From<store::Error> for Error {
     fn from(error: store::Error) -> Self {
-        if error.is_transient() { Error::Away(error) } else { Error::Store(error) }
+        match error {
+            store::Error::InDoubt(_) => Error::InDoubt(error),
+            _ if error.is_transient() => Error::Away(error),
+            _ => Error::Store(error),
+        }
     }
 }
 
@@ -207,6 +215,7 @@ impl Fatal for Error {
             | Error::Name(..) => Exit::Usage,
             Error::NotAHost(_) | Error::NotItsName(..) => Exit::Usage,
             Error::Away(_) => Exit::Unavailable,
+            Error::InDoubt(_) => Exit::TryLater,
             _ => Exit::Failure,
         }
     }

@@ -118,9 +118,8 @@ async fn answer_all(store: &Store, patience: Duration, turn: Duration) -> Result
         match answer(store, &desk, waiting).await {
             Ok(()) => {}
             // Nobody can be answered. A row that somebody has locked is another matter.
-            Err(Error::Store(error)) if error.is_transient() && !error.is_locked() => {
-                return Err(error.into());
-            }
+            Err(Error::Away(error)) if !error.is_locked() => return Err(Error::Away(error)),
+            Err(Error::InDoubt(error)) => return Err(Error::InDoubt(error)),
             Err(error) => {
                 note(format_args!("rollcall-admin: {} ({}): {error}", waiting.holder.email, device(waiting)));
                 failed += 1;

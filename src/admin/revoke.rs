@@ -42,6 +42,8 @@ pub async fn revoke(store: &Store, Revoke { names, unknown }: &Revoke) -> Result
         .flat_map(|issuer| numbers.iter().map(|serial| entry(&issuer, serial)).collect::<Vec<_>>())
         .collect();
     store.revoke_again(&entries).await?;
+    // Also those that were revoked already, by a command that was given up.
+    store.confirm().await.map_err(|error| half(error.into()))?;
     crl::refresh(store, &desk, crl::When::Revoked, crl::Forgotten::Revoke).await.map_err(half)?;
     for CertificateRow { certificate, email, device, revoked_at, .. } in rows.values() {
         let device = device.as_ref().map(|device| format!(", {device}")).unwrap_or_default();

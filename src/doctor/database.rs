@@ -37,7 +37,11 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
     let asking = async {
         let store = &Store::open(url, settings.server.deadline.min(DEADLINE))?;
         findings.push(of_guarantee(&store.guarantee().await?));
-        findings.push(of_recording(store.ready().await)?);
+        let ready = store.ready().await;
+        if ready.is_err() {
+            store.finish().await;
+        }
+        findings.push(of_recording(ready, store.waits_for_standby())?);
         findings.push(of_clocks(&clocks(store).await?));
         findings.extend(of_the_future(store.in_the_future().await?));
         let known = store.certificates().await?;
@@ -78,8 +82,12 @@ fn of_guarantee(guarantee: &Guarantee) -> Finding {
     }
 }
 
-fn of_recording(ready: Result<(), store::Error>) -> Result<Finding, store::Error> {
+fn of_recording(ready: Result<(), store::Error>, waits_for_standby: bool) -> Result<Finding, store::Error> {
     match ready {
+        Err(_) if waits_for_standby => Ok(Finding::red(
+            "nothing can be recorded in the database: a commit waits for its synchronous standby",
+            "look at the standby, and at pg_stat_replication of the primary; each heartbeat is answered with 503 meanwhile",
+        )),
         Ok(()) => Ok(Finding::green("the server may record in the database")),
         Err(store::Error::CannotRecord(why)) => Ok(Finding::red(
             format!("the server cannot record in the database: {why}"),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_std::channel::{self, Receiver, Sender};
+use async_std::future::timeout;
 use async_std::task;
 
 use super::broadcast::Broadcaster;
@@ -23,6 +24,9 @@ use crate::store::{Outcome, Recorder};
 pub const MAX_BATCH: usize = 512;
 /// Requests that may wait for a commit. Past that they are refused at once.
 const MAX_WAITING: usize = 8 * MAX_BATCH;
+
+/// Between two tries at a row that somebody else holds: another server, say, whose commit waits for a standby.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// Second requests of one person that may wait for their turn: nobody is in a batch twice.
 pub const MAX_REPEATS: usize = 32;
@@ -54,14 +58,15 @@ pub enum Refused {
 }
 
 impl Refused {
-    fn unless_committed(outcome: Outcome) -> Result<(), Self> {
-        match outcome {
+    /// The answer. `None`: there is none yet, since somebody else holds the row for now.
+    fn unless_committed(outcome: Outcome) -> Option<Result<(), Self>> {
+        Some(match outcome {
             Outcome::Committed => Ok(()),
             Outcome::NotEnrolled => Err(Refused::NotEnrolled),
             Outcome::Disabled => Err(Refused::Disabled),
             Outcome::Revoked => Err(Refused::Revoked),
-            Outcome::Locked => Err(Refused::Unavailable),
-        }
+            Outcome::Locked => return None,
+        })
     }
 }
 
@@ -135,19 +140,26 @@ async fn commit_all(
         if let Some(watchdog) = &mut watchdog {
             watchdog.feed();
         }
-        if pending.waiting.is_empty() {
+        if pending.is_locked {
+            // Somebody else is at work there, and everybody else is not kept waiting for that.
+            if let Ok(Ok(first)) = timeout(AGAIN, waiting.recv()).await {
+                pending.waiting.push(first);
+                pending.people += 1;
+            }
+        } else if pending.waiting.is_empty() {
             let next = match &mut watchdog {
                 Some(watchdog) => watchdog.wait_for(waiting.recv()).await,
                 None => Some(waiting.recv().await),
             };
             match next {
-                Some(Ok(first)) => pending = Pending { waiting: vec![first], people: 1 },
+                Some(Ok(first)) => pending = Pending { waiting: vec![first], people: 1, is_locked: false },
                 Some(Err(_)) => return,
                 None => continue,
             }
         }
         // Each person of those has a place in this batch. The others have the rest of the room.
-        let room = MAX_BATCH - pending.people;
+        let room = MAX_BATCH.saturating_sub(pending.people);
+        let waits = !pending.is_locked;
         let mut batch = pending.waiting;
         batch.extend(std::iter::from_fn(|| waiting.try_recv().ok()).take(room));
         // To a request, a closed channel is the answer that there is none.
@@ -158,21 +170,33 @@ async fn commit_all(
         }
         let sightings: Vec<&Sighting> = batch.iter().map(|one| &one.sighting).collect();
         let began = Instant::now();
-        match recorder.record(&sightings).await {
+        let recorded = match waits {
+            true => recorder.record(&sightings).await,
+            false => recorder.record_unlocked(&sightings).await,
+        };
+        match recorded {
             Ok(mut recorded) => {
-                committed.count(began.elapsed(), sightings.len());
-                outage.worked();
-                hearing.recorded(true);
+                // Where nothing was committed, nothing was shown to work.
+                if !recorded.committed.is_empty() {
+                    committed.count(began.elapsed(), recorded.committed.len());
+                    outage.worked();
+                    hearing.recorded(true);
+                }
                 match recorded.doubt {
                     None => clock.worked(),
                     Some(doubt) => clock.failed(&doubt),
                 }
                 recorded.committed.retain(|status| !hearing.is_canary(&status.email));
                 broadcaster.send(&recorded.committed);
-                for (one, outcome) in batch.iter().zip(recorded.outcomes) {
-                    // A request whose client hung up no longer waits; it is recorded all the same.
-                    let _ = one.answer.try_send(Refused::unless_committed(outcome));
+                let mut locked = Vec::new();
+                for (one, outcome) in batch.into_iter().zip(recorded.outcomes) {
+                    match Refused::unless_committed(outcome) {
+                        None => locked.push(one),
+                        // A request whose client hung up no longer waits; it is recorded all the same.
+                        Some(answer) => drop(one.answer.try_send(answer)),
+                    }
                 }
+                pending.hold(locked);
             }
             Err(error) => {
                 outage.failed(&error);
@@ -189,8 +213,20 @@ async fn commit_all(
 #[derive(Default)]
 struct Pending {
     waiting: Vec<Waiting>,
-    /// How many people they are of.
+    /// How many people they are of, or more.
     people: usize,
+    /// Somebody's row was locked.
+    is_locked: bool,
+}
+
+impl Pending {
+    /// Those whose rows are locked are tried again, before the later ones of the same people.
+    fn hold(&mut self, mut locked: Vec<Waiting>) {
+        self.is_locked = !locked.is_empty();
+        self.people += locked.len();
+        locked.append(&mut self.waiting);
+        self.waiting = locked;
+    }
 }
 
 /// One person's second request waits for the next commit, so that each has an answer of its own and the

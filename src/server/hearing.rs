@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use async_std::task;
 
+use super::pulse::{Lack, Pulse};
 use crate::http::outage::Outage;
 use crate::protocol::status::Email;
 use crate::store::presence::LONGEST_EVERY;
@@ -66,6 +67,8 @@ pub struct Hearing {
     start: Instant,
     /// Did the database take the last thing that it was handed?
     records: AtomicBool,
+    /// Did it take the clock?
+    pulse: Pulse,
     accepts: Arc<AtomicBool>,
     canary_seen: Mutex<Instant>,
     /// Heartbeats a second that all clients together may send, if that is limited.
@@ -86,6 +89,7 @@ impl Hearing {
             stepped_ms: AtomicU64::new(0),
             start,
             records: AtomicBool::new(true),
+            pulse: Pulse::new(),
             accepts,
             canary_seen: Mutex::new(start),
             max_rate,
@@ -108,6 +112,11 @@ impl Hearing {
         self.records.store(done, Ordering::Relaxed);
     }
 
+    /// How the last writes of the clock went.
+    pub fn pulse(&self) -> &Pulse {
+        &self.pulse
+    }
+
     /// Seconds after which each client is asked to beat again, so that all together keep the rate.
     pub fn reannounce_after(&self) -> Option<u32> {
         Some(self.reannounce_after_s.load(Ordering::Relaxed)).filter(|seconds| *seconds > 0)
@@ -128,6 +137,7 @@ impl Hearing {
         self.heard_ms.store(heard_ms, Ordering::Relaxed);
         self.stepped_ms.store(self.start_ms(Instant::now()), Ordering::Relaxed);
         self.epoch.store(epoch, Ordering::Release);
+        self.pulse.ends(None);
         Ok(())
     }
 
@@ -172,7 +182,10 @@ impl Hearing {
                 }
                 _ => {}
             }
+            self.pulse.begins();
             let told = async {
+                // A right that was taken away would show at a heartbeat only.
+                store.may_record().await?;
                 let epoch = self.epoch.load(Ordering::Acquire);
                 if store.tell_clock(&self.name, epoch, reading.heard_ms, reading.resumed_ms).await? {
                     return Ok::<_, store::Error>(true);
@@ -192,10 +205,12 @@ impl Hearing {
             match told.await {
                 Ok(true) => {
                     outage.worked();
+                    self.pulse.ends(None);
                     self.recorded(true);
                 }
                 Ok(false) => {
                     self.epoch.store(0, Ordering::Release);
+                    self.pulse.ends(Some(Lack::Superseded));
                     log::error!(
                         "a newer server has the name {0}: this one records nothing more; end it, or give it a \
                          ROLLCALL_NAME of its own",
@@ -205,6 +220,7 @@ impl Hearing {
                 }
                 Err(error) => {
                     outage.failed(&error);
+                    self.pulse.ends(Some(Lack::of(&error)));
                     self.recorded(false);
                 }
             }

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use async_std::future::timeout;
 use tide::StatusCode;
 
 use super::routes::State;
@@ -16,8 +15,6 @@ use crate::x509;
 
 /// Bytes of a file with certificates.
 const LARGEST: u64 = 1 << 20;
-/// How long a page waits for the database. Prometheus gives up after 10 s, and would call the server down.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Answers to heartbeats.
 #[derive(Default)]
@@ -93,7 +90,7 @@ impl About {
     }
 }
 
-pub async fn text(state: &State) -> String {
+pub fn text(state: &State) -> String {
     let mut page = Page::default();
     state.heartbeats.tell(&mut page);
     let committed = state.commits.committed();
@@ -101,9 +98,12 @@ pub async fn text(state: &State) -> String {
     committed.batch_size.write(&mut page, "rollcall_commit_batch_size", "Heartbeats in one commit.");
     page.gauge("rollcall_waiting_requests", "Heartbeats that wait for the next commit.")
         .is(state.commits.waiting());
-    let up = u8::from(matches!(timeout(PATIENCE, state.store.ready()).await, Ok(Ok(()))));
-    page.gauge("rollcall_database_up", "1 if a commit that writes came back from the database just now.")
-        .is(up);
+    let up = u8::from(state.hearing.pulse().lacks(&state.store).is_none());
+    page.gauge(
+        "rollcall_database_up",
+        "1 if the last commit that writes, one a second, came back from the database.",
+    )
+    .is(up);
     if let Some(heard_ms) = state.hearing.reading() {
         page.counter("rollcall_hearing_seconds_total", "The clock of this server: how long it could hear.")
             .is(heard_ms / 1000);

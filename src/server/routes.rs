@@ -11,6 +11,7 @@ use super::commit::{Commits, MAX_REPEATS, Refused};
 use super::hearing::Hearing;
 use super::metrics::{self, About, Heartbeats};
 use super::proof::{self, Proof};
+use super::pulse::Lack;
 use super::registry::Registry;
 use super::renewal;
 use crate::cli::now_ns;
@@ -110,25 +111,21 @@ pub async fn sighting(state: &State, forwarded: &Forwarded<'_>) -> Result<Sighti
     Ok(forwarded.sighting(email, now_ns, heard_ms)?)
 }
 
-/// Ready: the database answers and its schema is in place.
+/// Ready: the database takes what this server writes each second.
 async fn readyz(request: Request<Arc<State>>) -> Result<Response, Problem> {
     let state = request.state();
-    match state.store.ready().await {
-        Ok(()) if state.hearing.reading().is_none() => {
-            log::info!("not ready: the clock of this server does not go");
-            Err(unavailable())
-        }
-        Ok(()) => Ok(Response::new(StatusCode::NoContent)),
-        Err(error) => {
-            log::info!("not ready: {error}");
-            Err(unavailable())
+    match state.hearing.pulse().lacks(&state.store) {
+        None => Ok(Response::new(StatusCode::NoContent)),
+        Some(lack) => {
+            log::info!("not ready: {}", lack.text());
+            Err(unavailable(lack))
         }
     }
 }
 
 /// `GET /metrics`: no secret, and nginx does not forward it.
 async fn tell(request: Request<Arc<State>>) -> tide::Result {
-    let text = metrics::text(request.state()).await;
+    let text = metrics::text(request.state());
     Ok(Response::builder(StatusCode::Ok).content_type(prometheus::CONTENT_TYPE).body(text).build())
 }
 
@@ -165,7 +162,7 @@ impl From<Refused> for Problem {
                 "this certificate is not registered; the administrator of rollcall notes its holder with: \
                  rollcall-admin enrol EMAIL --cert FILE",
             ),
-            Refused::Unavailable => unavailable(),
+            Refused::Unavailable => unavailable(Lack::Away),
             Refused::TooMany => {
                 let detail = format!("more than {MAX_REPEATS} requests at once of one person");
                 Problem::new(StatusCode::TooManyRequests, detail).with_header("Retry-After", "1")
@@ -175,12 +172,9 @@ impl From<Refused> for Problem {
 }
 
 /// The log has the reason: database text stays on this side.
-fn unavailable() -> Problem {
-    Problem::new(
-        StatusCode::ServiceUnavailable,
-        "the database is unreachable or too slow; nothing was announced, try again",
-    )
-    .with_header("Retry-After", "2")
+fn unavailable(lack: Lack) -> Problem {
+    let detail = format!("{}; nothing was announced, try again", lack.text());
+    Problem::new(StatusCode::ServiceUnavailable, detail).with_header("Retry-After", "2")
 }
 
 /// Did this request come from nginx, and not from somebody else on this host?

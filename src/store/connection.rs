@@ -2,14 +2,14 @@
 //! whether they are in force.
 
 use std::fmt;
-use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection, Row};
 
-use super::Error;
+use super::aid::Backend;
+use super::{Error, READ_ONLY, STANDBY, url};
 
 /// * A commit is on the disk before it is acknowledged, with any setting of the role.
 /// * Two servers that write the same row wait for each other, and neither fails.
@@ -27,28 +27,6 @@ pub const SETTINGS: [(&str, &str); 8] = [
     ("lock_timeout", "200ms"),
 ];
 
-/// The parameters of a URL. sqlx passes over any other, and somebody wrote it for a reason.
-const PARAMETERS: [&str; 18] = [
-    "sslmode",
-    "ssl-mode",
-    "sslrootcert",
-    "ssl-root-cert",
-    "ssl-ca",
-    "sslcert",
-    "ssl-cert",
-    "sslkey",
-    "ssl-key",
-    "statement-cache-capacity",
-    "host",
-    "hostaddr",
-    "port",
-    "dbname",
-    "user",
-    "password",
-    "application_name",
-    "options",
-];
-
 /// How to connect to one database.
 #[derive(Clone)]
 pub struct Connector {
@@ -57,6 +35,14 @@ pub struct Connector {
     question: Arc<str>,
     /// The last connection's guarantee, as the log has it.
     logged: Arc<Mutex<Option<Guarantee>>>,
+}
+
+/// A connection on which the settings are in force, and the process at its other end.
+pub struct Session {
+    pub connection: PgConnection,
+    pub backend: Backend,
+    /// Nothing can be written there, for this reason.
+    pub is_closed: Option<&'static str>,
 }
 
 /// The faults that an acknowledged commit survives.
@@ -73,13 +59,13 @@ impl Connector {
     ///
     /// PostgreSQL cancels a statement that takes longer than `deadline`.
     pub fn new(url: &str, deadline: Duration) -> Result<Self, Error> {
-        check(url).map_err(Error::Url)?;
+        let (options, files) = url::read(url)?;
+        if let Some(files) = files {
+            files.check()?;
+        }
         let timeout = format!("{}ms", deadline.as_millis().max(1));
         let settings = SETTINGS.into_iter().chain([("statement_timeout", timeout.as_str())]);
-        let options = PgConnectOptions::from_str(url)
-            .map_err(|_| Error::Url(FORM))?
-            .application_name("rollcall")
-            .options(settings.clone());
+        let options = options.application_name("rollcall").options(settings.clone());
         let wanted: Vec<String> = settings.map(|(name, value)| format!("('{name}', '{value}')")).collect();
         // PostgreSQL writes 2000ms as 2s.
         let question = format!(
@@ -93,17 +79,30 @@ impl Connector {
         Ok(Self { options, question: question.into(), logged: Arc::default() })
     }
 
-    /// A new connection on which the settings are in force. Its guarantee is in the log once, and again when it differs.
-    pub async fn connect(&self) -> Result<PgConnection, Error> {
+    /// A new connection. Its guarantee is in the log once, and again when it differs.
+    pub async fn connect(&self) -> Result<Session, Error> {
         let mut connection = PgConnection::connect_with(&self.options).await?;
         let guarantee = self.ask(&mut connection).await?;
+        let row = sqlx::raw_sql(
+            "select pid, backend_start::text, pg_is_in_recovery(),
+                    current_setting('transaction_read_only')::boolean
+               from pg_stat_activity where pid = pg_backend_pid()",
+        )
+        .fetch_one(&mut connection)
+        .await?;
+        let backend = Backend { pid: row.try_get(0)?, began: row.try_get(1)? };
+        let is_closed = match (row.try_get(2)?, row.try_get(3)?) {
+            (true, _) => Some(STANDBY),
+            (_, true) => Some(READ_ONLY),
+            _ => None,
+        };
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         if logged.as_ref() != Some(&guarantee) {
             let level = if guarantee.holds() { log::Level::Info } else { log::Level::Warn };
             log::log!(level, "{guarantee}");
             *logged = Some(guarantee);
         }
-        Ok(connection)
+        Ok(Session { connection, backend, is_closed })
     }
 
     /// For a statement that may take its time: a migration of a large table.
@@ -148,64 +147,6 @@ impl fmt::Display for Guarantee {
                 "a commit is on its disk and on those of its synchronous standbys ({}) before it is acknowledged",
                 self.standbys
             ),
-        }
-    }
-}
-
-const FORM: &str = "its form is postgres://USER@HOST/DATABASE";
-
-/// Finds the parameters that sqlx would pass over. The answer holds nothing of the URL, which may hold the password.
-fn check(url: &str) -> Result<(), &'static str> {
-    let rest = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://")).ok_or(FORM)?;
-    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let authority = place.split_once('/').map_or(place, |(authority, _)| authority);
-    let mut hosts = authority.rsplit_once('@').map_or(authority, |(_, host)| host).to_owned();
-    for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
-        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        if !PARAMETERS.contains(&name) && !name.starts_with("options[") {
-            return Err("it has a parameter that would have no effect; those of sqlx and of \
-                        options[NAME]=VALUE have one");
-        }
-        let is_path = value.starts_with('/') || value.to_ascii_lowercase().starts_with("%2f");
-        if matches!(name, "host" | "hostaddr" | "port") && !is_path {
-            hosts.push_str(value);
-        }
-    }
-    if hosts.contains(',') || hosts.to_ascii_lowercase().contains("%2c") {
-        return Err(
-            "it names several hosts; put HAProxy or a virtual address in front of them and name that",
-        );
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_url_says_nothing_that_would_have_no_effect() {
-        for url in [
-            "postgres://a@b/c",
-            "postgresql://a:p,w@b:5432/c?sslmode=disable&options[search_path]=x",
-            "postgres://a@localhost/c?host=/run/a,b&user=x",
-            "postgres://a@localhost/c?host=%2Frun%2Fa,b",
-        ] {
-            assert_eq!(check(url), Ok(()), "{url}");
-        }
-        for (url, why) in [
-            ("mysql://a@b/c", FORM),
-            ("", FORM),
-            ("postgres://a@b,c/d", "several hosts"),
-            ("postgres://a@b:1,c:2/d", "several hosts"),
-            ("postgres://a@b%2Cc/d", "several hosts"),
-            ("postgres:///d?host=b,c", "several hosts"),
-            ("postgres://a@b/c?target_session_attrs=read-write", "no effect"),
-            ("postgres://a@b/c?connect_timeout=3", "no effect"),
-            ("postgres://a@b/c?sslmode=disable&keepalives", "no effect"),
-            ("postgres://a@b/c?optionsx=1", "no effect"),
-        ] {
-            assert!(check(url).is_err_and(|said| said.contains(why)), "{url}");
         }
     }
 }

@@ -4,6 +4,7 @@ use sqlx::Row;
 use sqlx::postgres::{PgConnection, PgRow};
 
 use super::alarm::Alarm;
+use super::connection::Session;
 use super::presence::{EVERY, gone_ms_sql, good_ms_sql};
 use super::sighting::Sighting;
 use super::{Error, Store};
@@ -217,20 +218,20 @@ pub struct Recorder {
     store: Store,
     /// The name of this server.
     server: String,
-    connection: Option<PgConnection>,
+    session: Option<Session>,
     alarm: Alarm,
 }
 
 impl Recorder {
     pub fn new(store: Store, server: String) -> Self {
         let alarm = Alarm::new(store.deadline);
-        Self { store, server, connection: None, alarm }
+        Self { store, server, session: None, alarm }
     }
 
     /// Opens the connection, so that the first heartbeat does not wait for it. If it cannot, that one tries again.
     pub async fn connect(&mut self) {
-        let Self { store, connection, .. } = self;
-        let opened = store.within_deadline(async { open(connection, store).await.map(|_| ()) }).await;
+        let Self { store, session, .. } = self;
+        let opened = store.within_deadline(async { open(session, store).await.map(|_| ()) }).await;
         if let Err(error) = opened {
             log::debug!("no connection for heartbeats yet: {error}");
         }
@@ -238,29 +239,45 @@ impl Recorder {
 
     /// Records the sightings, each email once and in their order, in one commit. An error means that none
     /// of them is known to be: the database may have been cut off after the commit.
+    ///
+    /// A row that somebody else holds is waited for, for a moment.
     pub async fn record(&mut self, sightings: &[&Sighting]) -> Result<Recorded, Error> {
+        self.record_as(sightings, true).await
+    }
+
+    /// The same without that wait.
+    pub async fn record_unlocked(&mut self, sightings: &[&Sighting]) -> Result<Recorded, Error> {
+        self.record_as(sightings, false).await
+    }
+
+    async fn record_as(&mut self, sightings: &[&Sighting], waits: bool) -> Result<Recorded, Error> {
         debug_assert!(sightings.is_sorted_by(|a, b| a.status.email < b.status.email));
-        let Self { store, server, connection, alarm } = self;
+        let Self { store, server, session, alarm } = self;
         let mut recorded = None;
         let recording = async {
-            let kept = connection.is_some();
-            let mut rows = write(open(connection, store).await?, sightings, server).await;
+            let kept = session.is_some();
+            let mut rows = write(open(session, store).await?, sightings, server, waits).await;
             if kept && rows.as_ref().is_err_and(Error::is_lost) {
                 // It ended while nobody beat: no reason to refuse the next one. What was written
                 // already is written again, and is the same.
-                *connection = None;
-                rows = write(open(connection, store).await?, sightings, server).await;
+                if let Some(lost) = session.take() {
+                    store.aid.end(lost.backend);
+                }
+                rows = write(open(session, store).await?, sightings, server, waits).await;
             }
             let recorded = recorded.insert(Recorded::read(&rows?, sightings)?);
             if recorded.committed.len() < sightings.len() {
-                judge(open(connection, store).await?, sightings, &mut recorded.outcomes).await?;
+                judge(open(session, store).await?, sightings, &mut recorded.outcomes).await?;
             }
             Ok(())
         };
         let done = alarm.within_deadline(recording).await;
-        if done.is_err() {
+        if let Err(error) = &done
+            && let Some(session) = session.take()
+            && error.is_silence()
+        {
             // An answer may still come over it, or never: nobody may use or wait for it again.
-            self.connection = None;
+            store.aid.end(session.backend);
         }
         match (recorded, done) {
             (Some(recorded), Ok(())) => Ok(recorded),
@@ -274,14 +291,16 @@ impl Recorder {
     }
 }
 
-async fn open<'a>(
-    connection: &'a mut Option<PgConnection>,
-    store: &Store,
-) -> Result<&'a mut PgConnection, Error> {
-    if connection.is_none() {
-        *connection = Some(store.connector.connect().await?);
+async fn open<'a>(session: &'a mut Option<Session>, store: &Store) -> Result<&'a mut PgConnection, Error> {
+    if session.is_none() {
+        store.aid.has_room()?;
+        let opened = store.connector.connect().await?;
+        if let Some(why) = opened.is_closed {
+            return Err(Error::CannotRecord(why.to_owned()));
+        }
+        *session = Some(opened);
     }
-    Ok(connection.as_mut().expect("there is one now"))
+    Ok(&mut session.as_mut().expect("there is one now").connection)
 }
 
 impl Recorded {
@@ -315,8 +334,10 @@ async fn write(
     connection: &mut PgConnection,
     sightings: &[&Sighting],
     server: &str,
+    waits: bool,
 ) -> Result<Vec<PgRow>, Error> {
     let done = match sightings {
+        _ if !waits => return run(connection, RECORD_UNLOCKED, sightings, server).await,
         [one] => run_one(connection, one, server).await,
         _ => run(connection, RECORD, sightings, server).await,
     };

@@ -37,7 +37,7 @@ impl Store {
     pub async fn journal(&self) -> Result<Option<Journal>, Error> {
         let connection = self
             .within_deadline(async {
-                let mut connection = self.connector.connect().await?;
+                let mut connection = self.connector.connect().await?.connection;
                 connection.execute(KEEPALIVE).await?;
                 let taken = sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(LOCK);
                 if taken.fetch_one(&mut connection).await? {

@@ -80,7 +80,7 @@ fn each_row_of_the_contract() {
          values ('0BAD', 'valid_user@qt-test.com', '{FINGERPRINT}', 1826999456, now())"
     ));
     let (client, est) = ("/api/client", "/.well-known/est/simplereenroll");
-    let away = "postgres://rollcall_server@127.0.0.1:1/rollcall";
+    let away = "postgres://rollcall_server@127.0.0.1:1/rollcall?sslmode=disable";
     for (url, method, path, replaced, status, detail) in [
         (url.as_str(), Method::Patch, client, &[][..], 204, ""),
         (
@@ -150,7 +150,7 @@ fn the_rows_of_the_other_identities() {
              values ('{serial}', 'valid_user@qt-test.com', '{FINGERPRINT}', 2142618656, {revoked_at})"
         ));
     }
-    let away = "postgres://rollcall_server@127.0.0.1:1/rollcall";
+    let away = "postgres://rollcall_server@127.0.0.1:1/rollcall?sslmode=disable";
     let nobody = ("X-Subject-CN", "");
     for (identity, url, replaced, status, detail) in [
         (San, url.as_str(), &[][..], 401, "there is no X-Client-Certificate"),

@@ -89,6 +89,31 @@ fn a_locked_row_holds_up_only_itself() {
     });
 }
 
+/// Another server's commit may take longer than a lock is waited for.
+#[test]
+fn a_request_waits_for_a_locked_row_and_others_do_not() {
+    let stack = Builder::new().set("ROLLCALL_DEADLINE", "60s").server();
+    members(&stack, 3);
+    let ear = stack.ear();
+    let lock = stack.lock_row("m1@example.com");
+    // Two of the same person: the later one is written last.
+    let waiting: Vec<_> = [1, 2].map(|port| heartbeat(&stack, "m1@example.com", port, 10)).into();
+    for port in 0..20 {
+        for person in ["m0@example.com", "m2@example.com"] {
+            assert!(answer(heartbeat(&stack, person, port, 10)).starts_with("HTTP/1.1 204"));
+            assert_eq!(ear.hear().email.as_str(), person);
+        }
+    }
+    drop(lock);
+    for waiting in waiting {
+        assert!(answer(waiting).starts_with("HTTP/1.1 204"));
+        assert_eq!(ear.hear().email.as_str(), "m1@example.com");
+    }
+    assert!(stack.row("m1@example.com").ends_with("|2"), "{}", stack.row("m1@example.com"));
+    let log = stack.log("server/log");
+    assert!(!log.contains("503") && !log.contains("the database fails"), "{log}");
+}
+
 #[test]
 fn a_commit_stands_whatever_comes_after_it() {
     let stack = Stack::database();

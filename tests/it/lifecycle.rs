@@ -315,7 +315,7 @@ fn one_device_is_revoked_by_the_name_of_its_files() {
     expect(&mut stack.client(&stack.pair("shared")), 0, "Success!");
     // Without the database nothing changes: a CRL beside a row that says valid would look as if it had been done.
     let crl = fs::read(stack.certs.join("crl.pem")).unwrap();
-    let nobody = format!("postgres://rollcall@127.0.0.1:{}/rollcall", free_port());
+    let nobody = format!("postgres://rollcall@127.0.0.1:{}/rollcall?sslmode=disable", free_port());
     let mut revoke = stack.administer(&["revoke", "carol@example.com"]);
     expect(revoke.env("DATABASE_URL", nobody), 69, "Connection refused");
     assert_eq!(fs::read(stack.certs.join("crl.pem")).unwrap(), crl);

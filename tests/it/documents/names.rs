@@ -84,11 +84,11 @@ const NOT_RUN: [(&str, &str); 38] = [
         "night.rs moves a stack to another database in this way",
     ),
     (
-        "export ROLLCALL_SERVER_DATABASE_URL='postgres://rollcall_server:PASSWORD@127.0.0.1/rollcall'",
+        "export ROLLCALL_SERVER_DATABASE_URL='postgres://rollcall_server:PASSWORD@127.0.0.1/rollcall?sslmode=disable'",
         "night.rs moves a stack to another database in this way",
     ),
     (
-        "export ROLLCALL_BOARD_DATABASE_URL='postgres://rollcall_reader:PASSWORD@127.0.0.1/rollcall'",
+        "export ROLLCALL_BOARD_DATABASE_URL='postgres://rollcall_reader:PASSWORD@127.0.0.1/rollcall?sslmode=disable'",
         "every test of the board moves it to another database in this way",
     ),
 ];

@@ -142,7 +142,8 @@ fn revocation(clone: &Clone) {
     clone.types_as("just revoke NAME…", "just revoke phone", 0, "revoked");
     clone.runs("just client --cert certs/phone.crt --key certs/phone.key", 77, "refused by");
     clone.types_as("just revoke SERIAL…", &format!("just revoke {}", serial("other")), 0, "revoked");
-    let away = "export DATABASE_URL=postgres://rollcall@127.0.0.1:1/rollcall; just revoke tablet";
+    let away =
+        "export DATABASE_URL='postgres://rollcall@127.0.0.1:1/rollcall?sslmode=disable'; just revoke tablet";
     clone.runs(away, 69, "Connection refused");
     clone.types_as("just revoke EMAIL…", "just revoke alice@example.com", 0, "revoked");
     clone.types_as("just revoke", "just revoke alice@example.com", 0, "was revoked already");

@@ -234,7 +234,7 @@ fn people(clone: &Clone) {
 
 /// `--check` says one thing, the first; nothing if all is well.
 fn settings(clone: &Clone) {
-    let database = "export DATABASE_URL=postgres://rollcall@localhost/rollcall; ";
+    let database = "export DATABASE_URL=postgres://rollcall@localhost/rollcall?sslmode=disable; ";
     let check = "target/release/rollcall-server --check";
     assert_eq!(clone.runs(&format!("{database}{check}"), 0, ""), "");
     let wrong = "export ROLLCALL_DEADLINE=2m ROLLCALL_LOG=warning; ";
@@ -243,7 +243,8 @@ fn settings(clone: &Clone) {
     for (setting, said) in [
         ("ROLLCALL_LOG=warning", "error, warn, info, debug, trace and off are, also as TARGET=LEVEL"),
         ("DATABASE_URL=postgres://a@b,c/d", "several hosts"),
-        ("DATABASE_URL=postgres://a@b/c?connect_timeout=3", "no effect"),
+        ("DATABASE_URL=postgres://a@b/c?connect_timeout=3", "no effect; leave it out: ROLLCALL_DEADLINE"),
+        ("DATABASE_URL=postgres://a@b/c", "over TCP and has no sslmode; sslmode=verify-full"),
     ] {
         clone.runs(&format!("{database}export {setting}; {check}"), 78, said);
     }
