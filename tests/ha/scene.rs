@@ -202,8 +202,18 @@ impl Scene {
     }
 }
 
-/// A server behind nginx on this host, as docs/scale.md says. A second one has the CA of the first, and a key pair of its own.
+/// A server behind nginx on this host, as docs/scale.md says. A second one has the CA of the first, and a role and a key
+/// pair of its own.
 fn server(bed: &Bed, host: &str, broadcast_port: u16, first: Option<&Stack>) -> Stack {
+    let mut own = bed.url("ROLLCALL_SERVER_DATABASE_URL", "SERVER");
+    if first.is_some() {
+        let password = own.split([':', '@']).nth(2).unwrap();
+        // The limit is for the connections of one server.
+        bed.sql(&format!(
+            "create role rollcall_s2 login password '{password}' connection limit 8 in role rollcall_server"
+        ));
+        own = own.replace("rollcall_server:", "rollcall_s2:");
+    }
     let database = bed.url("DATABASE_URL", "OWNER");
     let builder = Builder::new()
         .in_namespace(&bed.namespace(host))
@@ -211,7 +221,7 @@ fn server(bed: &Bed, host: &str, broadcast_port: u16, first: Option<&Stack>) -> 
         .set("ROLLCALL_RATE", "1000000")
         .set("ROLLCALL_BROADCAST", format!("192.0.2.255:{broadcast_port}"))
         .set("DATABASE_URL", &database)
-        .set("ROLLCALL_SERVER_DATABASE_URL", bed.url("ROLLCALL_SERVER_DATABASE_URL", "SERVER"))
+        .set("ROLLCALL_SERVER_DATABASE_URL", own)
         .set("ROLLCALL_BOARD_DATABASE_URL", bed.url("ROLLCALL_BOARD_DATABASE_URL", "READER"));
     let mut stack = builder.stopped();
     stack.broadcast_port = broadcast_port;

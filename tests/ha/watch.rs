@@ -29,8 +29,8 @@ pub struct Seen {
     pub samples: Mutex<Vec<Sample>>,
     /// Commits of somebody else than rollcall, while no heartbeat is acknowledged.
     pub witnessed_ns: Mutex<Vec<u64>>,
-    /// The most backends of the server's role, by host.
-    pub backends: Mutex<BTreeMap<&'static str, usize>>,
+    /// The most backends of each server's role, by host.
+    pub backends: Mutex<BTreeMap<(&'static str, &'static str), usize>>,
     /// When HAProxy held two for primaries.
     pub two_shown_ns: Mutex<Vec<u64>>,
 }
@@ -85,11 +85,13 @@ impl Watch {
             for host in DATABASES {
                 let Some(first) = Bed::first_process(&folder, host) else { continue };
                 let Some(own) = namespace_of(first) else { continue };
-                let count =
-                    processes().filter(|pid| is_backend(*pid) && namespace_of(*pid) == Some(own)).count();
-                let mut most = seen.backends.lock().unwrap();
-                let most = most.entry(host).or_default();
-                *most = count.max(*most);
+                let here: Vec<u32> = processes().filter(|pid| namespace_of(*pid) == Some(own)).collect();
+                for role in ["rollcall_server", "rollcall_s2"] {
+                    let count = here.iter().filter(|pid| is_backend(**pid, role)).count();
+                    let mut most = seen.backends.lock().unwrap();
+                    let most = most.entry((host, role)).or_default();
+                    *most = count.max(*most);
+                }
             }
         });
     }
@@ -136,12 +138,12 @@ fn processes() -> impl Iterator<Item = u32> {
 
 /// By its title: `postgres: rollcall: rollcall_server rollcall 192.0.2.1(40000) idle`. One that has not let its client in
 /// yet holds nothing, and the role's limit may refuse it.
-fn is_backend(pid: u32) -> bool {
+fn is_backend(pid: u32, role: &str) -> bool {
     let title = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let title = String::from_utf8_lossy(&title);
     let title = title.trim_end_matches(['\0', ' ']);
     title.starts_with("postgres: ")
-        && title.contains(" rollcall_server rollcall ")
+        && title.contains(&format!(" {role} rollcall "))
         && !title.ends_with("startup")
         && !title.ends_with("authentication")
 }
