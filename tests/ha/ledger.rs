@@ -68,7 +68,7 @@ impl History {
 fn a_loss_is_seen() {
     let beat = |began_ns, ended_ns, status| {
         let email = "a@example.com".to_owned();
-        Beat { email, port: 7, began_ns, ended_ns, status }
+        Beat { to: "s1", email, port: 7, began_ns, ended_ns, status }
     };
     let history = || History::read("a@example.com|1000000050|7\na@example.com|1000000450|7");
     let beats = [beat(1_000_000_000, 1_000_000_100, 204), beat(1_000_000_400, 1_000_000_500, 204)];

@@ -19,6 +19,8 @@ use crate::stack::{Pair, Stack};
 /// One request and its answer.
 #[derive(Clone, Debug)]
 pub struct Beat {
+    /// The host of the server that it went to.
+    pub to: &'static str,
     pub email: String,
     /// The client's own end of the connection.
     pub port: u16,
@@ -47,15 +49,15 @@ const BETWEEN: Duration = Duration::from_millis(40);
 
 impl Load {
     /// A client for each of these people, on one connection as long as that lasts.
-    pub fn add(&mut self, stack: &Stack, namespace: &str, people: &[(String, Pair)]) {
+    pub fn add(&mut self, stack: &Stack, bed: &Bed, to: &'static str, people: &[(String, Pair)]) {
         for (email, pair) in people {
             let (beats, ends) = (Arc::clone(&self.beats), Arc::clone(&self.ends));
             let (config, port) = (config(&stack.certs.join("ca.crt"), pair), stack.https_port);
-            let (email, namespace) = (email.clone(), namespace.to_owned());
+            let (email, namespace) = (email.clone(), bed.namespace(to));
             self.clients.push(thread::spawn(move || {
                 Bed::enter(&namespace);
                 while !ends.load(Ordering::Relaxed) {
-                    if connection(&config, port, &email, &beats, &ends).is_none() {
+                    if connection(&config, port, (to, &email), &beats, &ends).is_none() {
                         thread::sleep(BETWEEN);
                     }
                 }
@@ -67,9 +69,14 @@ impl Load {
         self.beats.lock().unwrap().clone()
     }
 
+    /// By the first server.
     pub fn last_acknowledged_ns(&self) -> u64 {
         let beats = self.beats.lock().unwrap();
-        beats.iter().rev().find(|beat| beat.is_acknowledged()).map_or(0, |beat| beat.ended_ns)
+        beats
+            .iter()
+            .rev()
+            .find(|beat| beat.is_acknowledged() && beat.to == "s1")
+            .map_or(0, |beat| beat.ended_ns)
     }
 }
 
@@ -86,7 +93,7 @@ impl Drop for Load {
 fn connection(
     config: &Arc<ClientConfig>,
     port: u16,
-    email: &str,
+    (to, email): (&'static str, &str),
     beats: &Mutex<Vec<Beat>>,
     ends: &AtomicBool,
 ) -> Option<()> {
@@ -99,7 +106,7 @@ fn connection(
     while !ends.load(Ordering::Relaxed) {
         let began_ns = now_ns();
         let status = exchange(&mut stream).unwrap_or(0);
-        let beat = Beat { email: email.to_owned(), port: own_port, began_ns, ended_ns: now_ns(), status };
+        let beat = Beat { to, email: email.to_owned(), port: own_port, began_ns, ended_ns: now_ns(), status };
         beats.lock().unwrap().push(beat);
         if status == 0 {
             return None;

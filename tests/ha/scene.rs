@@ -34,7 +34,7 @@ pub struct Scene {
 /// What one fault did.
 #[derive(Debug)]
 pub struct Played {
-    /// Without a 204.
+    /// Without a 204 of the first server.
     pub silence: Duration,
     /// To the first 204, since a PostgreSQL took writes again, and since somebody else's commit came back.
     pub after_ready: Option<Duration>,
@@ -80,8 +80,8 @@ impl Scene {
         let listener = Running::start(&stack, command);
         let (at_first, at_second) = people.split_at(PEOPLE / 2);
         let mut load = Load::default();
-        load.add(&stack, &bed.namespace("s1"), at_first);
-        load.add(&second, &bed.namespace("s2"), at_second);
+        load.add(&stack, &bed, "s1", at_first);
+        load.add(&second, &bed, "s2", at_second);
         let (load, stack) = (Arc::new(load), Arc::new(stack));
         let watch = watch(&bed, &stack, &load);
         let scene = Self { load, watch, listener, _second: second, stack, bed, played: 0 };
@@ -167,8 +167,9 @@ impl Scene {
         assert!(history.len() > 100 && !heard.is_empty(), "{} and {}", history.len(), heard.len());
         let announced_only = history.lacks_announced(&heard);
         let beats: Vec<Beat> = beats.into_iter().filter(|beat| beat.began_ns > begun_ns - SECOND).collect();
-        let acknowledged: Vec<u64> =
-            beats.iter().filter(|beat| beat.is_acknowledged()).map(|beat| beat.ended_ns).collect();
+        // The looks are at the first server.
+        let of_first = beats.iter().filter(|beat| beat.is_acknowledged() && beat.to == "s1");
+        let acknowledged: Vec<u64> = of_first.map(|beat| beat.ended_ns).collect();
         let refused: Vec<&Beat> = beats.iter().filter(|beat| beat.status == 503).collect();
         let silences: Vec<(u64, u64)> = acknowledged.windows(2).map(|two| (two[0], two[1])).collect();
         let (from, to) = *silences.iter().max_by_key(|(from, to)| to.saturating_sub(*from)).unwrap();
@@ -186,7 +187,7 @@ impl Scene {
             silence: Duration::from_nanos(to - from),
             after_ready: self.bed.ready_ns().range(from..to).last().map(|at| Duration::from_nanos(to - at)),
             after_commit: first_commit(from, to).map(|at| Duration::from_nanos(to - at)),
-            acknowledged: acknowledged.len(),
+            acknowledged: beats.iter().filter(|beat| beat.is_acknowledged()).count(),
             lost: history.lacks_acknowledged(&beats),
             announced_only,
             refused: refused.len(),
