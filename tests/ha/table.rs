@@ -36,6 +36,7 @@ impl Row {
         let mut times: Vec<Duration> = self.played.iter().filter_map(of).collect();
         times.sort();
         match times.last() {
+            Some(only) if times.len() == 1 => seconds(*only),
             Some(longest) => format!("{} ({})", seconds(times[times.len() / 2]), seconds(*longest)),
             None => "–".to_owned(),
         }
