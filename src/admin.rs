@@ -12,10 +12,9 @@ use std::time::{Duration, SystemTime};
 use async_std::task;
 
 use crate::cli::{FromArgs, Timespan, note, setting};
-use crate::protocol::status::Email;
 use crate::stack;
+use crate::store::Store;
 use crate::store::presence::{LONGEST_EVERY, Reads};
-use crate::store::{Store, UserRow};
 
 mod authority;
 mod crl;
@@ -30,6 +29,7 @@ mod list;
 mod renewals;
 mod revoke;
 mod signer;
+mod users;
 
 pub use error::Error;
 
@@ -339,7 +339,7 @@ pub fn run(options: Options) -> Result<(), Error> {
         Command::Migrate(Migrate {}) => with_store(async |_| Ok(())),
         Command::User(User { command }) => with_store(async |store| {
             let changes = !matches!(command, UserCommand::List(_) | UserCommand::Export(_));
-            user(store, command).await?;
+            users::run(store, command).await?;
             if changes { Ok(store.confirm().await?) } else { Ok(()) }
         }),
         Command::Enrol(options) => changing(async |store| issue::enrol(store, &options).await),
@@ -363,31 +363,6 @@ pub fn run(options: Options) -> Result<(), Error> {
     }
 }
 
-async fn user(store: &Store, command: UserCommand) -> Result<(), Error> {
-    match command {
-        UserCommand::List(List { json }) => list_users(&store.users().await?, json),
-        UserCommand::Export(Export { email }) => {
-            forget::export(store, &Email::new(&email).map_err(Error::Email)?).await
-        }
-        UserCommand::Add(Add { email }) => add(store, &email).await,
-        UserCommand::Enable(Enable { email }) => set_disabled(store, &email, false).await,
-        UserCommand::Disable(Disable { email }) => set_disabled(store, &email, true).await,
-        UserCommand::Every(Every { email, every: Cadence(every_s) }) => {
-            store.set_every(&Email::new(&email).map_err(Error::Email)?, every_s).await?;
-            let every = every_s.map_or("as its client says".to_owned(), |every_s| {
-                format!("every {}", Timespan(Duration::from_secs(every_s.into())))
-            });
-            report(&email, &format!("is expected {every}"))
-        }
-        UserCommand::Reads(SetReads { email, reads }) => {
-            store.set_reads(&Email::new(&email).map_err(Error::Email)?, reads).await?;
-            report(&email, &format!("may see: {}", reads.word()))
-        }
-        UserCommand::Mend(Mend {}) => mend(store).await,
-        UserCommand::Forget(Forget { email }) => forget_all(store, &email).await,
-    }
-}
-
 /// An end like that of [`with_store`] says that it was done. Where nothing had to be changed, another command that was
 /// given up may have changed it, and its commit may still wait for a standby: so it is waited for once more.
 fn changing(act: impl AsyncFnOnce(&Store) -> Result<(), Error>) -> Result<(), Error> {
@@ -400,8 +375,8 @@ fn changing(act: impl AsyncFnOnce(&Store) -> Result<(), Error>) -> Result<(), Er
 fn with_store(act: impl AsyncFnOnce(&Store) -> Result<(), Error>) -> Result<(), Error> {
     let url = database_url()?;
     task::block_on(async {
-        let store = Store::open(&url, DEADLINE)?.told_by(|| {
-            note(format_args!("rollcall-admin: waiting for the database, up to {}", Timespan(DEADLINE)));
+        let store = Store::open(&url, DEADLINE)?.told_by(|wait| {
+            note(format_args!("rollcall-admin: waiting for the database, {wait}"));
         });
         let done = async {
             store.migrate().await?;
@@ -425,77 +400,8 @@ fn database_url() -> Result<String, Error> {
     if url.is_empty() { Err(Error::NoDatabase) } else { Ok(url) }
 }
 
-async fn add(store: &Store, emails: &[String]) -> Result<(), Error> {
-    for email in check(emails)? {
-        let added = store.enrol(&email).await?;
-        if !added {
-            store.confirm().await?;
-        }
-        report(&email, if added { "enrolled" } else { "was enrolled already" })?;
-    }
-    Ok(())
-}
-
-async fn mend(store: &Store) -> Result<(), Error> {
-    for name in store.mend_times().await? {
-        report(&name, "was in the future, is set to now")?;
-    }
-    Ok(())
-}
-
-async fn set_disabled(store: &Store, emails: &[String], disabled: bool) -> Result<(), Error> {
-    let word = if disabled { "disabled" } else { "enabled" };
-    for email in check(emails)? {
-        let changed = store.set_disabled(&email, disabled).await?;
-        if !changed {
-            store.confirm().await?;
-        }
-        report(&email, &if changed { word.to_owned() } else { format!("was {word} already") })?;
-    }
-    Ok(())
-}
-
-async fn forget_all(store: &Store, emails: &[String]) -> Result<(), Error> {
-    for email in check(emails)? {
-        forget::forget(store, &email).await?;
-    }
-    Ok(())
-}
-
-fn check(emails: &[String]) -> Result<Vec<Email>, Error> {
-    if emails.is_empty() {
-        return Err(Error::NoEmails);
-    }
-    emails.iter().map(|text| Email::new(text).map_err(Error::Email)).collect()
-}
-
 fn report(subject: &impl Display, change: &str) -> Result<(), Error> {
     unless_closed(writeln!(io::stdout(), "{subject} {change}"))
-}
-
-fn list_users(users: &[UserRow], json: bool) -> Result<(), Error> {
-    let canary: String = setting(None, "ROLLCALL_CANARY", "")?;
-    let mut out = io::stdout().lock();
-    for user in users.iter().filter(|user| user.email != canary) {
-        let seen = user.seen.map(|(ns, ip, port)| (time(ns), ns, ip, port));
-        unless_closed(if json {
-            let (time, ns, ip, port) = seen.map_or((None, None, None, None), |(time, ns, ip, port)| {
-                (Some(time), Some(ns.to_string()), Some(ip.to_string()), Some(port))
-            });
-            let line = serde_json::json!({
-                "email": user.email, "disabled": user.disabled,
-                "last_seen": time, "last_seen_ns": ns, "ip": ip, "port": port,
-            });
-            writeln!(out, "{line}")
-        } else {
-            let state = if user.disabled { "disabled" } else { "enabled" };
-            let seen = seen.map_or("never seen".to_owned(), |(time, _, ip, port)| {
-                format!("{time}  {}", std::net::SocketAddr::new(ip, port))
-            });
-            writeln!(out, "{:<40} {state:<8} {seen}", user.email)
-        })?;
-    }
-    Ok(())
 }
 
 fn time(ns: u64) -> String {

@@ -62,8 +62,8 @@ pub struct Store {
     deadline: Duration,
     kept: Arc<Mutex<Option<Session>>>,
     aid: Aid,
-    /// Is told once of a wait of more than a second.
-    tell: Option<fn()>,
+    /// Is told of each wait of more than a second, and how it ends.
+    tell: Option<fn(&str)>,
 }
 
 impl Store {
@@ -76,8 +76,8 @@ impl Store {
         Ok(Self { connector, deadline, kept: Arc::default(), aid, tell: None })
     }
 
-    /// The same; for somebody who waits at a terminal, `tell` says so when a use takes more than a second.
-    pub fn told_by(self, tell: fn()) -> Self {
+    /// For somebody who waits at a terminal: `tell` hears of each use that takes more than a second.
+    pub fn told_by(self, tell: fn(&str)) -> Self {
         Self { tell: Some(tell), ..self }
     }
 
@@ -115,7 +115,10 @@ impl Store {
             return Ok(());
         }
         let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(self.connector.patient());
-        MIGRATIONS.run(&pool).await?;
+        let running = async { MIGRATIONS.run(&pool).await.map_err(Error::from) };
+        running
+            .race(self.telling("to bring the schema up to date, however long that takes".to_owned()))
+            .await?;
         pool.close().await;
         Ok(())
     }
@@ -256,16 +259,18 @@ impl Store {
 
     /// A frozen database neither answers nor fails: only our own clock ends that wait.
     async fn within_deadline<T>(&self, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        let telling = async {
-            let Some(tell) = self.tell else { return std::future::pending().await };
-            task::sleep(PATIENCE).await;
-            tell();
-            std::future::pending().await
-        };
+        let telling = self.telling(format!("up to {}", humantime::format_duration(self.deadline)));
         match timeout(self.deadline, answer.race(telling)).await {
             Ok(answer) => answer,
             Err(_) => Err(Error::Deadline(self.deadline)),
         }
+    }
+
+    async fn telling<T>(&self, wait: String) -> T {
+        let Some(tell) = self.tell else { return std::future::pending().await };
+        task::sleep(PATIENCE).await;
+        tell(&wait);
+        std::future::pending().await
     }
 }
 

@@ -146,6 +146,8 @@ fn a_server_whose_clock_is_wrong_records_and_announces_the_databases_time() {
             .args(["-f", clock])
             .arg(crate::stack::binaries().join("rollcall-server"));
         command.env("DATABASE_URL", stack.database_url()).env("ROLLCALL_LISTEN", &listen);
+        // Of one name only the newest records.
+        command.env("ROLLCALL_NAME", "second");
         let server = Running::start(&stack, command);
         wait_until("it is ready", || server.err().contains("the database is ready"));
         if clock.starts_with('@') {
@@ -223,12 +225,13 @@ fn a_database_that_takes_no_writes_is_not_ready() {
     let client = stack.pair("client");
     let readyz = || stack.to_server(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")[9..12].to_owned();
     assert_eq!(readyz(), "204");
-    for (take, give) in [
+    for (take, give, lacks) in [
         (
             "alter database rollcall set default_transaction_read_only = on",
             "alter database rollcall reset default_transaction_read_only",
+            "the database takes no writes",
         ),
-        ("revoke update on users from rollcall_server", ""),
+        ("revoke update on users from rollcall_server", "", "the server's role lacks rights"),
     ] {
         stack.sql(take);
         stack.end_sessions();
@@ -236,6 +239,7 @@ fn a_database_that_takes_no_writes_is_not_ready() {
         expect(&mut stack.client(&client), 75, "the database is unreachable or too slow");
         let status = stack.script("stack/status");
         assert_eq!(status.status.code(), Some(1), "{}", text(&status));
+        assert!(text(&status).contains(lacks), "{}", text(&status));
         // A server that starts now waits, and goes on by itself.
         let server = crate::server::start(&stack, &[("DATABASE_URL", &stack.server_database_url())]);
         wait_until("it waits", || server.err().contains("waiting for the database: nothing can be recorded"));
