@@ -215,6 +215,12 @@ test *args:
 docs-check:
     cargo test --locked --test it documents
 
+# a PostgreSQL that fails over, on this machine: just ha up|down|status|…, just ha test [--long]; just ha --help. As root
+[group('check')]
+[no-exit-message]
+ha *args:
+    @exec tests/ha/bed "$@"
+
 # measure beside the peers and the limits: just bench [--quick | --long [MINUTES]]; without --quick also docs/benchmarks.md
 [group('check')]
 bench *args:

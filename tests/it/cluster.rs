@@ -1,7 +1,6 @@
 //! A primary and its synchronous standby, real ones, for the tests of one cluster that is in trouble.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

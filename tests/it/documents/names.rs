@@ -10,7 +10,46 @@ use super::{PROGRAMS_OF_RECIPES, ROOT};
 use crate::stack::{binaries, text};
 
 /// The lines that no test types, and why.
-const NOT_RUN: [(&str, &str); 23] = [
+const NOT_RUN: [(&str, &str); 38] = [
+    ("eval \"$(just ha env)\"", "tests/ha reads what it prints"),
+    (
+        "export DATABASE_URL='postgres://rollcall:PASSWORD@127.0.0.1:5432/rollcall?sslmode=verify-ca&sslrootcert=/etc/haproxy/rollcall-db.crt'",
+        "tests/ha connects with it",
+    ),
+    (
+        "export ROLLCALL_SERVER_DATABASE_URL='postgres://rollcall_server:PASSWORD@127.0.0.1:5432/rollcall?sslmode=verify-ca&sslrootcert=/etc/haproxy/rollcall-db.crt'",
+        "tests/ha connects with it",
+    ),
+    (
+        "export ROLLCALL_BOARD_DATABASE_URL='postgres://rollcall_reader:PASSWORD@127.0.0.1:5432/rollcall?sslmode=verify-ca&sslrootcert=/etc/haproxy/rollcall-db.crt'",
+        "tests/ha connects with it",
+    ),
+    ("just ha test --long", "it takes the better part of an hour; just test runs its short form"),
+    (
+        "deploy/ha/files new /etc/rollcall-db 192.0.2.11 192.0.2.12 192.0.2.13",
+        "tests/ha/bed reads the line and runs it",
+    ),
+    ("deploy/ha/files database 1 /etc/rollcall-db", "tests/ha/bed reads the line and runs it"),
+    ("deploy/ha/files proxy /etc/rollcall-db", "tests/ha/bed reads the line and runs it"),
+    (
+        "python3 -m pip install --no-deps --target /opt/patroni 'patroni==4.1.*' ydiff",
+        "tests/ha/bed reads the line and runs it",
+    ),
+    (
+        "PYTHONPATH=/opt/patroni patronictl -c /etc/patroni/config.yml list",
+        "tests/ha/bed reads the line and runs it",
+    ),
+    (". /etc/rollcall-db/passwords", "tests/ha/bed reads the line and runs it"),
+    (
+        "setpriv --reuid postgres --regid postgres --clear-groups psql -v owner=\"$OWNER\" -v server=\"$SERVER\" -v reader=\"$READER\" <deploy/ha/roles.sql",
+        "tests/ha/bed reads the line and runs it",
+    ),
+    (
+        "apt-get install postgresql etcd-server patroni python3-psycopg2 python3-idna python3-pip",
+        "it installs packages; stack/setup --tests installs the same",
+    ),
+    ("apt-get install haproxy", "it installs a package; stack/setup --tests installs the same"),
+    ("rm -rf /var/lib/etcd/default", "Debian's own; a host of tests/ha/bed begins with an empty folder"),
     (
         "stack/setup && just demo",
         "it may install packages; .ci/run runs the first half, walkthrough.rs the second",
@@ -56,10 +95,11 @@ const NOT_RUN: [(&str, &str); 23] = [
 /// These need systemd as the first process; deployment.rs does the same by hand.
 const OF_SYSTEMD: [&str; 2] = ["systemctl ", "journalctl "];
 
-/// The sources of this folder, in which each line is typed.
+/// The sources of this folder, in which each line is typed, and of tests/ha.
 fn sources() -> String {
-    let folder = Path::new(ROOT).join("tests/it/documents");
-    let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    let folders = ["tests/it/documents", "tests/ha"].map(|folder| Path::new(ROOT).join(folder));
+    let files =
+        folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()));
     files.filter(|file| !file.ends_with("names.rs")).map(|file| fs::read_to_string(file).unwrap()).collect()
 }
 
@@ -162,6 +202,7 @@ fn recipes_and_flags_exist() {
 fn script_of(recipe: &str) -> &str {
     match recipe {
         "rotate-key" => "rotate",
+        "ha" => "../tests/ha/bed",
         "build" | "test" | "bench" | "lint" | "ci" | "docs-check" => "env",
         other => other,
     }

@@ -6,7 +6,14 @@ use std::fs;
 use super::ROOT;
 
 /// Those whose lines are run.
-pub const PAGES: [&str; 4] = ["README.md", "docs/reference.md", "docs/operations.md", "deploy/README.md"];
+pub const PAGES: [&str; 6] = [
+    "README.md",
+    "docs/reference.md",
+    "docs/operations.md",
+    "docs/scale.md",
+    "deploy/README.md",
+    "deploy/ha/README.md",
+];
 
 /// The first words of lines that somebody may type.
 const PROGRAMS: [&str; 19] = [

@@ -1,0 +1,63 @@
+//! A PostgreSQL that fails over under load: real Patroni, etcd, HAProxy and PostgreSQL on hosts that are namespaces
+//! (tests/ha/bed, with the files of deploy/ha), real nginx, clients and listeners.
+//!
+//! The short form runs with all tests. `just ha test --long` runs each fault five times and prints the table of docs/scale.md.
+
+#[allow(unused)]
+#[path = "../it/guardian.rs"]
+mod guardian;
+#[allow(unused)]
+#[path = "../it/program.rs"]
+mod program;
+#[allow(unused)]
+#[path = "../it/stack.rs"]
+mod stack;
+
+mod bed;
+mod faults;
+mod ledger;
+mod load;
+mod scene;
+mod table;
+mod watch;
+
+use std::time::Duration;
+
+use faults::{Fault, LONG, SHORT};
+use scene::Scene;
+use table::Row;
+
+/// One bed for all faults, one after the other: it takes half a minute to come up.
+#[test]
+fn nothing_acknowledged_is_lost() {
+    let Some(()) = program::needs_root("for network namespaces") else { return };
+    for package in ["etcd", "haproxy", "patronictl"] {
+        let Some(()) = program::needs(package) else { return };
+    }
+    let long = std::env::var_os("ROLLCALL_HA_LONG").is_some();
+    let mut rows = Vec::new();
+    {
+        let mut scene = Scene::up(false);
+        let (faults, times): (&[Fault], _) = if long { (&LONG, times()) } else { (&SHORT, 1) };
+        for fault in faults {
+            rows.push(Row::of(fault.name, (0..times).map(|_| scene.play(fault)).collect()));
+            table::write(&rows);
+        }
+    }
+    if long {
+        let mut scene = Scene::up(true);
+        rows.push(Row::of(faults::FULL.name, (0..times()).map(|_| scene.play(&faults::FULL)).collect()));
+        table::write(&rows);
+    }
+    for row in &rows {
+        row.assert();
+    }
+}
+
+/// How often the long form plays each fault.
+fn times() -> usize {
+    std::env::var("ROLLCALL_HA_TIMES").map_or(5, |times| times.parse().unwrap())
+}
+
+/// Longest wait for the cluster to be whole again.
+const PATIENCE: Duration = Duration::from_secs(120);
