@@ -104,7 +104,7 @@ impl Hearing {
             stepped_ms: AtomicU64::new(0),
             start,
             records: AtomicBool::new(true),
-            pulse: Pulse::new(),
+            pulse: Pulse::default(),
             accepts,
             canary_seen: Mutex::new(start),
             max_rate,

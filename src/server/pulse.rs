@@ -30,12 +30,14 @@ pub enum Lack {
     Superseded,
 }
 
-impl Pulse {
-    /// Nothing was written yet.
-    pub fn new() -> Self {
+/// Nothing was written yet.
+impl Default for Pulse {
+    fn default() -> Self {
         Self(Mutex::new(Last { began: None, lacks: Some(Lack::Away) }))
     }
+}
 
+impl Pulse {
     pub fn begins(&self) {
         self.last().began = Some(Instant::now());
     }
@@ -89,7 +91,7 @@ mod tests {
     #[test]
     fn a_write_that_does_not_come_back_is_none() {
         let store = Store::open("postgres:///none?host=/nowhere", PATIENCE).unwrap();
-        let pulse = Pulse::new();
+        let pulse = Pulse::default();
         assert_eq!(pulse.lacks(&store), Some(Lack::Away));
         pulse.begins();
         pulse.ends(None);

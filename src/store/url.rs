@@ -166,7 +166,8 @@ fn parameters(url: &str) -> Result<Vec<(&str, String)>, Error> {
     let mut known: Vec<(&str, String)> = Vec::new();
     for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        if !PARAMETERS.contains(&name) && !(name.starts_with("options[") && name.ends_with(']')) {
+        let is_option = name.starts_with("options[") && name.ends_with(']');
+        if !is_option && !PARAMETERS.contains(&name) {
             return Err(no_effect(name));
         }
         if known.iter().any(|(before, _)| *before == name) {
