@@ -235,7 +235,8 @@ impl<'a> Load<'a> {
     }
 
     fn open(&mut self, n: usize) -> io::Result<()> {
-        let stream = self.connections[n].open(self.system.address, &self.identities[n])?;
+        let addresses = &self.system.addresses;
+        let stream = self.connections[n].open(addresses[n % addresses.len()], &self.identities[n])?;
         self.poll.registry().register(stream, Token(n), Interest::READABLE | Interest::WRITABLE)
     }
 

@@ -2,7 +2,7 @@
 //! and what those processes have spent.
 //!
 //! `$STATE/bench/` holds a folder for each system with the files `port`, which speaks TLS, and, where there is one,
-//! `nginx.pid` and `pid` (the server).
+//! `nginx.pid` and `pid` (the server). Of several servers that are one system each has a line.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,9 +19,10 @@ use rustix::time::{ClockId, clock_gettime};
 
 pub struct System {
     pub name: String,
-    pub address: SocketAddr,
-    pub nginx: Option<u32>,
-    pub server: Option<u32>,
+    /// Connections take turns on them.
+    pub addresses: Vec<SocketAddr>,
+    pub nginx: Vec<u32>,
+    pub server: Vec<u32>,
 }
 
 impl System {
@@ -36,8 +37,8 @@ impl System {
 
     /// Proportional set size of server and nginx.
     pub fn memory(&self) -> io::Result<(u64, u64)> {
-        let of = |pid: Option<u32>| pid.map_or(Ok(0), memory_bytes);
-        Ok((of(self.server)?, of(self.nginx)?))
+        let of = |pids: &[u32]| pids.iter().copied().map(memory_bytes).sum::<io::Result<u64>>();
+        Ok((of(&self.server)?, of(&self.nginx)?))
     }
 }
 
@@ -66,11 +67,12 @@ impl Stack {
             }
             let process = |name: &str| {
                 let file = folder.join(name);
-                file.exists().then(|| first_line(&file)).transpose()
+                if file.exists() { lines(&file) } else { Ok(Vec::new()) }
             };
+            let port = |port| SocketAddr::from(([127, 0, 0, 1], port));
             systems.push(System {
                 name: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-                address: SocketAddr::from(([127, 0, 0, 1], first_line(&folder.join("port"))?)),
+                addresses: lines(&folder.join("port"))?.into_iter().map(port).collect(),
                 nginx: process("nginx.pid")?,
                 server: process("pid")?,
             });
@@ -189,12 +191,12 @@ impl Stack {
     fn spent(&self, system: &System) -> io::Result<Costs> {
         let processes = Processes::read()?;
         let clock = clock_gettime(ClockId::Monotonic);
-        let of = |pid: Option<u32>| pid.map_or(0.0, |pid| processes.cpu_seconds(pid));
+        let of = |pids: &[u32]| pids.iter().map(|pid| processes.cpu_seconds(*pid)).sum();
         Ok(Costs {
-            server: of(system.server),
-            nginx: of(system.nginx),
-            postgres: of(Some(self.postmaster)),
-            generator: of(Some(std::process::id())),
+            server: of(&system.server),
+            nginx: of(&system.nginx),
+            postgres: of(&[self.postmaster]),
+            generator: of(&[std::process::id()]),
             machine: busy_seconds()?,
             seconds: clock.tv_sec as f64 + clock.tv_nsec as f64 / 1e9,
             wal_bytes: 0.0,
@@ -328,4 +330,12 @@ fn first_line<T: FromStr>(file: &Path) -> io::Result<T> {
         fs::read_to_string(file).map_err(|error| io::Error::other(format!("{}: {error}", file.display())))?;
     let line = text.lines().next().unwrap_or_default().trim();
     line.parse().map_err(|_| io::Error::other(format!("{} holds {line:?}", file.display())))
+}
+
+fn lines<T: FromStr>(file: &Path) -> io::Result<Vec<T>> {
+    let text = fs::read_to_string(file)?;
+    let parse = |line: &str| {
+        line.trim().parse().map_err(|_| io::Error::other(format!("{} holds {line:?}", file.display())))
+    };
+    text.lines().map(parse).collect()
 }
