@@ -210,12 +210,12 @@ async fn wait_for_database(store: &Store, hearing: &Hearing) -> Result<(), store
 }
 
 async fn bind(socket: &Path) -> io::Result<UnixListener> {
-    // The file outlives a server; it is stale if nobody answers on it.
+    // The file outlives a server, and then nobody answers on it. One that is stopped, or has too many callers, is not gone.
     if fs::symlink_metadata(socket).is_ok_and(|file| file.file_type().is_socket()) {
-        if UnixStream::connect(socket).await.is_ok() {
-            return Err(io::ErrorKind::AddrInUse.into());
+        match UnixStream::connect(socket).await {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(socket)?,
+            _ => return Err(io::ErrorKind::AddrInUse.into()),
         }
-        fs::remove_file(socket)?;
     }
     let listener = UnixListener::bind(socket).await?;
     // Connecting needs the right to write; the folder decides about the rest.

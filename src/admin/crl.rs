@@ -212,7 +212,7 @@ pub fn published(desk: &Desk) -> Result<Vec<Revocation>, Error> {
 }
 
 /// Hands nginx its file: our own lists, and the last good one of each other CA.
-fn publish(desk: &Desk, when: When) -> Result<Vec<Error>, Error> {
+pub fn publish(desk: &Desk, when: When) -> Result<Vec<Error>, Error> {
     let nginx = desk.settings.state.join("nginx");
     if desk.settings.trust.crl == Lists::Off || !nginx.is_dir() {
         return Ok(Vec::new());

@@ -16,18 +16,20 @@ use async_std::task;
 use super::desk::{Desk, Settings};
 use super::issue::{LONGEST_CN, day, noted, pem};
 use super::signer::{self, Subject};
-use super::{DEADLINE, Error, crl, folder, invite, report};
+use super::{DEADLINE, Error, crl, folder, invite, report, taken};
 use crate::cli::{note, seconds, signals};
 use crate::protocol::status::Email;
 use crate::stack::trust::Authority;
 use crate::store::{CrlNumber, Store, Waiting};
 use crate::x509::Request;
 
-/// The lists of the database that were taken last, or refused: each is told of once.
-type Taken = Arc<Mutex<Vec<(String, CrlNumber)>>>;
+/// The lists of the database that were looked at last, and when one of them was refused.
+type Taken = Arc<Mutex<(Vec<(String, CrlNumber)>, Option<Instant>)>>;
 
 /// How often the table is looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// Until a list that was refused is tried again: a clock may have been wrong.
+const AGAIN: Duration = Duration::from_secs(60);
 /// The longest wait after failures: each one doubles it.
 const LONGEST_LOOK: Duration = Duration::from_secs(30);
 /// A command that is at work in the folder is waited for at the next look.
@@ -140,10 +142,16 @@ async fn answer_all(store: &Store, patience: Duration, turn: Duration) -> Result
 /// On a host without the CA's key there is nothing to sign, and its nginx needs each new CRL.
 async fn take_lists(store: &Store, lists: &Taken) -> Result<usize, Error> {
     let there = store.published_numbers().await?;
-    if *lists.lock().unwrap_or_else(PoisonError::into_inner) != there {
+    let looked = || lists.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_due = {
+        let (numbers, refused) = &*looked();
+        *numbers != there || refused.is_some_and(|refused| refused.elapsed() >= AGAIN)
+    };
+    if is_due {
         let desk = Desk::open_within(PATIENCE)?;
-        crl::refresh(store, &desk, crl::When::Revoked, crl::Forgotten::Revoke).await?;
-        *lists.lock().unwrap_or_else(PoisonError::into_inner) = there;
+        let is_whole = taken::take(store, &desk).await?;
+        crl::publish(&desk, crl::When::Revoked)?;
+        *looked() = (there, (!is_whole).then(Instant::now));
     }
     Ok(0)
 }

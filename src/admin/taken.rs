@@ -18,12 +18,12 @@ fn number(crl: &Crl) -> CrlNumber {
 }
 
 /// Puts the lists of the database into crl.pem. A restored database may have an older one, or have forgotten revocations:
-/// then this host keeps that which it has published, and says so.
-pub async fn take(store: &Store, desk: &Desk) -> Result<(), Error> {
+/// then this host keeps that which it has published, and says so. Was every list good?
+pub async fn take(store: &Store, desk: &Desk) -> Result<bool, Error> {
     let file = desk.folder.path("crl.pem");
     let present = crl::read(&file).unwrap_or_default();
     let theirs = store.published_crls().await?;
-    let (mut text, mut lacking) = (String::new(), None);
+    let (mut text, mut lacking, mut refused) = (String::new(), None, false);
     for authority in &desk.trusted {
         let here = present.iter().find(|crl| crl.is_signed_by(authority).is_ok());
         let there = match theirs.iter().find(|crl| crl.issuer == authority.subject_text) {
@@ -35,6 +35,7 @@ pub async fn take(store: &Store, desk: &Desk) -> Result<(), Error> {
             // The one that this host has is good.
             (Err(error), Some(_)) => {
                 note(format_args!("rollcall-admin: {error}; the one before stays in use"));
+                refused = true;
                 None
             }
             (Err(error), None) => return Err(error),
@@ -77,7 +78,7 @@ pub async fn take(store: &Store, desk: &Desk) -> Result<(), Error> {
             serials.join(", ")
         ));
     }
-    Ok(())
+    Ok(!refused)
 }
 
 fn verified(published: &PublishedCrl, authority: &Certificate) -> Result<Crl, Error> {

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
@@ -46,19 +47,25 @@ pub fn server(wait_for: Option<u32>) -> Result<(), Error> {
     let ours = Proof::of(&settings, &own.with_file_name("rollcall-server"))?;
     let end = Instant::now() + STARTING;
     loop {
-        let found = meet(&settings.listen, &ours);
-        let is_current = |statement: &str| ours.statement() == statement;
-        let (is, announces) = match &found {
-            Found::Nobody => ("nobody", ""),
-            Found::Stranger => ("stranger", ""),
+        let found = meet(&ours, |request| ask_port(&settings.listen, request));
+        let (is, announces, lacks) = match &found {
+            Found::Nobody => ("nobody", "", None),
+            Found::Stranger => ("stranger", "", None),
             Found::Ours(statement) => {
                 let announces = statement.lines().find_map(|line| line.strip_prefix("announces "));
-                (if is_current(statement) { "current" } else { "older" }, announces.unwrap_or_default())
+                let (is, lacks) = match statement == ours.statement() {
+                    false => ("older", lacking(&settings.listen)),
+                    true => match meet(&ours, |request| ask_socket(&settings.socket, request)) {
+                        Found::Ours(_) => ("current", lacking(&settings.listen)),
+                        // Whatever has become of the socket: only a new start mends it.
+                        _ => (
+                            "older",
+                            Some(format!("nginx does not reach it by {}", settings.socket.display())),
+                        ),
+                    },
+                };
+                (is, announces.unwrap_or_default(), lacks)
             }
-        };
-        let lacks = match found {
-            Found::Ours(_) => lacking(&settings.listen),
-            _ => None,
         };
         let waits = || wait_for.is_some_and(lives) && Instant::now() < end;
         if (is == "current" && lacks.is_none()) || !waits() {
@@ -89,13 +96,13 @@ fn lives(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with(['Z', 'X']))
 }
 
-fn meet(address: &Address, ours: &Proof) -> Found {
+fn meet(ours: &Proof, ask: impl Fn(&str) -> io::Result<String>) -> Found {
     let mut challenge = Challenge::default();
     if SystemRandom::new().fill(&mut challenge).is_err() {
         return Found::Stranger;
     }
     let header = format!("{}: {}\r\n", proof::HEADER, hex::encode(challenge));
-    match get(address, "/proof", &header) {
+    match ask(&get("/proof", &header)) {
         Err(error) if is_nobody(&error) => Found::Nobody,
         Err(_) => Found::Stranger,
         Ok(answer) => {
@@ -116,7 +123,7 @@ fn is_nobody(error: &io::Error) -> bool {
 
 /// Why the server is not ready; `None` if it is.
 fn lacking(address: &Address) -> Option<String> {
-    match get(address, "/readyz", "") {
+    match ask_port(address, &get("/readyz", "")) {
         Ok(answer) if answer.starts_with("HTTP/1.1 204 ") => None,
         Ok(answer) => {
             let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
@@ -128,25 +135,44 @@ fn lacking(address: &Address) -> Option<String> {
     }
 }
 
-/// The answer, until the other end closes or patience is over. A name may take its time, so a thread waits for it.
-fn get(address: &Address, path: &str, header: &str) -> io::Result<String> {
-    let (address, path, header) = (address.clone(), path.to_owned(), header.to_owned());
+fn get(path: &str, header: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: rollcall\r\n{header}Connection: close\r\n\r\n")
+}
+
+fn ask_port(address: &Address, request: &str) -> io::Result<String> {
+    let (address, request) = (address.clone(), request.to_owned());
+    within_patience(move || {
+        let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
+        for address in address.0.to_socket_addrs()? {
+            result = TcpStream::connect_timeout(&address, PATIENCE);
+            if result.is_ok() {
+                break;
+            }
+        }
+        let stream: TcpStream = result?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        exchange(stream, &request)
+    })
+}
+
+fn ask_socket(socket: &Path, request: &str) -> io::Result<String> {
+    let (socket, request) = (socket.to_owned(), request.to_owned());
+    within_patience(move || {
+        let stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        exchange(stream, &request)
+    })
+}
+
+/// A name may take its time, and connect(2) to a Unix socket with a full backlog has no timeout: so a thread waits.
+fn within_patience(ask: impl FnOnce() -> io::Result<String> + Send + 'static) -> io::Result<String> {
     let (done, answer) = mpsc::channel();
-    thread::spawn(move || done.send(fetch(&address, &path, &header)));
+    thread::spawn(move || done.send(ask()));
     answer.recv_timeout(2 * PATIENCE).unwrap_or(Err(io::ErrorKind::TimedOut.into()))
 }
 
-fn fetch(address: &Address, path: &str, header: &str) -> io::Result<String> {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: rollcall\r\n{header}Connection: close\r\n\r\n");
-    let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
-    for address in address.0.to_socket_addrs()? {
-        result = TcpStream::connect_timeout(&address, PATIENCE);
-        if result.is_ok() {
-            break;
-        }
-    }
-    let mut stream: TcpStream = result?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+/// The answer, until the other end closes or patience is over.
+fn exchange(mut stream: impl Read + Write, request: &str) -> io::Result<String> {
     let end = Instant::now() + PATIENCE;
     stream.write_all(request.as_bytes())?;
     let (mut answer, mut buffer) = (Vec::new(), [0; 1024]);

@@ -186,7 +186,8 @@ impl Store {
     }
 
     /// Takes a server out: its process records nothing more, and nobody believes its key. Returns how many people it saw
-    /// last, or `None` if there is no such server. Without people, or if they are to be forgotten, its row goes.
+    /// last, or `None` if there is no such server. Its row goes if they are to be forgotten; without the row a process that
+    /// still runs would begin again.
     pub async fn leave(&self, name: &str, forget: bool) -> Result<Option<i64>, Error> {
         self.transaction(async |connection| {
             let left = sqlx::query(
@@ -201,7 +202,7 @@ impl Store {
             }
             let seen = sqlx::query_scalar::<_, i64>("select count(*) from users where server = $1");
             let seen = seen.bind(name).fetch_one(&mut *connection).await?;
-            if seen == 0 || forget {
+            if forget {
                 sqlx::query("delete from servers where name = $1").bind(name).execute(connection).await?;
             }
             Ok(Some(seen))

@@ -40,10 +40,12 @@ pub enum Outcome {
 }
 
 /// Is the row newer than the sighting, so that it stands? A statement may run late. A row in the future yields: a clock
-/// was wrong.
+/// was wrong. That of a server which is no more yields, too: nobody counts the silence after it.
 macro_rules! stands {
     () => {
-        "users.last_seen_ns > seen.seen_ns and users.last_seen_ns <= seen.future_ns"
+        "users.last_seen_ns > seen.seen_ns and users.last_seen_ns <= seen.future_ns
+              and (users.server = $11 or users.server is null
+                   or exists (select from servers where name = users.server and left_at is null))"
     };
 }
 

@@ -33,11 +33,12 @@ impl Store {
             .iter()
             .map(|row| {
                 let key = |bytes: Vec<u8>| bytes.try_into().map_err(|_| Error::BadRow);
-                let further = row.try_get::<Vec<Vec<u8>>, _>(2)?;
+                // Its own server wrote them, and no other's keys wait for what is none.
+                let further = row.try_get::<Vec<Option<Vec<u8>>>, _>(2)?;
                 Ok(ServerKeys {
                     name: row.try_get(0)?,
                     public_key: row.try_get::<Option<Vec<u8>>, _>(1)?.map(key).transpose()?,
-                    further: further.into_iter().map(key).collect::<Result<_, _>>()?,
+                    further: further.into_iter().flatten().filter_map(|key| key.try_into().ok()).collect(),
                     silent_ms: row.try_get::<i64, _>(3)?.cast_unsigned(),
                 })
             })

@@ -202,7 +202,9 @@ impl Drop for Cluster {
         for node in ["standby", "primary"] {
             let all = self.processes(node);
             if !all.is_empty() {
-                signal("CONT", &all);
+                // A child may end meanwhile.
+                let all = all.iter().map(u32::to_string);
+                let _ = Command::new("kill").args(["-s", "CONT"]).args(all).output();
                 let mut stop = as_postgres("pg_ctl");
                 let _ = stop.arg("-D").arg(self.data(node)).args(["-w", "-m", "immediate", "stop"]).output();
             }

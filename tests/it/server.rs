@@ -127,6 +127,18 @@ fn the_socket_of_nginx_is_the_servers_alone() {
     let mut server = start(&stack, &[("ROLLCALL_SOCKET", &socket)]);
     assert_eq!(server.exit(), 1);
     assert!(server.err().contains("ROLLCALL_SOCKET sets another path"), "{}", server.err());
+    // One that is stopped is not gone.
+    let pid = stack.pid("server/pid");
+    program::signal("STOP", &[pid]);
+    let mut server = start(&stack, &[("ROLLCALL_SOCKET", &socket)]);
+    assert_eq!(server.exit(), 1);
+    program::signal("CONT", &[pid]);
+    expect(&mut stack.client(&stack.pair("client")), 0, "Success!");
+    // Without its socket a server is none, whatever it says on its port.
+    fs::remove_file(&socket).unwrap();
+    expect(&mut stack.tool("stack/status"), 1, "nginx does not reach it by ");
+    expect(&mut stack.tool("stack/up"), 0, "settings changed: restarting");
+    expect(&mut stack.tool("stack/status"), 0, "ready");
     let pid = stack.pid("server/pid");
     program::signal("KILL", &[pid]);
     wait_until("it is gone", || program::has_ended(pid));

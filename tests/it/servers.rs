@@ -259,3 +259,81 @@ fn a_server_of_the_version_before_goes_on() {
         "{printed}"
     );
 }
+
+/// Each server has a role, and the role of one is no way to the others.
+#[test]
+fn a_servers_role_writes_its_own_row_and_no_other() {
+    let stack = Builder::new().set("ROLLCALL_NAME", "one").server();
+    let role = format!("rollcall_server_two{}", free_port());
+    let name = role.strip_prefix("rollcall_server_").unwrap();
+    stack.sql_as("postgres", &stack.database, &format!("create role {role} in role rollcall_server"));
+    let as_role = |statement: &str| {
+        let mut psql = stack.psql_as("postgres", &stack.database);
+        psql.args(["-c", &format!("set role {role}"), "-c", statement]);
+        psql
+    };
+    let begin = |name: &str| {
+        format!(
+            "insert into servers (name, epoch, heard_ms, resumed_ms, public_key)
+             values ('{name}', 1, 0, 0, '\\x{}')",
+            "ab".repeat(32)
+        )
+    };
+    expect(&mut as_role(&begin("evil")), 1, "row-level security");
+    expect(
+        &mut as_role(
+            "insert into servers (name, epoch, heard_ms, resumed_ms, role) values ('two', 1, 0, 0, 'rollcall_server')",
+        ),
+        1,
+        "row-level security",
+    );
+    let before = stack.sql("select name, epoch, encode(public_key, 'hex') from servers");
+    for change in
+        ["epoch = 9223372036854775807", "public_key = null", "left_at = clock_timestamp()", "name = 'x'"]
+    {
+        let changed = format!(
+            "with changed as (update servers set {change} where name = 'one' returning 1) select count(*) from changed"
+        );
+        expect(&mut as_role(&changed), 0, "0");
+    }
+    assert_eq!(stack.sql("select name, epoch, encode(public_key, 'hex') from servers"), before);
+    expect(&mut as_role(&begin(name)), 0, "");
+    expect(
+        &mut as_role(&format!("update servers set name = 'one2' where name = '{name}'")),
+        1,
+        "row-level security",
+    );
+    // Whatever it says of itself, the others' keys are still printed.
+    expect(
+        &mut as_role(&format!(
+            "update servers set further_keys = array['\\x01'::bytea, null] where name = '{name}'"
+        )),
+        0,
+        "",
+    );
+    let printed = text(&stack.admin(&["keys"]));
+    assert!(
+        printed.contains("# the server one, key ") && printed.contains(&format!("# the server {name}, ")),
+        "{printed}"
+    );
+}
+
+/// A server that left counts no silence any more: whoever it saw last is with the server that hears them.
+#[test]
+fn a_row_of_a_server_that_is_no_more_yields() {
+    let stack = Builder::new().set("ROLLCALL_NAME", "one").server();
+    stack.sql(
+        "insert into servers (name, epoch, heard_ms, resumed_ms, left_at)
+         values ('left', 1, 0, 0, clock_timestamp()), ('here', 1, 0, 0, null)",
+    );
+    for (server, row) in [("'gone'", "one|1"), ("'left'", "one|1"), ("null", "one|9"), ("'here'", "here|9")] {
+        // Of a clock that has been set back since.
+        stack.sql(&format!(
+            "update users set last_seen_ns = (extract(epoch from clock_timestamp()) * 1e9)::bigint + 500000000000,
+                    ip = '192.0.2.9', port = 9, server = {server} where email = '{VALID}'"
+        ));
+        crate::server::is_recorded(&stack);
+        let came = stack.sql(&format!("select server, port from users where email = '{VALID}'"));
+        assert_eq!(came, row, "{server}");
+    }
+}
