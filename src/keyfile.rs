@@ -83,6 +83,11 @@ pub fn items(bytes: &[u8]) -> Result<Vec<Item>, Damaged> {
     Ok(items)
 }
 
+/// `false`: the private key tells its public half, as all but Ed25519 keys do, and the certificate has another.
+pub fn may_be_pair(certificate: &[u8], key: &[u8]) -> bool {
+    der::public_half(key).is_none_or(|half| certificate.windows(half.len()).any(|part| part == half))
+}
+
 fn binary(mut bytes: &[u8]) -> Vec<Item> {
     // JKS and JCEKS.
     if let [0xfe, 0xed, 0xfe, 0xed, ..] | [0xce, 0xce, 0xce, 0xce, ..] = bytes {

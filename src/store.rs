@@ -8,6 +8,7 @@ use async_std::future::timeout;
 use async_std::prelude::FutureExt;
 use async_std::sync::Mutex;
 use async_std::task;
+use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnection, PgPoolOptions};
 use sqlx::{Connection, Executor, Row};
 
@@ -44,7 +45,7 @@ use aid::{Aid, Lent};
 pub use certificates::{CertificateRow, Noted, Revocation};
 use connection::{Connector, Session};
 pub use connection::{Guarantee, SETTINGS};
-pub use crls::{CrlNumber, Joining, PublishedCrl};
+pub use crls::{CrlNumber, Joining, NewRole, PublishedCrl};
 pub use forget::Forgotten;
 pub use heartbeat::{Outcome, RECORD, RECORD_ONE, Recorded, Recorder};
 pub use journal::{Journal, Served};
@@ -117,7 +118,14 @@ impl Store {
                     sqlx::query_scalar::<_, i64>("select version from _sqlx_migrations where success");
                 Ok(versions.fetch_all(connection).await?)
             })
-            .await?;
+            .await
+            .map_err(|error| match error.is_denied() {
+                true => Error::CannotRecord(format!(
+                    "the role {} lacks rights of deploy/grants.sql",
+                    self.connector.role()
+                )),
+                false => error,
+            })?;
         if MIGRATIONS.iter().all(|migration| applied.contains(&migration.version)) {
             return Ok(());
         }
@@ -347,14 +355,35 @@ pub enum Error {
     #[error("DATABASE_URL leads to a connection pooler that drops the settings {0}: {DIRECTLY}")]
     Dropped(String),
     /// Statements of somebody else on our connection, or a protocol that is not PostgreSQL's.
-    #[error("DATABASE_URL leads to a connection pooler ({0}): {DIRECTLY}")]
+    #[error("DATABASE_URL leads to a connection pooler ({}): {DIRECTLY}", plain(.0))]
     Pooler(sqlx::Error),
+    #[error(
+        "the database does not let the role of DATABASE_URL in ({}): look at its name and password there, at the role, and at \
+         pg_hba.conf", plain(.0)
+    )]
+    Refused(sqlx::Error),
+    /// HAProxy ends a connection that it can hand to nobody.
+    #[error("the database ended the connection without a word: there is no primary behind it now")]
+    NoPrimary,
     #[error("nothing can be recorded in the database: {0}")]
     CannotRecord(String),
-    #[error("cannot bring the schema up to date: {0}")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
-    #[error("database: {0}")]
+    #[error("cannot bring the schema up to date: {}", plain_migration(.0))]
+    Migrate(#[from] MigrateError),
+    #[error("database: {}", plain(.0))]
     Database(sqlx::Error),
+}
+
+/// Without the line of PostgreSQL's source, which sqlx adds.
+fn plain(error: &sqlx::Error) -> String {
+    error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
+}
+
+fn plain_migration(error: &MigrateError) -> String {
+    match error {
+        MigrateError::Execute(error) => plain(error),
+        MigrateError::ExecuteMigration(error, version) => format!("migration {version}: {}", plain(error)),
+        other => other.to_string(),
+    }
 }
 
 const DIRECTLY: &str = "name PostgreSQL itself; the server needs three connections and no more";
@@ -363,10 +392,14 @@ impl Error {
     /// Is it the database that is away, so that the same call may succeed later?
     pub fn is_transient(&self) -> bool {
         let error = match self {
-            Error::Deadline(_) | Error::InDoubt(_) | Error::Unended(_) | Error::CannotRecord(_) => {
+            Error::Deadline(_)
+            | Error::InDoubt(_)
+            | Error::Unended(_)
+            | Error::CannotRecord(_)
+            | Error::NoPrimary => {
                 return true;
             }
-            Error::Database(error) | Error::Migrate(sqlx::migrate::MigrateError::Execute(error)) => error,
+            Error::Database(error) | Error::Migrate(MigrateError::Execute(error)) => error,
             _ => return false,
         };
         match error {
@@ -385,9 +418,20 @@ impl Error {
                 | Error::File(_)
                 | Error::Dropped(_)
                 | Error::Pooler(_)
+                | Error::Refused(_)
                 | Error::SameKey(_)
                 | Error::Database(sqlx::Error::Configuration(_))
         )
+    }
+
+    /// Does the role lack a right?
+    pub fn is_denied(&self) -> bool {
+        let (Error::Database(error)
+        | Error::Migrate(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _))) = self
+        else {
+            return false;
+        };
+        error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("42501"))
     }
 
     /// Did no answer come, so that a commit may have been done and may still wait for a standby?
@@ -431,13 +475,20 @@ fn is_transient_sqlstate(code: Cow<'_, str>) -> bool {
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        let pooler = error.as_database_error().is_some_and(|error| match error.code().as_deref() {
+        if let sqlx::Error::Protocol(text) = &error
+            && text.contains("unexpected response from SSLRequest: 0x00")
+        {
+            return Error::NoPrimary;
+        }
+        let code = error.as_database_error().and_then(|error| error.code());
+        match code.as_deref() {
             // Our prepared statement is there before we prepared it, or is gone.
-            Some("42P05" | "26000") => true,
-            Some("08P01") => error.message().contains("startup parameter"),
-            _ => false,
-        });
-        if pooler { Error::Pooler(error) } else { Error::Database(error) }
+            Some("42P05" | "26000") => Error::Pooler(error),
+            Some("08P01") if plain(&error).contains("startup parameter") => Error::Pooler(error),
+            // The password; the role, or the way in which it comes.
+            Some("28P01" | "28000") => Error::Refused(error),
+            _ => Error::Database(error),
+        }
     }
 }
 
