@@ -14,8 +14,8 @@ mod pem;
 
 #[cfg(feature = "protocol")]
 pub use load::{
-    Error, own_public_keys, parse_public_key, parse_public_keys, parse_signing_key, people, pseudonym_key,
-    public_key, public_keys, public_keys_in, public_keys_in_all, public_keys_of, signing_key,
+    Error, may_be_pair, own_public_keys, parse_public_key, parse_public_keys, parse_signing_key, people,
+    pseudonym_key, public_key, public_keys, public_keys_in, public_keys_in_all, public_keys_of, signing_key,
 };
 
 /// One thing that a file holds. There is no `Debug`: it may be a secret.
@@ -81,11 +81,6 @@ pub fn items(bytes: &[u8]) -> Result<Vec<Item>, Damaged> {
         });
     }
     Ok(items)
-}
-
-/// `false`: the private key tells its public half, as all but Ed25519 keys do, and the certificate has another.
-pub fn may_be_pair(certificate: &[u8], key: &[u8]) -> bool {
-    der::public_half(key).is_none_or(|half| certificate.windows(half.len()).any(|part| part == half))
 }
 
 fn binary(mut bytes: &[u8]) -> Vec<Item> {

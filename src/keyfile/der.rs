@@ -12,7 +12,9 @@ const SEQUENCE: u8 = 0x30;
 /// `[0]`, explicit.
 const ZERO: u8 = 0xa0;
 /// `[1]`, explicit, and implicit.
+#[cfg(feature = "protocol")]
 const ONE: u8 = 0xa1;
+#[cfg(feature = "protocol")]
 const ONE_BITS: u8 = 0x81;
 
 /// The first element, if it is of a kind that has a name here, and the bytes after it.
@@ -47,6 +49,7 @@ fn signed(content: &[u8]) -> Option<ItemKind> {
 
 /// Bytes of a private key that are in its certificate, too: the modulus of RSA, the x of a point, a key of Edwards. Not every
 /// key tells them.
+#[cfg(feature = "protocol")]
 pub fn public_half(key: &[u8]) -> Option<&[u8]> {
     let (SEQUENCE, content, _) = element(key)? else { return None };
     let half = match children(content)?[..] {

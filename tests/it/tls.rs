@@ -250,12 +250,13 @@ fn a_role_may_show_a_certificate_and_its_files_are_looked_at_first() {
         assert!(doctor.contains(said), "{doctor}");
     }
 
-    // Each form of a key that tells its public half.
+    // Each form of a key.
     for (form, command) in [
         ("rsa", "openssl genrsa -traditional 2048"),
         ("rsa8", "openssl genpkey -algorithm RSA"),
         ("sec1", "openssl ecparam -genkey -noout -name prime256v1"),
         ("p384", "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-384"),
+        ("ed25519", "openssl genpkey -algorithm ED25519"),
     ] {
         let [own, other] = ["own", "other"].map(|name| {
             let path = stack.state.join(format!("{form}.{name}"));
