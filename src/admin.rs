@@ -13,6 +13,7 @@ use async_std::task;
 
 use crate::cli::{FromArgs, Timespan, note, setting};
 use crate::stack;
+use crate::stack::trust::{Authority, Trust};
 use crate::store::Store;
 use crate::store::presence::{LONGEST_EVERY, Reads};
 
@@ -408,8 +409,24 @@ fn with_store_at(url: &str, act: impl AsyncFnOnce(&Store) -> Result<(), Error>) 
             }
         }
         store.close().await;
-        done
+        done.map_err(denied)
     })
+}
+
+/// A server's own role may do little, and a host that has joined has no other.
+fn denied(error: Error) -> Error {
+    match error {
+        Error::Store(error) if error.is_denied() => match is_joined() {
+            true => Error::Joined,
+            false => Error::Denied(error),
+        },
+        error => error,
+    }
+}
+
+/// Is the key of the CA on another host, which administers?
+fn is_joined() -> bool {
+    Trust::read().is_ok_and(|trust| trust.authority == Authority::Joined)
 }
 
 fn database_url() -> Result<String, Error> {

@@ -14,8 +14,8 @@ mod pem;
 
 #[cfg(feature = "protocol")]
 pub use load::{
-    Error, own_public_keys, parse_public_key, parse_public_keys, parse_signing_key, people, pseudonym_key,
-    public_key, public_keys, public_keys_in, public_keys_in_all, public_keys_of, signing_key,
+    Error, may_be_pair, own_public_keys, parse_public_key, parse_public_keys, parse_signing_key, people,
+    pseudonym_key, public_key, public_keys, public_keys_in, public_keys_in_all, public_keys_of, signing_key,
 };
 
 /// One thing that a file holds. There is no `Debug`: it may be a secret.

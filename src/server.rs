@@ -194,6 +194,8 @@ async fn wait_for_database(store: &Store, hearing: &Hearing) -> Result<(), store
             // One that has just ended, as when this one has got another name, is silent soon.
             Err(error)
                 if error.is_transient()
+                    // The role may come yet, or be mended.
+                    || matches!(error, store::Error::Refused(_))
                     || matches!(error, store::Error::SameKey(_)) && began.elapsed() < SAME_KEY =>
             {
                 hearing.pulse().ends(Some(Lack::of(&error)));

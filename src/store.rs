@@ -1,6 +1,5 @@
 //! The record: the only SQL of the programs. Each file has the questions of one asker.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,8 +10,7 @@ use async_std::task;
 use sqlx::postgres::{PgConnection, PgPoolOptions};
 use sqlx::{Connection, Executor, Row};
 
-use crate::files::FileError;
-use crate::protocol::status::{AHEAD, Email};
+use crate::protocol::status::AHEAD;
 
 /// The database's clock, to the microsecond, which is all that PostgreSQL keeps.
 macro_rules! now_ns {
@@ -26,6 +24,7 @@ mod alarm;
 mod certificates;
 mod connection;
 mod crls;
+mod error;
 pub mod events;
 mod forget;
 mod heartbeat;
@@ -44,14 +43,14 @@ use aid::{Aid, Lent};
 pub use certificates::{CertificateRow, Noted, Revocation};
 use connection::{Connector, Session};
 pub use connection::{Guarantee, SETTINGS};
-pub use crls::{CrlNumber, Joining, PublishedCrl};
+pub use crls::{CrlNumber, Joining, NewRole, PublishedCrl};
+pub use error::Error;
 pub use forget::Forgotten;
 pub use heartbeat::{Outcome, RECORD, RECORD_ONE, Recorded, Recorder};
 pub use journal::{Journal, Served};
 pub use people::UserRow;
 pub use renewals::{PAUSE, Renewal, Standing, Waiting};
 pub use servers::ServerKeys;
-use sighting::Serial;
 use time::DatabaseTime;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./sql");
@@ -117,7 +116,14 @@ impl Store {
                     sqlx::query_scalar::<_, i64>("select version from _sqlx_migrations where success");
                 Ok(versions.fetch_all(connection).await?)
             })
-            .await?;
+            .await
+            .map_err(|error| match error.is_denied() {
+                true => Error::CannotRecord(format!(
+                    "the role {} lacks rights of deploy/grants.sql",
+                    self.connector.role()
+                )),
+                false => error,
+            })?;
         if MIGRATIONS.iter().all(|migration| applied.contains(&migration.version)) {
             return Ok(());
         }
@@ -316,129 +322,6 @@ async fn cannot_record(connection: &mut PgConnection) -> Result<Option<String>, 
         end",
     );
     Ok(why.fetch_one(connection).await?)
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("{0} is not enrolled; `rollcall-admin user add {0}` enrols")]
-    NotEnrolled(Email),
-    #[error("the certificate {0} is noted as {1}'s, and stays so; revoke it, and make another")]
-    SomebodyElses(Serial, String),
-    #[error("the database did not answer within {}", humantime::format_duration(*.0))]
-    Deadline(Duration),
-    #[error(
-        "the server {0} signs with the same key, and listeners believe one of the two: give this one a pair of its own \
-         (docs/operations.md, \"Several servers\")"
-    )]
-    SameKey(String),
-    /// It was asked for something, and may have done it.
-    #[error("{0}")]
-    InDoubt(Box<Error>),
-    #[error("{0} of its processes do not end, which are in doubt: no further connection is opened")]
-    Unended(usize),
-    #[error("a row breaks the constraints of its table")]
-    BadRow,
-    /// The text never holds the URL, which may hold the password.
-    #[error("DATABASE_URL is malformed: {0}")]
-    Url(Cow<'static, str>),
-    #[error(transparent)]
-    File(#[from] FileError<tls::Fault>),
-    /// Settings that are not in force.
-    #[error("DATABASE_URL leads to a connection pooler that drops the settings {0}: {DIRECTLY}")]
-    Dropped(String),
-    /// Statements of somebody else on our connection, or a protocol that is not PostgreSQL's.
-    #[error("DATABASE_URL leads to a connection pooler ({0}): {DIRECTLY}")]
-    Pooler(sqlx::Error),
-    #[error("nothing can be recorded in the database: {0}")]
-    CannotRecord(String),
-    #[error("cannot bring the schema up to date: {0}")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
-    #[error("database: {0}")]
-    Database(sqlx::Error),
-}
-
-const DIRECTLY: &str = "name PostgreSQL itself; the server needs three connections and no more";
-
-impl Error {
-    /// Is it the database that is away, so that the same call may succeed later?
-    pub fn is_transient(&self) -> bool {
-        let error = match self {
-            Error::Deadline(_) | Error::InDoubt(_) | Error::Unended(_) | Error::CannotRecord(_) => {
-                return true;
-            }
-            Error::Database(error) | Error::Migrate(sqlx::migrate::MigrateError::Execute(error)) => error,
-            _ => return false,
-        };
-        match error {
-            // A handshake may succeed once the other end has a certificate that is good, or has one at all.
-            sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::WorkerCrashed => true,
-            sqlx::Error::Database(error) => error.code().is_some_and(is_transient_sqlstate),
-            _ => false,
-        }
-    }
-
-    /// Is it a mistake in the settings, or in a file that they name?
-    pub fn is_configuration(&self) -> bool {
-        matches!(
-            self,
-            Error::Url(_)
-                | Error::File(_)
-                | Error::Dropped(_)
-                | Error::Pooler(_)
-                | Error::SameKey(_)
-                | Error::Database(sqlx::Error::Configuration(_))
-        )
-    }
-
-    /// Did no answer come, so that a commit may have been done and may still wait for a standby?
-    fn is_silence(&self) -> bool {
-        matches!(self, Error::Deadline(_) | Error::Database(sqlx::Error::Io(_)))
-    }
-
-    /// Did the connection end, so that another one may do?
-    fn is_lost(&self) -> bool {
-        match self {
-            Error::Database(sqlx::Error::Io(_)) => true,
-            // The last word of a backend that is told to go: admin shutdown, crash, idle session timeout.
-            Error::Database(sqlx::Error::Database(error)) => {
-                error.code().is_some_and(|code| code.starts_with("57P"))
-            }
-            _ => false,
-        }
-    }
-
-    /// Does the database take no writes from anybody?
-    pub fn is_read_only(&self) -> bool {
-        match self {
-            Error::CannotRecord(why) => why == STANDBY || why == READ_ONLY,
-            Error::Database(sqlx::Error::Database(error)) => error.code().as_deref() == Some("25006"),
-            _ => false,
-        }
-    }
-
-    /// Did a statement wait too long for somebody else's lock?
-    pub fn is_locked(&self) -> bool {
-        matches!(self, Error::Database(sqlx::Error::Database(error)) if error.code().as_deref() == Some("55P03"))
-    }
-}
-
-/// PostgreSQL, appendix A: connection exceptions (08), read-only, as a standby is until it is promoted (25006),
-/// out of resources (53), operator intervention (57, starting up and cancelled by timeout among them), lock not
-/// available.
-fn is_transient_sqlstate(code: Cow<'_, str>) -> bool {
-    ["08", "25006", "53", "57"].iter().any(|class| code.starts_with(class)) || code == "55P03"
-}
-
-impl From<sqlx::Error> for Error {
-    fn from(error: sqlx::Error) -> Self {
-        let pooler = error.as_database_error().is_some_and(|error| match error.code().as_deref() {
-            // Our prepared statement is there before we prepared it, or is gone.
-            Some("42P05" | "26000") => true,
-            Some("08P01") => error.message().contains("startup parameter"),
-            _ => false,
-        });
-        if pooler { Error::Pooler(error) } else { Error::Database(error) }
-    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::{Error, Replace, crl, issue, report};
 use crate::cli::{note, seconds};
 use crate::files;
 use crate::keyfile::{self, ItemKind};
+use crate::stack::trust::Authority;
 use crate::store::{CertificateRow, Store};
 use crate::x509::{Certificate, NewKey};
 
@@ -262,7 +263,11 @@ fn is_encrypted(key: &[u8]) -> bool {
 
 fn ours() -> Result<Desk, Error> {
     let desk = Desk::open()?;
-    if desk.is_own() { Ok(desk) } else { Err(Error::NotOurs) }
+    match desk.settings.trust.authority {
+        Authority::Own => Ok(desk),
+        Authority::Joined => Err(Error::Joined),
+        Authority::External => Err(Error::NotOurs),
+    }
 }
 
 fn current(desk: &Desk) -> Result<Issuer, Error> {

@@ -106,9 +106,14 @@ pub enum Error {
     NoSigner,
 
     #[error(
-        "ROLLCALL_CA is joined: the key of the CA is on the host whose stack this server has joined; do that there"
+        "ROLLCALL_CA is joined: do that on the host with the key of the CA, whose stack this server has joined"
     )]
     Joined,
+    #[error(
+        "{0}: this needs the rights of the owner of the tables; DATABASE_URL names another role, or one without those of \
+         deploy/grants.sql"
+    )]
+    Denied(store::Error),
     #[error("the host with the CA has put no CRL of {0} into the database: just crl there")]
     NoPublishedCrl(String),
     #[error("the CRL of {0} in the database is not taken: {1}")]

@@ -10,12 +10,12 @@ use super::desk::{Desk, Settings};
 use super::folder::{self, Folder};
 use super::invite::{self, ANSWER, Answer, Asked, REQUEST, Secret};
 use super::signer::{self, verify};
-use super::{Error, crl, report, revoke};
+use super::{Error, crl, is_joined, report, revoke};
 use crate::cli::{FromArgs, ServerName, note, setting};
 use crate::files;
 use crate::keyfile;
 use crate::protocol::status::Email;
-use crate::store::Store;
+use crate::store::{self, Joining, NewRole, Store};
 use crate::x509::{self, NewKey};
 
 /// How long the signer of the first host may take.
@@ -65,12 +65,10 @@ pub async fn join(store: &Store, Join { database_url, invitation }: &Join) -> Re
         )));
     }
     // An invitation is good once: whatever is in the way of the rest shows before it is used.
-    let urls = GROUPS.map(|group| url_of(database_url, &format!("{group}_{name}")));
-    let [server_url, board_url] = urls;
-    let ((server_role, server_password, server_url), (board_role, board_password, board_url)) =
-        (server_url?, board_url?);
-    store.make_role(&server_role, &server_password, GROUPS[0]).await.map_err(roles)?;
-    store.make_role(&board_role, &board_password, GROUPS[1]).await.map_err(roles)?;
+    let [server, board] = GROUPS.map(|group| role_of(database_url, group, name));
+    let ((server_role, server_url), (board_role, board_url)) = (server?, board?);
+    let own_roles = [server_role, board_role];
+    store.may_make_roles(&own_roles).await.map_err(roles)?;
 
     let keys = [NewKey::generate().map_err(Error::Key)?, NewKey::generate().map_err(Error::Key)?];
     let request = |key: &NewKey, name| {
@@ -78,9 +76,16 @@ pub async fn join(store: &Store, Join { database_url, invitation }: &Join) -> Re
         Ok::<_, Error>(x509::pem("CERTIFICATE REQUEST", &der))
     };
     let asked = Asked { server: request(&keys[0], "localhost")?, canary: request(&keys[1], "canary")? };
-    store.ask_to_join(name, &secret.seal(REQUEST, &asked.text())).await?;
+    let joining = Joining { name: name.to_owned(), request: secret.seal(REQUEST, &asked.text()) };
+    store.ask_to_join(name, &joining.request).await?;
     note("rollcall-admin: waiting for the signer of the first host, up to a minute");
-    let answer = wait(store, name, &secret).await?;
+    let answer = match wait(store, name, &secret).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            store.refuse_join(&joining).await?;
+            return Err(error);
+        }
+    };
 
     let read = |pem: &str| {
         x509::certificates(pem.as_bytes()).map_err(|error| Error::Join(format!("the answer: {error}")))
@@ -95,11 +100,15 @@ pub async fn join(store: &Store, Join { database_url, invitation }: &Join) -> Re
         }
     };
     pair(&answer.server, &keys[0])?;
+    let has_canary = !answer.canary_email.is_empty();
+    if has_canary {
+        pair(&answer.canary, &keys[1])?;
+    }
+    // All of it is verified: from here on this host changes.
     folder.publish(&folder.certificate("ca"), answer.ca.as_bytes())?;
     folder.place(&folder.stage("server", Some(&keys[0].pem()), &answer.server)?)?;
     report(&"server.crt", "made by the first host's CA")?;
-    if !answer.canary_email.is_empty() {
-        pair(&answer.canary, &keys[1])?;
+    if has_canary {
         let email = Email::new(&answer.canary_email).map_err(Error::Email)?;
         folder.place(&folder.stage(email.as_str(), Some(&keys[1].pem()), &answer.canary)?)?;
     }
@@ -114,6 +123,7 @@ pub async fn join(store: &Store, Join { database_url, invitation }: &Join) -> Re
          DATABASE_URL={server_url}\nROLLCALL_SERVER_DATABASE_URL={server_url}\nROLLCALL_BOARD_DATABASE_URL={board_url}\n",
         answer.identity, answer.privacy, answer.canary_email,
     );
+    store.make_roles(&own_roles).await.map_err(roles)?;
     files::replace_with_mode(&file, text.as_bytes(), folder::SECRET).map_err(Error::file(&file))?;
     report(&name, "has joined")?;
     report(&file.display(), "has its settings, with the passwords of its roles; just up reads them")?;
@@ -166,7 +176,8 @@ pub async fn leave(store: &Store, Leave { name, forget }: &Leave) -> Result<(), 
     let mut is_known = false;
     for group in GROUPS {
         let role = format!("{group}_{name}");
-        if store.drop_role(&role).await.map_err(roles)? {
+        let refused = |error: store::Error| if is_joined() { error.into() } else { roles(error) };
+        if store.drop_role(&role).await.map_err(refused)? {
             report(&role, "dropped")?;
             is_known = true;
         }
@@ -196,9 +207,9 @@ pub async fn leave(store: &Store, Leave { name, forget }: &Leave) -> Result<(), 
     }
 }
 
-fn roles(error: crate::store::Error) -> Error {
+fn roles(error: store::Error) -> Error {
     match error {
-        crate::store::Error::Database(error) => Error::Join(format!(
+        store::Error::Database(_) if error.is_denied() => Error::Join(format!(
             "the roles of the server: {error}. The role of this URL needs createrole, and rollcall_server and rollcall_reader \
              with admin option (deploy/README.md)"
         )),
@@ -206,15 +217,16 @@ fn roles(error: crate::store::Error) -> Error {
     }
 }
 
-/// A password for this role, and the URL with both in the place of its own.
-fn url_of(url: &str, role: &str) -> Result<(String, String, String), Error> {
+/// A role of a server, and the URL with that and its password in the place of its own.
+fn role_of(url: &str, group: &'static str, server: &str) -> Result<(NewRole, String), Error> {
+    let name = format!("{group}_{server}");
     let mut password = [0; 24];
     SystemRandom::new().fill(&mut password).map_err(|_| Error::Random)?;
     let password = hex::encode(password);
-    let url = with_user(url, role, &password).ok_or_else(|| {
+    let url = with_user(url, &name, &password).ok_or_else(|| {
         Error::Join("the URL's form is postgres://USER@HOST/DATABASE, with neither user nor password after a question mark".to_owned())
     })?;
-    Ok((role.to_owned(), password, url))
+    Ok((NewRole { name, password, group }, url))
 }
 
 fn with_user(url: &str, role: &str, password: &str) -> Option<String> {

@@ -11,6 +11,11 @@ const TIME: u8 = 0x18;
 const SEQUENCE: u8 = 0x30;
 /// `[0]`, explicit.
 const ZERO: u8 = 0xa0;
+/// `[1]`, explicit, and implicit.
+#[cfg(feature = "protocol")]
+const ONE: u8 = 0xa1;
+#[cfg(feature = "protocol")]
+const ONE_BITS: u8 = 0x81;
 
 /// The first element, if it is of a kind that has a name here, and the bytes after it.
 pub fn first(bytes: &[u8]) -> Option<(ItemKind, &[u8], &[u8])> {
@@ -42,14 +47,46 @@ fn signed(content: &[u8]) -> Option<ItemKind> {
     }
 }
 
-fn tags(mut content: &[u8]) -> Option<Vec<u8>> {
-    let mut tags = Vec::new();
+/// Bytes of a private key that are in its certificate, too: the modulus of RSA, the x of a point, a key of Edwards. Not every
+/// key tells them.
+#[cfg(feature = "protocol")]
+pub fn public_half(key: &[u8]) -> Option<&[u8]> {
+    let (SEQUENCE, content, _) = element(key)? else { return None };
+    let half = match children(content)?[..] {
+        // PKCS #8, with another form in it, or with a half of its own.
+        [(INTEGER, _), (SEQUENCE, _), (OCTETS, inner), ref more @ ..] => {
+            let own = more.iter().find(|(tag, _)| *tag == ONE_BITS);
+            return public_half(inner).or(own.and_then(|(_, bits)| bits.get(1..)));
+        }
+        // SEC 1: a point, uncompressed or compressed.
+        [(INTEGER, _), (OCTETS, _), ref more @ ..] => {
+            let (_, point) = more.iter().find(|(tag, _)| *tag == ONE)?;
+            let (BITS, bits, _) = element(point)? else { return None };
+            match bits.get(1..)?.split_first()? {
+                (4, both) => &both[..both.len() / 2],
+                (_, x) => x,
+            }
+        }
+        // PKCS #1.
+        [(INTEGER, _), (INTEGER, modulus), (INTEGER, _), ref more @ ..] if more.len() > 5 => modulus,
+        _ => return None,
+    };
+    (!half.is_empty()).then_some(half)
+}
+
+fn tags(content: &[u8]) -> Option<Vec<u8>> {
+    Some(children(content)?.into_iter().map(|(tag, _)| tag).collect())
+}
+
+/// Tag and content of each.
+fn children(mut content: &[u8]) -> Option<Vec<(u8, &[u8])>> {
+    let mut children = Vec::new();
     while !content.is_empty() {
-        let (tag, _, rest) = element(content)?;
-        tags.push(tag);
+        let (tag, inner, rest) = element(content)?;
+        children.push((tag, inner));
         content = rest;
     }
-    Some(tags)
+    Some(children)
 }
 
 /// Tag, content, and the bytes after it. Of an indefinite length, which BER allows, the content is all that follows.

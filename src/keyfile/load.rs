@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use hex::FromHex;
 
-use super::{Damaged, ItemKind, items};
+use super::{Damaged, ItemKind, der, items};
 use crate::files::{self, FileError};
 use crate::protocol::keys::{NotEd25519, PublicKey, Signer};
 use crate::protocol::pseudonym::{self, People};
@@ -77,6 +77,16 @@ fn in_folder<'a>(folder: &Path, names: impl IntoIterator<Item = &'a str>) -> Vec
 /// Reads PKCS #8 as PEM or DER.
 pub fn parse_signing_key(file: impl AsRef<[u8]>) -> Result<Signer, Fault> {
     Ok(Signer::from_der(&first(file.as_ref(), ItemKind::PrivateKey)?)?)
+}
+
+/// `false`: the public half of the private key is known, and the certificate has another. Both are DER.
+pub fn may_be_pair(certificate: &[u8], key: &[u8]) -> bool {
+    let holds = |half: &[u8]| certificate.windows(half.len()).any(|part| part == half);
+    match (der::public_half(key), Signer::from_der(key)) {
+        (Some(half), _) => holds(half),
+        (None, Ok(signer)) => holds(signer.public().as_bytes()),
+        (None, Err(_)) => true,
+    }
 }
 
 /// Reads a SubjectPublicKeyInfo as PEM or DER.

@@ -28,6 +28,7 @@ pub enum Lack {
     ReadOnly,
     Rights,
     Superseded,
+    Refused,
 }
 
 /// Nothing was written yet.
@@ -66,6 +67,7 @@ impl Lack {
     pub fn of(error: &store::Error) -> Self {
         match error {
             store::Error::CannotRecord(_) if !error.is_read_only() => Lack::Rights,
+            store::Error::Refused(_) => Lack::Refused,
             _ if error.is_read_only() => Lack::ReadOnly,
             _ => Lack::Away,
         }
@@ -79,6 +81,7 @@ impl Lack {
             Lack::Rights => {
                 "the database does not take heartbeats: the server's role lacks rights of deploy/grants.sql"
             }
+            Lack::Refused => "the database does not let the server's role in",
             Lack::Superseded => "a newer server has the name of this one, which records nothing more",
         }
     }

@@ -105,6 +105,11 @@ impl Connector {
         Ok(Session { connection, backend, is_closed })
     }
 
+    /// Who connects.
+    pub fn role(&self) -> &str {
+        self.options.get_username()
+    }
+
     /// For a statement that may take its time: a migration of a large table.
     pub fn patient(&self) -> PgConnectOptions {
         self.options.clone().options([("statement_timeout", "0"), ("lock_timeout", "0")])

@@ -1,6 +1,7 @@
 //! The CRLs of our own CA, for the hosts that have no key of it; and the requests of hosts that join.
 
-use sqlx::{AssertSqlSafe, Executor, Row};
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection, Executor, Row};
 
 use super::{Error, Store};
 
@@ -11,6 +12,13 @@ pub struct PublishedCrl {
     pub issuer: String,
     pub number: CrlNumber,
     pub der: Vec<u8>,
+}
+
+/// A role that may log in, and the group whose rights it has.
+pub struct NewRole {
+    pub name: String,
+    pub password: String,
+    pub group: &'static str,
 }
 
 /// Upper-case hex without leading zeros, which a longer one exceeds.
@@ -144,19 +152,18 @@ impl Store {
         .await
     }
 
-    /// Makes a role that may log in and has the rights of another, or gives it this password. Each server has its own, so that
-    /// the connections of one do not use up those of another.
-    pub async fn make_role(&self, role: &str, password: &str, rights: &str) -> Result<(), Error> {
+    /// Makes roles that may log in, each with a password and the rights of another, or gives them these. Each server has its
+    /// own, so that the connections of one do not use up those of another.
+    pub async fn make_roles(&self, roles: &[NewRole]) -> Result<(), Error> {
+        self.transaction(async |connection| make(connection, roles).await).await
+    }
+
+    /// Could they be made? Nothing of it stays.
+    pub async fn may_make_roles(&self, roles: &[NewRole]) -> Result<(), Error> {
         self.run(async |connection| {
-            let statements = sqlx::query_scalar::<_, String>(
-                "select format(case when exists (select from pg_roles where rolname = $1)
-                                    then 'alter role %1$I login password %2$L connection limit 8; grant %3$I to %1$I'
-                                    else 'create role %1$I login password %2$L connection limit 8 in role %3$I' end,
-                               $1::text, $2::text, $3::text)",
-            );
-            let statements = statements.bind(role).bind(password).bind(rights).fetch_one(&mut *connection).await?;
-            connection.execute(sqlx::raw_sql(AssertSqlSafe(statements))).await?;
-            Ok(())
+            let mut transaction = connection.begin().await?;
+            make(&mut transaction, roles).await?;
+            Ok(transaction.rollback().await?)
         })
         .await
     }
@@ -164,17 +171,16 @@ impl Store {
     /// Drops a role, and ends its sessions. `false` if there is none.
     pub async fn drop_role(&self, role: &str) -> Result<bool, Error> {
         self.run(async |connection| {
-            let drop = sqlx::query_scalar::<_, Option<String>>(
-                "select format('drop role %I', rolname) from pg_roles where rolname = $1",
+            // Only a member may end its sessions. None may begin between that and the end.
+            let statements = sqlx::query_as::<_, (String, String)>(
+                "select format('grant %1$I to current_user; alter role %1$I nologin', rolname),
+                        format('drop role %I', rolname)
+                   from pg_roles where rolname = $1",
             );
-            let Some(drop) = drop.bind(role).fetch_optional(&mut *connection).await?.flatten() else {
+            let Some((close, drop)) = statements.bind(role).fetch_optional(&mut *connection).await? else {
                 return Ok(false);
             };
-            // Without sessions first, so that none begins between the two.
-            let statement =
-                sqlx::query_scalar::<_, String>("select format('alter role %I nologin', $1::text)");
-            let statement = statement.bind(role).fetch_one(&mut *connection).await?;
-            connection.execute(sqlx::raw_sql(AssertSqlSafe(statement))).await?;
+            connection.execute(sqlx::raw_sql(AssertSqlSafe(close))).await?;
             sqlx::query("select pg_terminate_backend(pid) from pg_stat_activity where usename = $1")
                 .bind(role)
                 .execute(&mut *connection)
@@ -209,6 +215,20 @@ impl Store {
         })
         .await
     }
+}
+
+async fn make(connection: &mut PgConnection, roles: &[NewRole]) -> Result<(), Error> {
+    for NewRole { name, password, group } in roles {
+        let statements = sqlx::query_scalar::<_, String>(
+            "select format(case when exists (select from pg_roles where rolname = $1)
+                                then 'alter role %1$I login password %2$L connection limit 8; grant %3$I to %1$I'
+                                else 'create role %1$I login password %2$L connection limit 8 in role %3$I' end,
+                           $1::text, $2::text, $3::text)",
+        );
+        let statements = statements.bind(name).bind(password).bind(group).fetch_one(&mut *connection).await?;
+        connection.execute(sqlx::raw_sql(AssertSqlSafe(statements))).await?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

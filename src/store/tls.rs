@@ -39,6 +39,8 @@ pub enum Fault {
         "it is encrypted, and nobody could type the passphrase; openssl pkey -in FILE writes it without one"
     )]
     Encrypted,
+    #[error("it is not the key of the certificate in sslcert, {path}", path = .0.display())]
+    NoPair(PathBuf),
 }
 
 impl Files {
@@ -46,10 +48,14 @@ impl Files {
     pub fn check(&self) -> Result<(), FileError<Fault>> {
         certificate("sslrootcert", &self.sslrootcert)?;
         if let Some((sslcert, sslkey)) = &self.own {
-            certificate("sslcert", sslcert)?;
+            let certificate = certificate("sslcert", sslcert)?;
             let read = files::read_secret(sslkey).map_err(Fault::Read);
-            let done = read.and_then(|bytes| holds(&bytes, ItemKind::PrivateKey, "pkey"));
-            done.map_err(FileError::of("DATABASE_URL: sslkey", sslkey))?;
+            let key = read.and_then(|bytes| holds(&bytes, ItemKind::PrivateKey, "pkey"));
+            let pair = key.and_then(|key| match keyfile::may_be_pair(&certificate, &key) {
+                true => Ok(()),
+                false => Err(Fault::NoPair(sslcert.clone())),
+            });
+            pair.map_err(FileError::of("DATABASE_URL: sslkey", sslkey))?;
         }
         Ok(())
     }
@@ -63,19 +69,20 @@ impl Files {
     }
 }
 
-fn certificate(parameter: &'static str, path: &Path) -> Result<(), FileError<Fault>> {
+fn certificate(parameter: &'static str, path: &Path) -> Result<Vec<u8>, FileError<Fault>> {
     let role = if parameter == "sslcert" { "DATABASE_URL: sslcert" } else { "DATABASE_URL: sslrootcert" };
     let read = files::read(path, LARGEST).map_err(Fault::Read);
     read.and_then(|bytes| holds(&bytes, ItemKind::Certificate, "x509")).map_err(FileError::of(role, path))
 }
 
-fn holds(bytes: &[u8], wanted: ItemKind, command: &'static str) -> Result<(), Fault> {
+/// The DER of the first that is wanted.
+fn holds(bytes: &[u8], wanted: ItemKind, command: &'static str) -> Result<Vec<u8>, Fault> {
     if bytes.trim_ascii().is_empty() {
         return Err(Fault::Empty);
     }
-    let items = keyfile::items(bytes).map_err(Fault::Damaged)?;
-    match items.iter().find(|item| item.kind == wanted) {
-        Some(item) if item.form == Form::Pem => Ok(()),
+    let mut items = keyfile::items(bytes).map_err(Fault::Damaged)?;
+    match items.iter().position(|item| item.kind == wanted) {
+        Some(at) if items[at].form == Form::Pem => Ok(items.swap_remove(at).bytes),
         Some(_) => Err(Fault::NotPem(command)),
         None => Err(match items.first().map(|item| item.kind) {
             Some(ItemKind::EncryptedKey) => Fault::Encrypted,

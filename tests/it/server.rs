@@ -147,6 +147,22 @@ fn the_socket_of_nginx_is_the_servers_alone() {
     expect(&mut stack.client(&stack.pair("client")), 0, "Success!");
 }
 
+/// Without deploy/grants.sql, as before somebody has run it.
+#[test]
+fn a_role_without_rights_is_waited_for() {
+    let stack = Stack::server();
+    stack.sql("revoke select on _sqlx_migrations from rollcall_server");
+    let server = start(&stack, &[("DATABASE_URL", &stack.server_database_url())]);
+    wait_until("it says why it waits", || {
+        server.err().contains(
+            "waiting for the database: nothing can be recorded in the database: the role rollcall_server lacks rights of \
+             deploy/grants.sql",
+        )
+    });
+    stack.sql("grant select on _sqlx_migrations to rollcall_server");
+    wait_until("it goes on", || server.err().contains("the database is ready"));
+}
+
 #[test]
 fn settings_that_cannot_work_end_it_at_once() {
     let stack = Stack::server();

@@ -1,6 +1,8 @@
 //! TLS to PostgreSQL: real certificates, each `sslmode`, and each way in which they can be wrong.
 
 use std::fs::{self, File, Permissions};
+use std::io::Read;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -105,7 +107,30 @@ fn each_sslmode_proves_what_it_says() {
         list("localhost", &with(mode, &ca), 78, "verify-full");
     }
     list("localhost", "", 78, "over TCP and has no sslmode");
-    list("127.0.0.1", "sslmode=disable", 1, "no encryption");
+    list("127.0.0.1", "sslmode=disable", 78, "no encryption");
+    let verified = cluster.url_over_tcp("localhost", &with("verify-full", &ca));
+    for (from, to) in [(":secret@", ":wrong@"), ("//rollcall:", "//nobody:")] {
+        let mut wrong = stack.administer(&["user", "list"]);
+        wrong.env("DATABASE_URL", verified.replace(from, to));
+        let output = wrong.output().unwrap();
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(78), "{said}");
+        assert!(
+            said.contains("does not let the role of DATABASE_URL in (password authentication failed"),
+            "{said}"
+        );
+        assert!(!said.contains("at line") && !said.contains("wrong"), "{said}");
+    }
+    // HAProxy takes a connection, and ends it when there is no primary that it could hand it to.
+    let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let away = verified
+        .replace(&format!(":{}/", cluster.port), &format!(":{}/", proxy.local_addr().unwrap().port()));
+    std::thread::spawn(move || {
+        let (mut stream, _) = proxy.accept().unwrap();
+        stream.read_exact(&mut [0; 8]).unwrap();
+    });
+    let mut list_there = stack.administer(&["user", "list"]);
+    expect(list_there.env("DATABASE_URL", away), 69, "there is no primary behind it now");
 
     // A mistake in the database that may be mended is no mistake in the settings.
     show(&cluster, &of_database(&stack, "ended", -3600));
@@ -134,6 +159,19 @@ fn each_sslmode_proves_what_it_says() {
     let encrypted = "select count(*) > 0 and bool_and(ssl) from pg_stat_ssl join pg_stat_activity using (pid)
                       where usename = 'rollcall'";
     assert_eq!(cluster.sql("postgres", encrypted), "t");
+
+    // A role may be mended while a server waits.
+    drop(server);
+    cluster.sql("postgres", "alter role rollcall password 'other'");
+    let server = crate::server::start(&stack, &settings);
+    wait_until("it waits", || {
+        server
+            .err()
+            .contains("waiting for the database: the database does not let the role of DATABASE_URL in")
+    });
+    assert!(cluster::readyz(&stack).body.contains("does not let the server's role in"));
+    cluster.sql("postgres", "alter role rollcall password 'secret'");
+    wait_until("it goes on", || server.err().contains("the database is ready"));
 }
 
 #[test]
@@ -182,6 +220,7 @@ fn a_role_may_show_a_certificate_and_its_files_are_looked_at_first() {
     openssl.args(["pkey", "-aes256", "-passout", "pass:x", "-in"]).arg(&key).arg("-out").arg(&locked);
     expect(&mut openssl, 0, "");
     fs::set_permissions(&locked, Permissions::from_mode(0o600)).unwrap();
+    let stranger = signed(&stack, "stranger", &[("ROLLCALL_SIGN_CN", "rollcall_server")]).1;
     for (ca, cert, key, parameter, said) in [
         (&nowhere, &cert, &key, "sslrootcert", "No such file"),
         (&stack.state, &cert, &key, "sslrootcert", "Is a directory"),
@@ -196,6 +235,7 @@ fn a_role_may_show_a_certificate_and_its_files_are_looked_at_first() {
         (&ca, &cert, &exposed, "sslkey", "mode 0644: others can read it"),
         (&ca, &cert, &empty, "sslkey", "it is empty"),
         (&ca, &cert, &locked, "sslkey", "it is encrypted"),
+        (&ca, &cert, &stranger, "sslkey", &format!("the certificate in sslcert, {}", cert.display())),
     ] {
         let (doctor, check) = try_it(ca, cert, key);
         let all = text(&check);
@@ -208,5 +248,34 @@ fn a_role_may_show_a_certificate_and_its_files_are_looked_at_first() {
         assert!(all.contains(&format!("DATABASE_URL: {parameter}, {}: ", wrong.display())), "{all}");
         assert!(all.contains(said), "{all}");
         assert!(doctor.contains(said), "{doctor}");
+    }
+
+    // Each form of a key.
+    for (form, command) in [
+        ("rsa", "openssl genrsa -traditional 2048"),
+        ("rsa8", "openssl genpkey -algorithm RSA"),
+        ("sec1", "openssl ecparam -genkey -noout -name prime256v1"),
+        ("p384", "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-384"),
+        ("ed25519", "openssl genpkey -algorithm ED25519"),
+    ] {
+        let [own, other] = ["own", "other"].map(|name| {
+            let path = stack.state.join(format!("{form}.{name}"));
+            let mut make = stack.command("sh");
+            make.args(["-ec", &format!("umask 077; {command} >{}", path.display())]);
+            expect(&mut make, 0, "");
+            path
+        });
+        let cert = stack.state.join(format!("{form}.crt"));
+        let mut openssl = stack.command("openssl");
+        openssl
+            .args(["req", "-x509", "-subj", "/CN=rollcall_server", "-key"])
+            .arg(&own)
+            .arg("-out")
+            .arg(&cert);
+        expect(&mut openssl, 0, "");
+        for (key, exit) in [(&own, 0), (&other, 78)] {
+            let (_, check) = try_it(&ca, &cert, key);
+            assert_eq!(check.status.code(), Some(exit), "{form}: {}", text(&check));
+        }
     }
 }

@@ -38,14 +38,21 @@ fn a_second_clone_joins_and_leaves() {
         "DNS:third.example.com",
     );
     let invitation = said.trim_end().rsplit_once("--invitation ").unwrap().1.to_owned();
-    let url = format!("postgres://postgres@localhost/rollcall?host={}/.run/postgres", first.folder.display());
+    // Those of deploy/README.md, as it has them.
+    first.runs(
+        "sed -n '/^alter role rollcall createrole;/,/^```/p' deploy/README.md | grep -v '```' \
+         | psql -qX -v ON_ERROR_STOP=1 -h $PWD/.run/postgres -U postgres -d rollcall",
+        0,
+        "",
+    );
+    let url = format!("postgres://rollcall@localhost/rollcall?host={}/.run/postgres", first.folder.display());
     let join = format!("just join '{url}' --invitation {invitation}");
     second.types_as("just join DATABASE_URL --invitation NAME:SECRET", &join, 0, "two has joined");
     second.types("rm certs/broadcast.*", 0, "");
     second.types("just up", 0, "takes each new CRL from the database");
     second.runs("just status", 0, "ready");
     second.types("just crl", 0, "valid for");
-    second.runs("just enrol x@example.com", 1, "do that there");
+    second.runs("just enrol x@example.com", 1, "do that on the host with the key of the CA");
     let pub_of = |clone: &Clone| clone.runs("grep -v -- ----- certs/broadcast.pub", 0, "").trim().to_owned();
     let printed = first.types("just keys", 0, "# the server two, key ");
     assert!(printed.contains(&pub_of(&first)) && printed.contains(&pub_of(&second)), "{printed}");

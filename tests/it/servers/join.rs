@@ -9,11 +9,27 @@ use crate::board::{host, json};
 use crate::stack::{Builder, Stack, expect, free_port, text, wait_until};
 
 const VALID: &str = "valid_user@qt-test.com";
+const THERE: &str = "do that on the host with the key of the CA";
 const BIRD: &str = "bird@example.com";
 
-/// The URL of a role that may make roles.
-fn as_superuser(stack: &Stack) -> String {
-    stack.database_url().replace("rollcall@", "postgres@")
+/// The URL of an owner that may make roles, with the rights of deploy/README.md and no others.
+fn as_owner(stack: &Stack, name: &str) -> String {
+    let owner = format!("owner_{}", name.replace('-', "_"));
+    stack.sql_as("postgres", "postgres", &format!("create role {owner} login createrole in role rollcall"));
+    stack.sql_as(
+        "postgres",
+        "postgres",
+        &format!("grant rollcall_server, rollcall_reader to {owner} with admin option"),
+    );
+    stack.database_url().replace("rollcall@", &format!("{owner}@"))
+}
+
+/// The passwords of the roles of a server.
+fn passwords(stack: &Stack, name: &str) -> String {
+    let roles = format!(
+        "select string_agg(rolname || rolpassword, ' ' order by 1) from pg_authid where rolname like 'rollcall%{name}'"
+    );
+    stack.sql_as("postgres", "postgres", &roles)
 }
 
 /// The cluster of the tests has peer authentication: the roles of this server may come in, too.
@@ -21,9 +37,10 @@ fn let_in(stack: &Stack, name: &str) {
     let file = stack.cluster().join("data/pg_ident.conf");
     let user = text(&stack.command("id").arg("-un").output().unwrap());
     let mut lines = String::new();
-    for role in ["server", "reader"] {
+    let owner = format!("owner_{}", name.replace('-', "_"));
+    for role in [format!("rollcall_server_{name}"), format!("rollcall_reader_{name}"), owner] {
         for system in [user.trim(), "rollcall"] {
-            lines += &format!("rollcall {system} rollcall_{role}_{name}\n");
+            lines += &format!("rollcall {system} {role}\n");
         }
     }
     use std::io::Write;
@@ -57,10 +74,11 @@ fn a_second_host_joins_takes_each_crl_and_leaves() {
         .stopped();
     let name = format!("two-{}", free_port());
     let_in(&first, &name);
+    let owner = as_owner(&first, &name);
     let invitation = invite(&first, &name, &["second.example.com"]);
     let join = |invitation: &str| {
         let mut command = second.program("rollcall-admin");
-        command.args(["join", &as_superuser(&first), "--invitation", invitation]);
+        command.args(["join", &owner, "--invitation", invitation]);
         command
     };
     // Whoever writes into the database without the secret gets nothing.
@@ -72,7 +90,16 @@ fn a_second_host_joins_takes_each_crl_and_leaves() {
         said.contains(&format!("{name} cannot join: its request was made with another invitation")),
         "{said}"
     );
+    assert_eq!(passwords(&first, &name), "");
+    assert!(!second.state.join("settings").exists() && !second.certs.join("server.key").exists());
     expect(&mut join(&invitation), 0, &format!("{name} has joined"));
+    // The roles of a server that runs stay as they are when somebody asks in vain.
+    let before = passwords(&first, &name);
+    for refused in [&wrong, &invitation] {
+        expect(&mut join(refused), 1, "the first host refuses it");
+    }
+    assert_eq!(passwords(&first, &name), before);
+    assert_eq!(first.sql("select count(*) from joins where answer is null"), "0");
     expect(&mut join("two"), 1, "which just invite NAME on the first host prints");
     let settings = fs::read_to_string(second.state.join("settings")).unwrap();
     assert!(
@@ -119,7 +146,36 @@ fn a_second_host_joins_takes_each_crl_and_leaves() {
     }
     // Without the key of the CA it signs nothing.
     let mut enrol = second.tool("stack/run");
-    expect(enrol.args(["rollcall-admin", "enrol", "x@example.com"]), 1, "do that there");
+    expect(enrol.args(["rollcall-admin", "enrol", "x@example.com"]), 1, THERE);
+    for command in [
+        &["user", "disable", VALID][..],
+        &["user", "every", VALID, "5m"],
+        &["user", "forget", VALID],
+        &["revoke", VALID],
+        &["leave", "one"],
+        &["leave", &name, "--forget"],
+        &["maintain"],
+        &["history", VALID],
+        &["ca", "renew"],
+    ] {
+        let mut denied = second.tool("stack/run");
+        let said = text(&denied.arg("rollcall-admin").args(command).output().unwrap());
+        let is_own = command.contains(&name.as_str());
+        assert!(is_own || said.contains(THERE), "{command:?}: {said}");
+        assert!(!said.contains("permission denied"), "{command:?}: {said}");
+    }
+    // On the first host it is the role of the URL.
+    let mut disable = first.administer(&["user", "disable", VALID]);
+    disable.env("DATABASE_URL", first.server_database_url());
+    expect(&mut disable, 1, "permission denied for table users: this needs the rights of the owner");
+
+    // A URL that the stack hands on is called by its own name, and nothing is stopped for it.
+    for variable in ["ROLLCALL_SERVER_DATABASE_URL", "ROLLCALL_BOARD_DATABASE_URL"] {
+        let mut up = first.tool("stack/up");
+        up.env(variable, "postgres://a:hunter2@b/c");
+        expect(&mut up, 1, &format!("{variable} is malformed: it leads over TCP"));
+        assert_eq!(host(&first, "/readyz").status, 204);
+    }
 
     // A revocation holds in the nginx of both.
     let doomed = first.member("doomed@example.com");
@@ -161,7 +217,7 @@ fn a_second_host_joins_takes_each_crl_and_leaves() {
 
     // It leaves: nobody is offline by that.
     let mut leave = first.administer(&["leave", &name]);
-    leave.env("DATABASE_URL", as_superuser(&first)).env("ROLLCALL_NAME", "one");
+    leave.env("DATABASE_URL", &owner).env("ROLLCALL_NAME", "one");
     expect(&mut leave, 0, &format!("{name} has left"));
     assert_eq!(first.sql(&format!("select count(*) from pg_roles where rolname like '%{name}'")), "0");
     wait_until("it records nothing more", || second.curl(Some(&pair), &[]).status == 503);
@@ -176,11 +232,12 @@ fn a_second_host_joins_takes_each_crl_and_leaves() {
     assert_eq!(first.curl(Some(&pair), &[]).status, 204);
     wait_until("they are here", || json(&host(&first, &format!("/api/who/{VALID}")))["state"] == "online");
     let mut forget = first.administer(&["leave", &name, "--forget"]);
-    forget.env("DATABASE_URL", as_superuser(&first)).env("ROLLCALL_NAME", "one");
+    forget.env("DATABASE_URL", &owner).env("ROLLCALL_NAME", "one");
     expect(&mut forget, 0, "");
     assert_eq!(first.sql(&format!("select count(*) from servers where name = '{name}'")), "0");
     let mut own_name = first.administer(&["leave", "one"]);
     expect(own_name.env("ROLLCALL_NAME", "one"), 1, "one is the server of this host");
+    first.sql_as("postgres", "postgres", &format!("drop role owner_{}", name.replace('-', "_")));
 }
 
 /// The signer of the second host takes it by itself.
