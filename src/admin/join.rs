@@ -36,7 +36,7 @@ pub struct Join {
     invitation: Option<String>,
 }
 
-/// take a server out of the database: its roles, its keys, and, if it saw nobody last, its row
+/// take a server out of the database: its roles, its keys, the certificate of its canary
 #[derive(FromArgs)]
 #[argh(subcommand, name = "leave")]
 pub struct Leave {
@@ -188,7 +188,10 @@ pub async fn leave(store: &Store, Leave { name, forget }: &Leave) -> Result<(), 
         revoke::revoke_device(store, &invite::device(name)).await?;
     }
     if let Ok(desk) = Desk::open() {
-        desk.folder.remove(&desk.folder.path("invited").join(name))?;
+        // Another name was never invited, and could lead elsewhere.
+        if invite::check(name).is_ok() {
+            desk.folder.remove(&desk.folder.path("invited").join(name))?;
+        }
         crl::refresh(store, &desk, crl::When::IfDue, crl::Forgotten::Revoke).await?;
     }
     match left {

@@ -237,6 +237,9 @@ fn a_second_host_joins_takes_each_crl_and_leaves() {
     assert_eq!(first.sql(&format!("select count(*) from servers where name = '{name}'")), "0");
     let mut own_name = first.administer(&["leave", "one"]);
     expect(own_name.env("ROLLCALL_NAME", "one"), 1, "one is the server of this host");
+    let mut file = first.administer(&["leave", "../ca.crt"]);
+    expect(file.env("ROLLCALL_NAME", "one"), 1, "there is no server ../ca.crt");
+    assert!(first.certs.join("ca.crt").exists());
     first.sql_as("postgres", "postgres", &format!("drop role owner_{}", name.replace('-', "_")));
 }
 
