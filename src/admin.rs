@@ -357,8 +357,9 @@ pub fn run(options: Options) -> Result<(), Error> {
         Command::Revoke(options) => changing(async |store| revoke::revoke(store, &options).await),
         Command::Certs(options) => with_store(async |store| list::list(store, &options).await),
         Command::Invite(options) => with_store(async |store| invite::invite(store, &options).await),
-        Command::Join(options) => {
-            with_store_at(&options.database_url, async |store| join::join(store, &options).await)
+        Command::Join(join::Join { database_url: given, invitation }) => {
+            let url = given.map_or_else(database_url, Ok)?;
+            with_store_at(&url, async |store| join::join(store, &url, invitation).await)
         }
         Command::Leave(options) => changing(async |store| join::leave(store, &options).await),
         Command::Keys(options) => with_store(async |store| keys::keys(store, &options).await),

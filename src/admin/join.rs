@@ -28,12 +28,12 @@ const GROUPS: [&str; 2] = ["rollcall_server", "rollcall_reader"];
 #[derive(FromArgs)]
 #[argh(subcommand, name = "join")]
 pub struct Join {
-    /// the database, as its owner
+    /// the database, as its owner (or DATABASE_URL, which no list of processes shows)
     #[argh(positional)]
-    pub database_url: String,
+    pub database_url: Option<String>,
     /// NAME:SECRET, of just invite NAME on the first host (or ROLLCALL_INVITATION)
     #[argh(option)]
-    invitation: Option<String>,
+    pub invitation: Option<String>,
 }
 
 /// take a server out of the database: its roles, its keys, the certificate of its canary
@@ -48,9 +48,9 @@ pub struct Leave {
     forget: bool,
 }
 
-pub async fn join(store: &Store, Join { database_url, invitation }: &Join) -> Result<(), Error> {
+pub async fn join(store: &Store, database_url: &str, invitation: Option<String>) -> Result<(), Error> {
     let not = |why: &str| Error::Join(why.to_owned());
-    let invitation: String = setting(invitation.clone(), "ROLLCALL_INVITATION", "")?;
+    let invitation: String = setting(invitation, "ROLLCALL_INVITATION", "")?;
     let (name, secret) = invitation.split_once(':').unwrap_or_default();
     let secret = Secret::read(secret).ok_or_else(|| {
         not("--invitation, or ROLLCALL_INVITATION, is NAME:SECRET, which just invite NAME on the first host prints")

@@ -107,7 +107,8 @@ pub async fn sighting(state: &State, forwarded: &Forwarded<'_>) -> Result<Sighti
         Identity::San => forwarded.alternative_name()?,
         Identity::Registered => state.registry.holder(&state.store, forwarded.certificate()?).await?,
     };
-    let heard_ms = state.hearing.reading().ok_or(Refused::Unavailable)?;
+    let lacks = || state.hearing.pulse().lacks(&state.store).unwrap_or(Lack::Away);
+    let heard_ms = state.hearing.reading().ok_or_else(|| unavailable(lacks()))?;
     let mut sighting = forwarded.sighting(email, now_ns, heard_ms)?;
     // nginx has this host's clock; only its differences count.
     let age_ns = now_ns.saturating_sub(sighting.status.last_seen_ns);
