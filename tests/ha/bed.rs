@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -103,7 +104,8 @@ impl Bed {
     /// The databases that HAProxy of s1 holds for primaries; nothing while it does not run.
     pub fn shown(folder: &str) -> Option<Vec<String>> {
         let first = Self::first_process(folder, "s1")?;
-        let mut socket = UnixStream::connect(format!("/proc/{first}/root/run/haproxy.sock")).ok()?;
+        let host = Path::new("/proc").join(first.to_string()).join("root");
+        let mut socket = UnixStream::connect(host.join("run/haproxy.sock")).ok()?;
         socket.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
         socket.write_all(b"show stat\n").ok()?;
         let mut table = String::new();
