@@ -1,3 +1,4 @@
+use super::memory::REMEMBERED;
 use super::*;
 use crate::store::presence::Window;
 
