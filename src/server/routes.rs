@@ -43,6 +43,10 @@ impl Program for Arc<State> {
     const NAME: &'static str = "rollcall-server";
     const USUAL: Option<&'static str> = Some("PATCH /api/client HTTP/1.1");
 
+    fn knows(&self, forwarded: &Forwarded<'_>) -> bool {
+        self.credential.admit(forwarded).is_ok()
+    }
+
     async fn answer_usual(&self, forwarded: &Forwarded<'_>) -> Option<Response> {
         match beat(self, Method::Patch, forwarded).await {
             Ok(()) => self.hearing.reannounce_after().map(|seconds| recorded(Some(seconds))),
@@ -184,5 +188,5 @@ fn unavailable(lack: Lack) -> Problem {
 
 /// Did this request come from nginx, and not from somebody else on this host?
 pub fn came_through_nginx(state: &Arc<State>, request: &tide::http::Request) -> bool {
-    state.credential.admit(&Forwarded::of(request)).is_ok()
+    state.knows(&Forwarded::of(request))
 }
