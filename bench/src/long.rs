@@ -57,15 +57,15 @@ impl Sizes {
     }
 }
 
-fn mb(bytes: u64) -> f64 {
+fn mb(bytes: u64) -> Value {
     rounded(bytes as f64 / 1e6, 10.0)
 }
 
-/// The memory of server and nginx, from the start of a run to its end.
+/// The memory of server and nginx in MB, from the start of a run to its end.
 #[derive(Default)]
 struct Memory {
-    server: Vec<f64>,
-    nginx: Vec<f64>,
+    server: Vec<Value>,
+    nginx: Vec<Value>,
 }
 
 impl Memory {
@@ -261,6 +261,8 @@ pub fn section(found: &Value) -> String {
             held(most <= third * FLAT),
         );
     }
+    text += "\nnginx opens a connection to the server for each request that waits, so a stall of the disk takes memory, and malloc keeps\n\
+             it: the server's memory is that of the longest stall so far. It is judged on the last two thirds of the run.\n";
     text += &format!("\nOther processes used {:.0} % of the machine.\n", number("/noise") * 100.0);
     let rows = |name: &str, rows: usize| number(&format!("/cpu_us_by_rows/{name}/{rows}"));
     if rows("rollcall", MANY_ROWS).is_finite() {
