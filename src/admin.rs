@@ -32,6 +32,7 @@ mod keys;
 mod list;
 mod renewals;
 mod revoke;
+pub mod scram;
 mod signer;
 mod taken;
 mod users;

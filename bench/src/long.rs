@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
 
@@ -24,9 +25,12 @@ const PEOPLE: usize = 100_000;
 const CADENCE_S: f64 = 30.0;
 /// Each has a connection of its own. One of nginx's workers may get nearly all, and has 16,384 places.
 const MOST_CONNECTIONS: usize = 15_000;
+/// Between two looks at the memory.
+const MINUTE: Duration = Duration::from_secs(60);
 /// Before anything is counted.
 const WARM: Duration = Duration::from_secs(10);
-/// What counts as flat: the end over the start.
+/// What counts as flat: of a table the end over the start, of memory the most of the last two thirds over the end of the
+/// first.
 const FLAT: f64 = 1.1;
 const HOT_SHARE: f64 = 0.95;
 /// Rows, WAL and index of the largest table.
@@ -37,40 +41,69 @@ const MANY_ROWS_BYTES: u64 = 20 << 30;
 struct Sizes {
     table: u64,
     indexes: u64,
-    server: u64,
-    nginx: u64,
 }
 
 impl Sizes {
-    fn read(stack: &Stack, system: &System) -> io::Result<Self> {
+    fn read(stack: &Stack) -> io::Result<Self> {
         let number = |sql: &str| stack.sql(sql)?.parse::<u64>().map_err(io::Error::other);
-        let (server, nginx) = system.memory()?;
         Ok(Self {
             table: number("select pg_table_size('users')")?,
             indexes: number("select pg_indexes_size('users')")?,
-            server,
-            nginx,
         })
     }
 
     fn json(&self) -> Value {
-        let mb = |bytes: u64| rounded(bytes as f64 / 1e6, 10.0);
-        json!({
-            "table": mb(self.table),
-            "indexes": mb(self.indexes),
-            "server": mb(self.server),
-            "nginx": mb(self.nginx),
-        })
+        json!({ "table": mb(self.table), "indexes": mb(self.indexes) })
     }
 }
 
-pub fn all(stack: &Stack, root: &Path, minutes: f64) -> io::Result<()> {
+fn mb(bytes: u64) -> Value {
+    rounded(bytes as f64 / 1e6, 10.0)
+}
+
+/// The memory of server and nginx in MB, from the start of a run to its end.
+#[derive(Default)]
+struct Memory {
+    server: Vec<Value>,
+    nginx: Vec<Value>,
+}
+
+impl Memory {
+    fn look(&mut self, system: &System) -> io::Result<()> {
+        let (server, nginx) = system.memory()?;
+        self.server.push(mb(server));
+        self.nginx.push(mb(nginx));
+        Ok(())
+    }
+
+    /// Looks each minute until nobody holds `running`, and then once more.
+    fn watch(system: &System, running: &Receiver<()>) -> io::Result<Self> {
+        let mut memory = Self::default();
+        loop {
+            memory.look(system)?;
+            if running.recv_timeout(MINUTE) != Err(RecvTimeoutError::Timeout) {
+                memory.look(system)?;
+                return Ok(memory);
+            }
+        }
+    }
+}
+
+/// At the start, at the end of the first third, and the most since then. A program is warm after a third: pools have
+/// their places, and the allocator has what the first stalls took.
+fn thirds(memory: &[f64]) -> [f64; 3] {
+    let after = memory.len().saturating_sub(1).div_ceil(3);
+    let most = memory.iter().skip(after).copied().fold(f64::NAN, f64::max);
+    [memory.first(), memory.get(after), Some(&most)].map(|mb| mb.copied().unwrap_or(f64::NAN))
+}
+
+pub fn all(stack: &Stack, root: &Path, minutes: f64, rows: usize) -> io::Result<()> {
     let target = root.join("target/bench");
     let authority = Authority::read(&stack.certs)?;
-    let mut found = endurance(stack, &authority, minutes)?;
+    let mut found = endurance(stack, &authority, minutes, rows)?;
     // What comes next takes minutes too.
     write_json(&found, &target.join(FILE))?;
-    found["cpu_us_by_rows"] = rows(stack, &authority)?;
+    found["cpu_us_by_rows"] = by_rows(stack, &authority)?;
     write_json(&found, &target.join(FILE))?;
     let document = root.join("docs/benchmarks.md");
     let text = replace_section(&fs::read_to_string(&document)?, &section(&found));
@@ -82,21 +115,28 @@ pub fn all(stack: &Stack, root: &Path, minutes: f64) -> io::Result<()> {
     }
 }
 
-fn endurance(stack: &Stack, authority: &Authority, minutes: f64) -> io::Result<Value> {
+fn endurance(stack: &Stack, authority: &Authority, minutes: f64, rows: usize) -> io::Result<Value> {
     let files = getrlimit(Resource::Nofile).current.map_or(MOST_CONNECTIONS, |files| files as usize);
     let connections = files.saturating_sub(1000).min(MOST_CONNECTIONS);
     let rate = PEOPLE as f64 / CADENCE_S;
-    println!("{connections} connections, {rate:.0} requests a second, {PEOPLE} rows, {minutes} minutes");
-    stack.fill(PEOPLE)?;
-    let identities = authority.identities(connections, PEOPLE)?;
+    println!("{connections} connections, {rate:.0} requests a second, {rows} rows, {minutes} minutes");
+    stack.fill(rows)?;
+    let identities = authority.identities(connections, rows)?;
     let system = stack.system("rollcall")?;
     let mut load = Load::connect(system, &identities)?;
     let run = |measure| Run { pace: Pace::Open(rate), warm: Duration::ZERO, measure, handshake_each: false };
     load.run(run(WARM))?;
-    let sizes = Sizes::read(stack, system)?;
+    let sizes = Sizes::read(stack)?;
     let updates = updates(stack)?;
     let start = stack.start(system)?;
-    let outcome = load.run(run(Duration::from_secs_f64(minutes * 60.0)))?;
+    let (runs, running) = mpsc::channel();
+    let (outcome, memory) = thread::scope(|scope| {
+        let watching = scope.spawn(move || Memory::watch(system, &running));
+        let outcome = load.run(run(Duration::from_secs_f64(minutes * 60.0)));
+        drop::<Sender<()>>(runs);
+        (outcome, watching.join())
+    });
+    let (outcome, memory) = (outcome?, memory.map_err(|_| io::Error::other("the memory was not read"))??);
     let costs = stack.stop(system, &start)?;
     let [all, hot] = self::updates(stack)?;
     let each = PerHeartbeat::new(&costs, outcome.answered_in_all);
@@ -104,7 +144,7 @@ fn endurance(stack: &Stack, authority: &Authority, minutes: f64) -> io::Result<V
     Ok(json!({
         "minutes": minutes,
         "connections": connections,
-        "rows": PEOPLE,
+        "rows": rows,
         "rate": rounded(outcome.rate(), 1.0),
         "answered": outcome.answered,
         "refused": refused(&outcome),
@@ -124,7 +164,8 @@ fn endurance(stack: &Stack, authority: &Authority, minutes: f64) -> io::Result<V
             "generator": rounded(each.generator, 10.0),
         },
         "mb_start": sizes.json(),
-        "mb_end": Sizes::read(stack, system)?.json(),
+        "mb_end": Sizes::read(stack)?.json(),
+        "mb_each_minute": { "server": memory.server, "nginx": memory.nginx },
         "noise": rounded(costs.noise(), 100.0),
     }))
 }
@@ -146,7 +187,7 @@ fn updates(stack: &Stack) -> io::Result<[f64; 2]> {
 }
 
 /// Microseconds of a heartbeat by rows, if the disk has room for the largest table.
-fn rows(stack: &Stack, authority: &Authority) -> io::Result<Value> {
+fn by_rows(stack: &Stack, authority: &Authority) -> io::Result<Value> {
     let disk = rustix::fs::statvfs(&stack.certs)?;
     if disk.f_bavail * disk.f_frsize < MANY_ROWS_BYTES {
         println!("{MANY_ROWS} rows are left out: they need {} GB on the disk", MANY_ROWS_BYTES >> 30);
@@ -204,16 +245,24 @@ pub fn section(found: &Value) -> String {
         number("/cpu_us")
     );
     line("CPU µs of a heartbeat: server + nginx + PostgreSQL", sum, "", "");
-    for (key, name) in [
-        ("table", "table"),
-        ("indexes", "indexes"),
-        ("server", "memory of the server"),
-        ("nginx", "memory of nginx"),
-    ] {
-        let (start, end) = (number(&format!("/mb_start/{key}")), number(&format!("/mb_end/{key}")));
+    for name in ["table", "indexes"] {
+        let (start, end) = (number(&format!("/mb_start/{name}")), number(&format!("/mb_end/{name}")));
         let came = format!("{start:.1} → {end:.1}");
         line(&format!("{name}, MB, start → end"), came, "at most a tenth more", held(end <= start * FLAT));
     }
+    for name in ["server", "nginx"] {
+        let each = found.pointer(&format!("/mb_each_minute/{name}")).and_then(Value::as_array);
+        let each: Vec<f64> = each.into_iter().flatten().filter_map(Value::as_f64).collect();
+        let [start, third, most] = thirds(&each);
+        line(
+            &format!("memory of {name}, MB, start → after a third → most since"),
+            format!("{start:.1} → {third:.1} → {most:.1}"),
+            "since then at most a tenth more",
+            held(most <= third * FLAT),
+        );
+    }
+    text += "\nnginx opens a connection to the server for each request that waits, so a stall of the disk takes memory, and malloc keeps\n\
+             it: the server's memory is that of the longest stall so far. It is judged on the last two thirds of the run.\n";
     text += &format!("\nOther processes used {:.0} % of the machine.\n", number("/noise") * 100.0);
     let rows = |name: &str, rows: usize| number(&format!("/cpu_us_by_rows/{name}/{rows}"));
     if rows("rollcall", MANY_ROWS).is_finite() {
@@ -251,6 +300,27 @@ fn replace_section(document: &str, section: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_flat_if_it_is_after_a_third() {
+        let minutes: Vec<f64> = (0..=10).map(f64::from).collect();
+        assert_eq!(thirds(&minutes), [0.0, 4.0, 10.0]);
+        assert_eq!(thirds(&[8.0, 40.0, 41.0, 39.0]), [8.0, 40.0, 41.0]);
+        assert_eq!(thirds(&[8.0, 9.0]), [8.0, 9.0, 9.0]);
+        assert!(thirds(&[]).iter().all(|mb| mb.is_nan()));
+        let found = |server: [f64; 4]| {
+            section(&json!({ "mb_each_minute": { "server": server, "nginx": [1, 1, 1, 1] } }))
+        };
+        let line = "| memory of server, MB, start → after a third → most since | 8.0 → 40.0 → ";
+        assert!(
+            found([8.0, 40.0, 41.0, 39.0])
+                .contains(&format!("{line}41.0 | since then at most a tenth more | held |"))
+        );
+        assert!(
+            found([8.0, 40.0, 45.0, 39.0])
+                .contains(&format!("{line}45.0 | since then at most a tenth more | **missed** |"))
+        );
+    }
 
     #[test]
     fn a_section_replaces_the_one_of_the_last_run() {

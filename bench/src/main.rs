@@ -67,8 +67,11 @@ struct LongCommand {
     #[argh(positional)]
     root: PathBuf,
     /// how long (default 10)
-    #[argh(positional, default = "10.0")]
+    #[argh(option, default = "10.0")]
     minutes: f64,
+    /// how many people are enrolled (default 100000)
+    #[argh(option, default = "100_000")]
+    rows: usize,
 }
 
 /// Enrol so many people, and nobody else.
@@ -119,8 +122,8 @@ fn main() -> ExitCode {
         Command::Fill(FillCommand { state, users }) => {
             Stack::read(&state).and_then(|stack| stack.fill(users))
         }
-        Command::Long(LongCommand { state, root, minutes }) => {
-            Stack::read(&state).and_then(|stack| long::all(&stack, &root, minutes))
+        Command::Long(LongCommand { state, root, minutes, rows }) => {
+            Stack::read(&state).and_then(|stack| long::all(&stack, &root, minutes, rows))
         }
         Command::Measure(command) => measure_all(&command),
         Command::Load(command) => load_once(&command),

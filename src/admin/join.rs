@@ -10,7 +10,7 @@ use super::desk::{Desk, Settings};
 use super::folder::{self, Folder};
 use super::invite::{self, ANSWER, Answer, Asked, REQUEST, Secret};
 use super::signer::{self, verify};
-use super::{Error, crl, is_joined, report, revoke};
+use super::{Error, crl, is_joined, report, revoke, scram};
 use crate::cli::{FromArgs, ServerName, note, setting};
 use crate::files;
 use crate::keyfile;
@@ -223,13 +223,14 @@ fn roles(error: store::Error) -> Error {
 /// A role of a server, and the URL with that and its password in the place of its own.
 fn role_of(url: &str, group: &'static str, server: &str) -> Result<(NewRole, String), Error> {
     let name = format!("{group}_{server}");
-    let mut password = [0; 24];
-    SystemRandom::new().fill(&mut password).map_err(|_| Error::Random)?;
+    let (mut password, mut salt) = ([0; 24], [0; 16]);
+    let random = SystemRandom::new();
+    random.fill(&mut password).and_then(|()| random.fill(&mut salt)).map_err(|_| Error::Random)?;
     let password = hex::encode(password);
     let url = with_user(url, &name, &password).ok_or_else(|| {
         Error::Join("the URL's form is postgres://USER@HOST/DATABASE, with neither user nor password after a question mark".to_owned())
     })?;
-    Ok((NewRole { name, password, group }, url))
+    Ok((NewRole { name, verifier: scram::verifier(&password, &salt), group }, url))
 }
 
 fn with_user(url: &str, role: &str, password: &str) -> Option<String> {

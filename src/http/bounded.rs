@@ -1,15 +1,25 @@
 //! A stream that stops a peer that sends too much: bytes that the parser above it cannot bear (it reads to
 //! the next line feed, however far away that is, and panics at a header that is not ASCII), or silence.
 
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_std::io::{Read, Write};
 use async_std::stream::{Interval, Stream, interval};
+
+/// Bytes of a head that is read at once: as many as async-h1 takes.
+const AT_ONCE: usize = 8 * 1024;
+
+thread_local! {
+    /// All connections of a thread have it in turn.
+    static BUFFER: RefCell<[u8; AT_ONCE]> = const { RefCell::new([0; AT_ONCE]) };
+}
 
 #[derive(Clone)]
 pub struct Bounded<S> {
@@ -49,8 +59,21 @@ impl<S> Bounded<S> {
     }
 
     /// The next reader begins with these bytes, which were read already.
-    pub fn unread(&self, bytes: &[u8]) {
-        self.bounds.unread().extend_from_slice(bytes);
+    pub fn unread(&self, bytes: Vec<u8>) {
+        *self.bounds.unread() = bytes;
+    }
+}
+
+impl<S: Read + Unpin> Bounded<S> {
+    /// The bytes that come next, as many as there are at once; none at the end. The wait for them takes no memory.
+    pub async fn next(&mut self) -> io::Result<Vec<u8>> {
+        poll_fn(|cx| {
+            BUFFER.with_borrow_mut(|buffer| {
+                let read = ready!(Pin::new(&mut *self).poll_read(cx, &mut buffer[..]));
+                Poll::Ready(read.map(|len| buffer[..len].to_vec()))
+            })
+        })
+        .await
     }
 }
 

@@ -33,8 +33,6 @@ const FIRST_REQUEST: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of one request, head and body. nginx forwards a body of 8 kB at most, and a head that is smaller.
 const MAX_REQUEST: usize = 16 * 1024;
-/// Bytes of a head that is read where it lies: as many as async-h1 takes.
-const USUAL_HEAD: usize = 8 * 1024;
 /// Bytes of a stream that are written at once.
 const PART: usize = 8 * 1024;
 const NO_CONTENT: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
@@ -156,6 +154,10 @@ impl Drop for Unanswered<'_> {
 }
 
 /// One connection: requests one after another until it closes, misbehaves or the server stops.
+///
+/// nginx keeps hundreds of them, and opens as many more as requests wait in a stall of the database. So one that waits for
+/// a request holds no buffer, one that waits for the answer to a usual request holds that request alone, and whatever
+/// async-h1 needs is in a future of its own.
 async fn converse<S: Stream, T: Program + Clone + Send + Sync + 'static>(
     stream: S,
     newcomer: Newcomer<S>,
@@ -165,66 +167,100 @@ async fn converse<S: Stream, T: Program + Clone + Send + Sync + 'static>(
 ) {
     let mut stream = Bounded::new(stream, PATIENCE);
     let mut newcomer = Some(newcomer);
-    // Newcomers need none.
-    let mut head = Vec::new();
+    let end_of_first = Instant::now() + FIRST_REQUEST;
     loop {
         stream.allow(MAX_REQUEST);
-        let decoded = match newcomer {
-            None => {
-                head.resize(USUAL_HEAD, 0);
-                match stream.read(&mut head).await {
-                    Ok(0) => return,
-                    Ok(len) => {
-                        if let Some(forwarded) = T::USUAL.and_then(|line| usual::read(line, &head[..len])) {
-                            if answer_usual(&mut stream, &forwarded, app.state(), &progress).await {
-                                continue;
-                            }
-                            return;
-                        }
-                        stream.unread(&head[..len]);
-                        decode(stream.clone()).await
+        let mut begun = Ok(());
+        if let Some(line) = T::USUAL {
+            let head = match newcomer {
+                None => stream.next().await,
+                Some(_) => before(end_of_first, stream.next()).await,
+            };
+            match head {
+                Ok(head) if head.is_empty() => return,
+                Ok(head) => {
+                    let forwarded = usual::read(line, &head);
+                    if forwarded.as_ref().is_some_and(|forwarded| app.state().knows(forwarded)) {
+                        newcomer = None;
                     }
-                    Err(error) => Err(error.into()),
+                    if newcomer.is_none()
+                        && let Some(forwarded) = forwarded
+                    {
+                        if answer_usual(&mut stream, &forwarded, app.state(), &progress).await {
+                            continue;
+                        }
+                        return;
+                    }
+                    stream.unread(head);
                 }
+                Err(error) => begun = Err(error),
             }
-            Some(_) => match timeout(FIRST_REQUEST, decode(stream.clone())).await {
-                Ok(decoded) => decoded,
-                Err(_) => return,
-            },
-        };
-        let _unanswered = Unanswered::count(&progress);
-        let (method, response, keep) = match decoded {
-            Ok(None) => return,
-            Ok(Some((request, _body))) => {
-                let method = request.method();
-                if newcomer.is_some() && knows(app.state(), &request) {
-                    newcomer = None;
-                }
-                // Only a renewal reads its body. The rest of one would look like the next request.
-                let asked_to_close = request
-                    .header("Connection")
-                    .is_some_and(|value| value.as_str().eq_ignore_ascii_case("close"));
-                let keep = newcomer.is_none() && request.is_empty() == Some(true) && !asked_to_close;
-                let response: tide::http::Response = app
-                    .respond(request)
-                    .await
-                    .unwrap_or_else(|error| tide::http::Response::new(error.status()));
-                (method, response, keep)
-            }
-            Err(error) if is_silence(&error) => return,
-            Err(error) => (Method::Get, malformed::<T>(&error), false),
-        };
-        // Asked after the answer is ready: the server may have begun to stop meanwhile.
-        let keep = keep && !progress.stopping.load(Ordering::SeqCst);
-        // A peer that does not read its answer holds the connection no longer than one that does not ask.
-        let written = match response.len() {
-            Some(_) => timeout(ANSWER_TIMEOUT, write_answer(&mut stream, method, response, keep)).await,
-            None => return write_stream(stream.inner().clone(), method, response).await,
-        };
-        if !matches!(written, Ok(Ok(()))) || !keep {
+        }
+        let answering = answer_other(&mut stream, begun, &mut newcomer, end_of_first, &app, knows, &progress);
+        if !Box::pin(answering).await {
             return;
         }
     }
+}
+
+/// The end of a wait that is over by then.
+async fn before<T>(end: Instant, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let left = end.saturating_duration_since(Instant::now());
+    timeout(left, work).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Answers any request, of which the beginning may have been read or not. Is the connection kept?
+async fn answer_other<S: Stream, T: Program + Clone + Send + Sync + 'static>(
+    stream: &mut Bounded<S>,
+    begun: io::Result<()>,
+    newcomer: &mut Option<Newcomer<S>>,
+    end_of_first: Instant,
+    app: &tide::Server<T>,
+    knows: Knows<T>,
+    progress: &Progress,
+) -> bool {
+    let decoded = match (begun, &newcomer) {
+        (Err(error), _) => Err(error.into()),
+        (Ok(()), None) => decode(stream.clone()).await,
+        (Ok(()), Some(_)) => {
+            let left = end_of_first.saturating_duration_since(Instant::now());
+            match timeout(left, decode(stream.clone())).await {
+                Ok(decoded) => decoded,
+                Err(_) => return false,
+            }
+        }
+    };
+    let _unanswered = Unanswered::count(progress);
+    let (method, response, keep) = match decoded {
+        Ok(None) => return false,
+        Ok(Some((request, _body))) => {
+            let method = request.method();
+            if newcomer.is_some() && knows(app.state(), &request) {
+                *newcomer = None;
+            }
+            // Only a renewal reads its body. The rest of one would look like the next request.
+            let asked_to_close = request
+                .header("Connection")
+                .is_some_and(|value| value.as_str().eq_ignore_ascii_case("close"));
+            let keep = newcomer.is_none() && request.is_empty() == Some(true) && !asked_to_close;
+            let response: tide::http::Response =
+                app.respond(request).await.unwrap_or_else(|error| tide::http::Response::new(error.status()));
+            (method, response, keep)
+        }
+        Err(error) if is_silence(&error) => return false,
+        Err(error) => (Method::Get, malformed::<T>(&error), false),
+    };
+    // Asked after the answer is ready: the server may have begun to stop meanwhile.
+    let keep = keep && !progress.stopping.load(Ordering::SeqCst);
+    // A peer that does not read its answer holds the connection no longer than one that does not ask.
+    let written = match response.len() {
+        Some(_) => timeout(ANSWER_TIMEOUT, write_answer(stream, method, response, keep)).await,
+        None => {
+            write_stream(stream.inner().clone(), method, response).await;
+            return false;
+        }
+    };
+    matches!(written, Ok(Ok(()))) && keep
 }
 
 /// Answers the usual request. Is the connection kept?
@@ -240,7 +276,7 @@ async fn answer_usual<S: Stream, T: Program>(
     let writing = async {
         match response {
             None => stream.write_all(no_content(keep)).await,
-            Some(response) => write_answer(stream, Method::Patch, response.into(), keep).await,
+            Some(response) => Box::pin(write_answer(stream, Method::Patch, response.into(), keep)).await,
         }
     };
     keep & matches!(timeout(ANSWER_TIMEOUT, writing).await, Ok(Ok(())))

@@ -12,6 +12,11 @@ pub trait Program: Sync {
     /// router would.
     const USUAL: Option<&'static str> = None;
 
+    /// Did the usual request come from nginx, and not from somebody else on this host? Of one that did not, the router says.
+    fn knows(&self, _: &Forwarded<'_>) -> bool {
+        false
+    }
+
     /// The answer to the usual request, which has no body. `None` is a 204 and nothing else.
     fn answer_usual(&self, _: &Forwarded<'_>) -> impl Future<Output = Option<Response>> + Send {
         async { None }

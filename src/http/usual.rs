@@ -1,4 +1,4 @@
-//! The one request that nearly all are, read where it lies: nothing is copied and nothing is allocated.
+//! The one request that nearly all are, read where it lies: no header is copied and nothing is allocated for one.
 //!
 //! Only the exact bytes that our nginx writes are taken (`nginx/rollcall.conf.in`): anything else is left to async-h1,
 //! which reads it as if this had never looked. So no request is taken for another by the two.

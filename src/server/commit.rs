@@ -42,6 +42,8 @@ struct Waiting {
     sighting: Sighting,
     answer: Sender<Result<(), Refused>>,
     since: Instant,
+    /// Somebody else holds the row of this person.
+    is_held: bool,
 }
 
 /// A sighting that is not known to be recorded.
@@ -54,6 +56,8 @@ pub enum Refused {
     NotRegistered,
     /// The database is away or slow, or too many wait for it.
     Unavailable,
+    /// Somebody else holds the row.
+    Held,
     /// This person has [`MAX_REPEATS`] requests waiting.
     TooMany,
 }
@@ -98,7 +102,7 @@ impl Commits {
     /// Waits for the commit that holds this sighting.
     pub async fn record(&self, sighting: Sighting) -> Result<(), Refused> {
         let (answer, answered) = channel::bounded(1);
-        let waiting = Waiting { sighting, answer, since: Instant::now() };
+        let waiting = Waiting { sighting, answer, since: Instant::now(), is_held: false };
         self.queue.try_send(waiting).map_err(|_| Refused::Unavailable)?;
         answered.recv().await.unwrap_or(Err(Refused::Unavailable))
     }
@@ -163,8 +167,7 @@ async fn commit_all(
         let waits = !pending.is_locked;
         let mut batch = pending.waiting;
         batch.extend(std::iter::from_fn(|| waiting.try_recv().ok()).take(room));
-        // To a request, a closed channel is the answer that there is none.
-        batch.retain(|one| one.since.elapsed() < patience);
+        batch.retain(|one| one.waits(patience));
         (batch, pending) = split_repeats(batch);
         if batch.is_empty() {
             continue;
@@ -234,6 +237,13 @@ impl Pending {
     fn hold(&mut self, mut locked: Vec<Waiting>) {
         self.is_locked = !locked.is_empty();
         self.people += locked.len();
+        // Locked they are in the order of their emails, as the batch was.
+        for later in &mut self.waiting {
+            later.is_held = locked.binary_search_by(|one| one.email().cmp(later.email())).is_ok();
+        }
+        for one in &mut locked {
+            one.is_held = true;
+        }
         locked.append(&mut self.waiting);
         self.waiting = locked;
     }
@@ -269,5 +279,14 @@ fn split_repeats(mut batch: Vec<Waiting>) -> (Vec<Waiting>, Pending) {
 impl Waiting {
     fn email(&self) -> &Email {
         &self.sighting.status.email
+    }
+
+    /// Does it wait for its turn still? To a request, a closed channel is the answer that the database was too slow.
+    fn waits(&self, patience: Duration) -> bool {
+        let waits = self.since.elapsed() < patience;
+        if !waits && self.is_held {
+            let _ = self.answer.try_send(Err(Refused::Held));
+        }
+        waits
     }
 }

@@ -177,6 +177,7 @@ impl Hearing {
     pub async fn run(&self, store: &Store) {
         let outage = Outage::of("telling the clock of this server");
         let clock = Outage::of("the clock of this host");
+        let their_clock = Outage::of("the clock of the database");
         let key = Outage::of("signing announcements");
         let mut looked = Instant::now();
         let begun = || {
@@ -244,6 +245,10 @@ impl Hearing {
                     match apart(now_ns(), store.time().now_ns()) {
                         None => clock.worked(),
                         Some(apart) => clock.failed(&apart),
+                    }
+                    match store.time().step() {
+                        None => their_clock.worked(),
+                        Some(step) => their_clock.failed(&step),
                     }
                     // Both may have been started at once.
                     if looked.elapsed() >= LOOK {

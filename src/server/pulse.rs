@@ -24,6 +24,10 @@ struct Last {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lack {
     Away,
+    Unreachable,
+    Untrusted,
+    NoPrimary,
+    Slow,
     Standby,
     ReadOnly,
     Rights,
@@ -51,9 +55,9 @@ impl Pulse {
     pub fn lacks(&self, store: &Store) -> Option<Lack> {
         let last = self.last();
         let is_late = last.began.is_some_and(|began| began.elapsed() > PATIENCE);
-        let lacks = last.lacks.or(is_late.then_some(Lack::Away));
+        let lacks = last.lacks.or(is_late.then_some(Lack::Slow));
         lacks.map(|lack| match lack {
-            Lack::Away if store.waits_for_standby() => Lack::Standby,
+            Lack::Away | Lack::Slow if store.waits_for_standby() => Lack::Standby,
             lack => lack,
         })
     }
@@ -68,7 +72,11 @@ impl Lack {
         match error {
             store::Error::CannotRecord(_) if !error.is_read_only() => Lack::Rights,
             store::Error::Refused(_) => Lack::Refused,
+            store::Error::NoPrimary => Lack::NoPrimary,
             _ if error.is_read_only() => Lack::ReadOnly,
+            _ if error.is_late() => Lack::Slow,
+            _ if error.is_untrusted() => Lack::Untrusted,
+            _ if error.is_unreachable() => Lack::Unreachable,
             _ => Lack::Away,
         }
     }
@@ -76,6 +84,12 @@ impl Lack {
     pub fn text(self) -> &'static str {
         match self {
             Lack::Away => "the database is unreachable or too slow",
+            Lack::Unreachable => "the database is unreachable or too slow: there is no connection to it",
+            Lack::Untrusted => {
+                "the database is unreachable or too slow: TLS with it fails, as with a certificate that does not verify"
+            }
+            Lack::NoPrimary => "the database is unreachable or too slow: no primary is behind its address",
+            Lack::Slow => "the database is unreachable or too slow: it did not answer in time",
             Lack::Standby => "the database is too slow: a commit waits for the synchronous standby",
             Lack::ReadOnly => "the database takes no writes: it is read-only, or a standby",
             Lack::Rights => {
@@ -102,7 +116,7 @@ mod tests {
         pulse.begins();
         assert_eq!(pulse.lacks(&store), None);
         pulse.last().began = Instant::now().checked_sub(PATIENCE);
-        assert_eq!(pulse.lacks(&store), Some(Lack::Away));
+        assert_eq!(pulse.lacks(&store), Some(Lack::Slow));
         pulse.ends(Some(Lack::ReadOnly));
         pulse.begins();
         assert_eq!(pulse.lacks(&store), Some(Lack::ReadOnly), "until a write has succeeded");

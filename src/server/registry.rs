@@ -35,7 +35,8 @@ impl Registry {
         if let Some(email) = known {
             return Ok(email);
         }
-        match store.holder(&certificate).await {
+        // Boxed, for the question is large and every request would have a place for it, asked or not.
+        match Box::pin(store.holder(&certificate)).await {
             Ok(found) => {
                 self.outage.worked();
                 let email = found.ok_or(Refused::NotRegistered)?;

@@ -43,6 +43,10 @@ impl Program for Arc<State> {
     const NAME: &'static str = "rollcall-server";
     const USUAL: Option<&'static str> = Some("PATCH /api/client HTTP/1.1");
 
+    fn knows(&self, forwarded: &Forwarded<'_>) -> bool {
+        self.credential.admit(forwarded).is_ok()
+    }
+
     async fn answer_usual(&self, forwarded: &Forwarded<'_>) -> Option<Response> {
         match beat(self, Method::Patch, forwarded).await {
             Ok(()) => self.hearing.reannounce_after().map(|seconds| recorded(Some(seconds))),
@@ -57,7 +61,7 @@ pub fn app(state: State) -> tide::Server<Arc<State>> {
     app.at("/api/client").all(|request| answer(request, client));
     app.at(renewal::PATH).all(|request| answer(request, renewal::renew));
     app.at("/livez").get(|_| async { Ok(Response::new(StatusCode::NoContent)) });
-    app.at("/readyz").get(|request| answer(request, readyz));
+    app.at("/readyz").get(readyz);
     app.at("/metrics").get(tell);
     app.at("/proof").all(|request| answer(request, prove));
     for everywhere_else in ["/", "/*"] {
@@ -108,7 +112,7 @@ pub async fn sighting(state: &State, forwarded: &Forwarded<'_>) -> Result<Sighti
         Identity::Registered => state.registry.holder(&state.store, forwarded.certificate()?).await?,
     };
     let lacks = || state.hearing.pulse().lacks(&state.store).unwrap_or(Lack::Away);
-    let heard_ms = state.hearing.reading().ok_or_else(|| unavailable(lacks()))?;
+    let heard_ms = state.hearing.reading().ok_or_else(|| unavailable(lacks().text()))?;
     let mut sighting = forwarded.sighting(email, now_ns, heard_ms)?;
     // nginx has this host's clock; only its differences count.
     let age_ns = now_ns.saturating_sub(sighting.status.last_seen_ns);
@@ -116,16 +120,14 @@ pub async fn sighting(state: &State, forwarded: &Forwarded<'_>) -> Result<Sighti
     Ok(sighting)
 }
 
-/// Ready: the database takes what this server writes each second.
-async fn readyz(request: Request<Arc<State>>) -> Result<Response, Problem> {
+/// Ready: the database takes what this server writes each second. The log has the reason once, from that write, and
+/// nothing of those who ask.
+async fn readyz(request: Request<Arc<State>>) -> tide::Result {
     let state = request.state();
-    match state.hearing.pulse().lacks(&state.store) {
-        None => Ok(Response::new(StatusCode::NoContent)),
-        Some(lack) => {
-            log::info!("not ready: {}", lack.text());
-            Err(unavailable(lack))
-        }
-    }
+    Ok(match state.hearing.pulse().lacks(&state.store) {
+        None => Response::new(StatusCode::NoContent),
+        Some(lack) => try_again(format!("{}; just doctor says more", lack.text())).by::<Arc<State>>(),
+    })
 }
 
 /// `GET /metrics`: no secret, and nginx does not forward it.
@@ -167,7 +169,11 @@ impl From<Refused> for Problem {
                 "this certificate is not registered; the administrator of rollcall notes its holder with: \
                  rollcall-admin enrol EMAIL --cert FILE",
             ),
-            Refused::Unavailable => unavailable(Lack::Away),
+            Refused::Unavailable => unavailable(Lack::Away.text()),
+            Refused::Held => unavailable(
+                "somebody else holds the row of this email in the database: a commit of another server, or an \
+                 administrator's session",
+            ),
             Refused::TooMany => {
                 let detail = format!("more than {MAX_REPEATS} requests at once of one person");
                 Problem::new(StatusCode::TooManyRequests, detail).with_header("Retry-After", "1")
@@ -177,12 +183,15 @@ impl From<Refused> for Problem {
 }
 
 /// The log has the reason: database text stays on this side.
-fn unavailable(lack: Lack) -> Problem {
-    let detail = format!("{}; nothing was announced, try again", lack.text());
+fn unavailable(lacks: &str) -> Problem {
+    try_again(format!("{lacks}; nothing was announced, try again"))
+}
+
+fn try_again(detail: String) -> Problem {
     Problem::new(StatusCode::ServiceUnavailable, detail).with_header("Retry-After", "2")
 }
 
 /// Did this request come from nginx, and not from somebody else on this host?
 pub fn came_through_nginx(state: &Arc<State>, request: &tide::http::Request) -> bool {
-    state.credential.admit(&Forwarded::of(request)).is_ok()
+    state.knows(&Forwarded::of(request))
 }

@@ -17,7 +17,8 @@ pub struct PublishedCrl {
 /// A role that may log in, and the group whose rights it has.
 pub struct NewRole {
     pub name: String,
-    pub password: String,
+    /// Of its password. The password itself could come into the log of the database.
+    pub verifier: String,
     pub group: &'static str,
 }
 
@@ -218,14 +219,14 @@ impl Store {
 }
 
 async fn make(connection: &mut PgConnection, roles: &[NewRole]) -> Result<(), Error> {
-    for NewRole { name, password, group } in roles {
+    for NewRole { name, verifier, group } in roles {
         let statements = sqlx::query_scalar::<_, String>(
             "select format(case when exists (select from pg_roles where rolname = $1)
                                 then 'alter role %1$I login password %2$L connection limit 8; grant %3$I to %1$I'
                                 else 'create role %1$I login password %2$L connection limit 8 in role %3$I' end,
                            $1::text, $2::text, $3::text)",
         );
-        let statements = statements.bind(name).bind(password).bind(group).fetch_one(&mut *connection).await?;
+        let statements = statements.bind(name).bind(verifier).bind(group).fetch_one(&mut *connection).await?;
         connection.execute(sqlx::raw_sql(AssertSqlSafe(statements))).await?;
     }
     Ok(())

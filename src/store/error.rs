@@ -1,6 +1,7 @@
 //! The errors of the record: whose mistake each is, and whether it may pass.
 
 use std::borrow::Cow;
+use std::io;
 use std::time::Duration;
 
 use sqlx::migrate::MigrateError;
@@ -70,6 +71,11 @@ fn plain_migration(error: &MigrateError) -> String {
     }
 }
 
+/// PostgreSQL, appendix A.
+fn code(error: &sqlx::Error) -> Option<Cow<'_, str>> {
+    error.as_database_error().and_then(|error| error.code())
+}
+
 const DIRECTLY: &str = "name PostgreSQL itself; the server needs three connections and no more";
 
 impl Error {
@@ -123,6 +129,35 @@ impl Error {
         matches!(self, Error::Deadline(_) | Error::Database(sqlx::Error::Io(_)))
     }
 
+    /// Was the answer late?
+    pub fn is_late(&self) -> bool {
+        match self {
+            Error::Deadline(_) | Error::Unended(_) => true,
+            Error::InDoubt(error) => error.is_late(),
+            // PostgreSQL cancels a statement that takes longer than we wait.
+            Error::Database(error) => code(error).as_deref() == Some("57014"),
+            _ => false,
+        }
+    }
+
+    /// Is nobody there to connect to, or did the connection end?
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            Error::InDoubt(error) => error.is_unreachable(),
+            error => error.is_lost(),
+        }
+    }
+
+    /// Could no TLS be agreed on, for whichever reason?
+    pub fn is_untrusted(&self) -> bool {
+        match self {
+            Error::Database(sqlx::Error::Tls(_)) => true,
+            // The form in which rustls says that it does not trust a certificate.
+            Error::Database(sqlx::Error::Io(error)) => error.kind() == io::ErrorKind::InvalidData,
+            _ => false,
+        }
+    }
+
     /// Did the connection end, so that another one may do?
     pub(super) fn is_lost(&self) -> bool {
         match self {
@@ -164,8 +199,7 @@ impl From<sqlx::Error> for Error {
         {
             return Error::NoPrimary;
         }
-        let code = error.as_database_error().and_then(|error| error.code());
-        match code.as_deref() {
+        match code(&error).as_deref() {
             // Our prepared statement is there before we prepared it, or is gone.
             Some("42P05" | "26000") => Error::Pooler(error),
             Some("08P01") if plain(&error).contains("startup parameter") => Error::Pooler(error),

@@ -24,7 +24,6 @@ pub struct Recorded {
     pub doubt: Option<&'static str>,
 }
 
-const STEPPED: &str = "it is more than a second away from where this server knew it, and counts; did it step, or was a statement late?";
 const BEHIND_THE_ROW: &str =
     "somebody's row is more than 10 minutes newer than this sighting, and stands; was a request late?";
 
@@ -313,9 +312,10 @@ impl Recorded {
             let i = row.try_get::<i64, _>(0)? as usize - 1;
             let given = &sightings[i].status;
             let last_seen_ns = row.try_get::<i64, _>(1)? as u64;
-            if row.try_get::<Option<i64>, _>(4)?.is_some() {
-                doubt = Some(STEPPED);
-            } else if last_seen_ns.saturating_sub(given.last_seen_ns) > AHEAD.as_nanos() as u64 {
+            let stepped_to_ns = row.try_get::<Option<i64>, _>(4)?;
+            if stepped_to_ns.is_none()
+                && last_seen_ns.saturating_sub(given.last_seen_ns) > AHEAD.as_nanos() as u64
+            {
                 doubt = Some(BEHIND_THE_ROW);
             }
             let ip: &str = row.try_get(2)?;

@@ -6,20 +6,33 @@
 //! commit is under way, so it must know the time before. So it says the time that it estimates, and its estimate of now;
 //! the statement takes the first as it is while the second is right to a second, and moves it otherwise.
 
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Instant, SystemTime};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+/// A clock that drifts stays within this between two answers, and the estimate of it in a heartbeat's statement counts.
+const STEP: Duration = Duration::from_secs(1);
 
 pub struct DatabaseTime {
     start: Instant,
     /// The database's time at the start, in nanoseconds since the Unix epoch.
     origin_ns: AtomicI64,
+    /// Has the database said its time?
+    is_known: AtomicBool,
+    /// How far its clock stepped since somebody asked for that, in nanoseconds; 0: it did not.
+    stepped_ns: AtomicI64,
 }
 
 impl Default for DatabaseTime {
     /// Until the database has said its time, that of this host stands in for it.
     fn default() -> Self {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self { start: Instant::now(), origin_ns: AtomicI64::new(ns(now.as_nanos())) }
+        Self {
+            start: Instant::now(),
+            origin_ns: AtomicI64::new(ns(now.as_nanos())),
+            is_known: AtomicBool::new(false),
+            stepped_ns: AtomicI64::new(0),
+        }
     }
 }
 
@@ -52,7 +65,32 @@ impl DatabaseTime {
                 _ => origin.clamp(earliest.min(latest), latest),
             })
         };
-        let _ = self.origin_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within);
+        let before = self.origin_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within);
+        let moved = before.ok().and_then(|before| Some(within(before)?.saturating_sub(before)));
+        let stepped_ns = moved.unwrap_or_default();
+        // The first answer corrects the clock of this host.
+        let was_known = self.is_known.swap(true, Ordering::Relaxed);
+        if was_known && Duration::from_nanos(stepped_ns.unsigned_abs()) > STEP {
+            self.stepped_ns.store(stepped_ns, Ordering::Relaxed);
+        }
+    }
+
+    /// How the database's clock stepped since this was asked last, if it did.
+    pub fn step(&self) -> Option<Step> {
+        let stepped_ns = self.stepped_ns.swap(0, Ordering::Relaxed);
+        (stepped_ns != 0).then_some(Step(stepped_ns))
+    }
+}
+
+/// So many nanoseconds, forward or back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step(i64);
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let far = Duration::from_nanos(self.0.unsigned_abs());
+        let which = if self.0 < 0 { "behind" } else { "ahead of" };
+        write!(f, "it is {far:.1?} {which} where this server knew it, and counts; did it step?")
     }
 }
 
@@ -63,7 +101,6 @@ fn ns(ns: u128) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn an_answer_bounds_the_estimate_and_a_slow_one_does_not_spoil_it() {
@@ -75,12 +112,25 @@ mod tests {
         time.learn(after(10), after(12), 1000 * SECOND);
         let first = time.at(after(12));
         assert!((1000 * SECOND..=1000 * SECOND + 2 * MS).contains(&first), "{first}");
+        assert_eq!(time.step(), None, "the clock of this host is another");
         // A commit that took a second agrees with that.
         time.learn(after(20), after(1020), 1000 * SECOND + 500 * MS);
-        assert_eq!(time.at(after(12)), first);
+        assert_eq!((time.at(after(12)), time.step()), (first, None));
         // Its clock was set back.
-        time.learn(after(2000), after(2000), 500 * SECOND);
-        assert_eq!(time.at(after(2000)), 500 * SECOND);
+        time.learn(after(7000), after(7000), 500 * SECOND);
+        assert_eq!(time.at(after(7000)), 500 * SECOND);
+        assert!(time.step().is_some());
+        for (seconds, said) in [(505, "5.0s ahead of"), (500, "5.0s behind")] {
+            time.learn(after(7000), after(7000), seconds * SECOND);
+            let step = time.step().map(|step| step.to_string());
+            assert_eq!(
+                step,
+                Some(format!("it is {said} where this server knew it, and counts; did it step?"))
+            );
+            assert_eq!(time.step(), None, "it is told once");
+        }
+        time.learn(after(7000), after(7000), 500 * SECOND + 900 * MS);
+        assert_eq!(time.step(), None, "it drifts");
         for far in [0, u64::MAX] {
             time.learn(after(3000), after(3000), far);
             assert!(time.at(after(3000)).abs_diff(far.min(i64::MAX as u64)) <= 3 * SECOND);

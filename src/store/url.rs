@@ -14,6 +14,8 @@ use super::tls::Files;
 
 const FORM: &str = "its form is postgres://USER@HOST/DATABASE";
 const MODES: &str = "sslmode is verify-full, verify-ca or disable";
+const ENCODE: &str = "it has a / in the password, or an @ in the database: in user, password and database each of \
+                      / : @ ? # [ ] % is percent-encoded (RFC 3986): %2F %3A %40 %3F %23 %5B %5D %25";
 const SEVERAL: &str =
     "it names several hosts; put HAProxy or a virtual address in front of them and name that";
 const ENCRYPT: &str = "sslmode=verify-full&sslrootcert=FILE, with the authority of the database's certificate (to a \
@@ -124,6 +126,13 @@ pub fn read(url: &str) -> Result<(PgConnectOptions, Option<Files>), Error> {
         Some(_) => return Err(malformed(MODES)),
         None => return Err(malformed(format!("it leads over TCP and has no sslmode; {ENCRYPT}"))),
     };
+    // sqlx has one name to connect to and to check, which hostaddr would be; libpq checks the one of host.
+    if matches!(mode, PgSslMode::VerifyFull) && value("hostaddr").is_some() {
+        return Err(malformed(
+            "with hostaddr the certificate would be checked against that address; leave hostaddr out, and name the host of the \
+             certificate, with its address in /etc/hosts if nobody else knows it; or sslmode=verify-ca",
+        ));
+    }
     let options = options.ssl_mode(mode);
     if matches!(mode, PgSslMode::Disable) {
         return match (sslrootcert, sslcert, sslkey) {
@@ -161,7 +170,10 @@ fn parameters(url: &str) -> Result<Vec<(&str, String)>, Error> {
         ));
     }
     let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let authority = place.split_once('/').map_or(place, |(authority, _)| authority);
+    let (authority, database) = place.split_once('/').unwrap_or((place, ""));
+    if !authority.is_empty() && database.contains('@') {
+        return Err(malformed(ENCODE));
+    }
     let hosts = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     let mut known: Vec<(&str, String)> = Vec::new();
     for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
@@ -237,6 +249,9 @@ mod tests {
             "postgres://a@localhost/c?host=%2Frun%2Fa,b",
             "postgres://a@%2Frun%2Fa/c",
             "postgres://a@b/c?sslmode=DISABLE",
+            "postgres://a:x%2Fy%40%3F%23%25@b/c%40d?sslmode=disable",
+            "postgres://a@b/c?sslmode=disable&hostaddr=192.0.2.1",
+            "postgres:///c@d?host=/run/a",
         ] {
             let (options, files) = read(url).expect(url);
             assert!(matches!(options.get_ssl_mode(), PgSslMode::Disable) && files.is_none(), "{url}");
@@ -252,6 +267,12 @@ mod tests {
             ("postgres:///d?host=b%2cc", "several hosts"),
             ("postgres://a@b/c?sslmode=disable&sslmode=verify-full", "twice"),
             ("postgres://a:hunter2#x@b/c?sslmode=disable", "%23"),
+            ("postgres://a:hunter2/x@b/c?sslmode=disable", "in the password: in user, password"),
+            (
+                "postgres://a:12/hunter2@b/c?sslmode=disable",
+                "/ : @ ? # [ ] % is percent-encoded (RFC 3986): %2F %3A",
+            ),
+            ("postgres://a:x@hunter2/x@b/c?sslmode=disable", ENCODE),
             ("postgres://a:x?hunter2@b/c", "it has a parameter that would have no effect"),
             ("postgres://a@b/c?optionsx=1", "no effect"),
             ("postgres://a@b/c?options[x=1", "no effect"),
@@ -284,6 +305,7 @@ mod tests {
             ("?sslmode=verify-full&sslrootcert=/ca&sslcert=/a", "given together"),
             ("?sslmode=verify-full&sslrootcert=/ca&sslkey=/a", "given together"),
             ("?sslmode=disable&sslrootcert=/ca", "no effect without TLS"),
+            ("?sslmode=verify-full&sslrootcert=/ca&hostaddr=192.0.2.1", "checked against that address"),
             ("?sslmode=verify-full&host=/run/x", "Unix socket"),
             ("?sslmode=require&host=/run/x", "Unix socket"),
         ] {

@@ -1,7 +1,8 @@
 //! The database goes away and comes back; nothing is acknowledged or announced that was not committed.
 
 use crate::program::{children, signal};
-use crate::stack::{Stack, expect, wait_until};
+use crate::server::{answer, heartbeat};
+use crate::stack::{Stack, expect, text, wait_until};
 use std::time::Instant;
 
 const AWAY: &str = "not now, says rollcall-server (503 Service Unavailable): \
@@ -27,7 +28,16 @@ fn stopped_and_back() {
     assert_eq!(answer.status, 503);
     assert!(answer.head.to_lowercase().contains("\r\nretry-after: 2"));
     assert!(!answer.body.contains("postgres") && !answer.body.contains(".s.PGSQL"), "{answer:?}");
-    wait_until("it is not ready", || crate::cluster::readyz(&stack).status == 503);
+    wait_until("it says why", || {
+        crate::cluster::readyz(&stack)
+            .detail()
+            .ends_with("there is no connection to it; just doctor says more")
+    });
+    let status = text(&stack.script("stack/status"));
+    assert!(
+        status.contains(&format!("NOT ready on {}: the database is unreachable", stack.listen)),
+        "{status}"
+    );
     assert!(
         stack
             .to_server(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -45,6 +55,9 @@ fn stopped_and_back() {
     let log = stack.log("server/log");
     assert_eq!(log.matches("the database fails").count(), 1, "{log}");
     assert_eq!(log.matches("the database works again").count(), 1, "{log}");
+    // However often somebody asked.
+    assert_eq!(log.matches("telling the clock of this server fails").count(), 1, "{log}");
+    assert!(!log.contains("not ready") && !log.contains(" - 503"), "{log}");
 }
 
 #[test]
@@ -82,11 +95,18 @@ fn connections_that_ended_while_nobody_asked() {
 }
 
 #[test]
-fn a_locked_row_is_a_slow_database_for_that_one_only() {
+fn a_locked_row_is_told_to_its_person_and_holds_up_nobody_else() {
+    const HELD: &str = "503 Service Unavailable): somebody else holds the row of this email in the database: \
+                        a commit of another server, or an administrator's session; nothing was announced, try again";
     let stack = Stack::up();
     let pair = stack.member("a@example.com");
     let lock = stack.lock_row("a@example.com");
-    expect(&mut stack.client(&pair), 75, AWAY);
+    expect(&mut stack.client(&pair), 75, HELD);
+    // The later one of two waits for the first.
+    let both = [1, 2].map(|port| heartbeat(&stack, "a@example.com", port, 10));
+    for one in both.map(answer) {
+        assert!(one.starts_with("HTTP/1.1 503") && one.contains("somebody else holds the row"), "{one}");
+    }
     expect(&mut stack.client(&stack.pair("client")), 0, "Success!");
     drop(lock);
     wait_until("the lock is gone", || stack.curl(Some(&pair), &[]).status == 204);

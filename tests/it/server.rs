@@ -1,11 +1,12 @@
 //! The server as a process: settings, signals, sockets.
 
 use crate::program::{self, is_root};
-use crate::stack::{PATIENCE, Running, Stack, expect, free_port, text, wait_until};
+use crate::stack::{Builder, PATIENCE, Running, Stack, expect, free_port, text, wait_until};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 
 /// The headers of nginx about a client.
 pub fn claims(email: &str, port: usize, serial: usize) -> String {
@@ -84,6 +85,58 @@ fn a_signal_lets_the_request_that_is_being_answered_finish() {
 }
 
 /// logrotate(8) sends SIGHUP, and so does a terminal that closes.
+/// nginx opens a connection for each request that waits, and keeps hundreds of them.
+#[test]
+fn a_request_that_waits_takes_little_memory() {
+    const COUNT: usize = 400;
+    let stack = Builder::new().set("ROLLCALL_DEADLINE", "60s").server();
+    stack.sql(&format!(
+        "insert into users (email) select 'm' || n || '@example.com' from generate_series(0, {COUNT}) n"
+    ));
+    let credential = stack.credential();
+    let beat = |stream: &mut UnixStream, person: usize| {
+        let claims = claims(&format!("m{person}@example.com"), 1, 10);
+        let head = "PATCH /api/client HTTP/1.1\r\nHost: rollcall\r\nContent-Length: 0";
+        write!(stream, "{head}\r\nX-Proxy-Credential: {credential}\r\n{claims}\r\n").unwrap();
+    };
+    let begin = |person: usize| {
+        let mut stream = UnixStream::connect(stack.state.join("clerk/socket")).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        beat(&mut stream, person);
+        stream
+    };
+    let is_recorded = |stream: &mut UnixStream| {
+        let mut answer = [0; 27];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 204 No Content\r\n\r\n");
+    };
+    let memory_kb = || -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", stack.pid("server/pid"))).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    };
+    is_recorded(&mut begin(COUNT));
+    let before = memory_kb();
+    let backends = stack.backends("rollcall_server");
+    program::signal("STOP", &backends);
+    let mut waiting: Vec<_> = (0..COUNT).map(begin).collect();
+    // The rest is in the commit that stands still.
+    wait_until("they wait", || {
+        let metrics = stack.to_server(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let waiting = metrics.lines().find_map(|line| line.strip_prefix("rollcall_waiting_requests "));
+        waiting.is_some_and(|waiting| waiting.parse::<usize>().unwrap() >= COUNT * 3 / 4)
+    });
+    let each = (memory_kb() - before) * 1024 / COUNT;
+    program::signal("CONT", &backends);
+    waiting.iter_mut().for_each(is_recorded);
+    // And each can ask again.
+    for (person, stream) in waiting.iter_mut().enumerate().step_by(100) {
+        beat(stream, person);
+        is_recorded(stream);
+    }
+    assert!(each < 8 * 1024, "{each} bytes for each");
+}
+
 #[test]
 fn sighup_is_said_and_ends_nothing() {
     let stack = Stack::server();

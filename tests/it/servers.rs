@@ -194,6 +194,36 @@ fn a_server_with_a_wrong_clock_mixes_no_rows() {
     }
 }
 
+/// A step of the database's clock is one line in the log, also while nobody beats.
+#[test]
+fn a_clock_of_the_database_that_steps_back_is_told_once() {
+    let stack = Builder::new().server();
+    let says = "the clock of the database fails: it is ";
+    let set = |ahead: &str| {
+        stack.sql(&format!(
+            "create or replace function wrong.clock_timestamp() returns timestamptz language sql as \
+             $$ select pg_catalog.clock_timestamp() + interval '{ahead}' $$"
+        ));
+    };
+    stack.sql("create schema wrong; grant usage on schema wrong to rollcall_server");
+    set("0");
+    stack.sql(&format!("alter database {} set search_path = wrong, public, pg_catalog", stack.database));
+    stack.end_sessions();
+    wait_until("it goes on", || crate::cluster::readyz(&stack).status == 204);
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(!stack.log("server/log").contains(says), "{}", stack.log("server/log"));
+    set("-5 seconds");
+    wait_until("it says so", || stack.log("server/log").contains(says));
+    for port in [1, 2] {
+        let said = answer(heartbeat(&stack, VALID, port, port));
+        assert!(said.starts_with("HTTP/1.1 204"), "{said}");
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    let log = stack.log("server/log");
+    assert_eq!(log.matches("the clock of the database fails").count(), 1, "{log}");
+    assert!(log.contains("s behind where this server knew it, and counts; did it step?"), "{log}");
+}
+
 /// A server that died calls nobody offline: its people are unknown, until another one hears them.
 #[test]
 fn the_people_of_a_dead_server_are_unknown() {

@@ -216,6 +216,20 @@ fn programs(night: &mut Night) {
     );
     night.mends("just up", CLIENT);
 
+    let psql = "psql -qX -h \"$PWD/.run/postgres\" -U postgres rollcall -c";
+    night.breaks(&format!(
+        "{psql} \"begin; select from users where email = 'valid_user@qt-test.com' for update; select pg_sleep(600)\" \
+         >/dev/null 2>&1 &"
+    ));
+    night.prints(
+        "`not now, says rollcall-server (503 …): somebody else holds the row of this email`",
+        "`pg_stat_activity`",
+        CLIENT,
+        75,
+    );
+    let end = "select pg_terminate_backend(pid) from pg_stat_activity where query ~ 'pg_sleep' and pid <> pg_backend_pid()";
+    night.mends(&format!("{psql} \"{end}\""), CLIENT);
+
     // nginx has read another credential than the server, and its configuration is that of the last `just up`.
     night.breaks(
         "cd .run/nginx; cp nginx.conf good; sed -i \"s/$(cat ../proxy-credential)/$(openssl rand -hex 32)/\" nginx.conf; \

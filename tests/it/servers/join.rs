@@ -3,10 +3,14 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use async_std::task::block_on;
+use rollcall::admin::scram::verifier;
 use rollcall::keyfile;
+use rollcall::store::{self, NewRole, Store};
 
 use crate::board::{host, json};
-use crate::stack::{Builder, Stack, expect, free_port, text, wait_until};
+use crate::cluster::{self, Cluster};
+use crate::stack::{Builder, PATIENCE, Stack, expect, free_port, text, wait_until};
 
 const VALID: &str = "valid_user@qt-test.com";
 const THERE: &str = "do that on the host with the key of the CA";
@@ -59,6 +63,36 @@ fn served_by(stack: &Stack) -> String {
     stack.sql(&format!("select server from users where email = '{VALID}'"))
 }
 
+/// Whoever reads the log of the database cannot log in with it.
+#[test]
+fn the_log_of_the_database_holds_no_password() {
+    let stack = cluster::stack(&[]);
+    let access = "host all all 127.0.0.1/32 scram-sha-256";
+    let cluster = Cluster::primary(&stack, "log_statement = all\nlog_min_duration_statement = 0", access);
+    cluster.sql("postgres", "alter role rollcall createrole");
+    cluster.sql("postgres", "grant rollcall_server to rollcall with admin option");
+    let owner = cluster.url_over_tcp("127.0.0.1", "sslmode=disable");
+    let enter = |password: &str| {
+        let url = owner.replace("rollcall:secret@", &format!("rollcall_server_two:{password}@"));
+        block_on(Store::open(&url, PATIENCE).unwrap().clock())
+    };
+    // It is made, and then changed.
+    for (password, before) in [("0123456789abcdef", "secret"), ("fedcba9876543210", "0123456789abcdef")] {
+        let name = "rollcall_server_two".to_owned();
+        let role =
+            NewRole { name, verifier: verifier(password, b"sixteen of them."), group: "rollcall_server" };
+        block_on(Store::open(&owner, PATIENCE).unwrap().make_roles(&[role])).unwrap();
+        assert!(enter(password).is_ok(), "{:?}", enter(password));
+        assert!(matches!(enter(before), Err(store::Error::Refused(_))), "{:?}", enter(before));
+    }
+    let log = fs::read_to_string(cluster.folder.join("primary.log")).unwrap();
+    for statement in ["create", "alter"] {
+        let logged = format!("{statement} role rollcall_server_two login password 'SCRAM-SHA-256$4096:");
+        assert!(log.contains(&logged), "{log}");
+    }
+    assert!(!log.contains("0123456789abcdef") && !log.contains("fedcba9876543210"), "{log}");
+}
+
 #[test]
 fn a_second_host_joins_takes_each_crl_and_leaves() {
     let first = Builder::new()
@@ -75,6 +109,8 @@ fn a_second_host_joins_takes_each_crl_and_leaves() {
     let name = format!("two-{}", free_port());
     let_in(&first, &name);
     let owner = as_owner(&first, &name);
+    let logs = format!("alter role owner_{} set log_statement = 'all'", name.replace('-', "_"));
+    first.sql_as("postgres", "postgres", &logs);
     let invitation = invite(&first, &name, &["second.example.com"]);
     let join = |invitation: &str| {
         let mut command = second.program("rollcall-admin");
@@ -110,6 +146,15 @@ fn a_second_host_joins_takes_each_crl_and_leaves() {
         "{settings}"
     );
     assert_eq!(fs::metadata(second.state.join("settings")).unwrap().permissions().mode() & 0o777, 0o600);
+    let log = fs::read_to_string(first.cluster().join("log")).unwrap();
+    assert!(
+        log.contains(&format!("role \"rollcall_server_{name}\" login password 'SCRAM-SHA-256$4096:")),
+        "{settings}"
+    );
+    for url in settings.lines().filter(|line| line.contains("DATABASE_URL=")) {
+        let password = url.split_once('@').and_then(|(before, _)| before.rsplit_once(':')).unwrap().1;
+        assert!(password.len() == 48 && !log.contains(password), "{url}");
+    }
     assert!(!second.certs.join("ca.key").exists());
     let hosts = text(
         &second
