@@ -151,7 +151,7 @@ fn ended_broken_or_missing_certificates_are_red() {
     says(&lines, "yellow  announcements are not signed: ROLLCALL_BROADCAST_KEY is not set");
     assert_eq!(exit, 1);
 
-    expect(&mut stack.administer(&["ca", "init"]), 0, "");
+    expect(stack.program("rollcall-admin").args(["ca", "init"]), 0, "");
     let ended = [("ROLLCALL_SIGN_FROM", "20200101000000Z"), ("ROLLCALL_SIGN_UNTIL", "20200201000000Z")];
     put(&stack, "server", &ended);
     put(&stack, "client", &ended);

@@ -33,6 +33,19 @@ fn both_can_be_run_twice_and_status_tells() {
     assert_eq!(stack.row("valid_user@qt-test.com"), row);
 }
 
+/// Of the private cluster, too.
+#[test]
+fn down_names_each_part_that_it_stops() {
+    let stack = Builder::new()
+        .set("ROLLCALL_CANARY", "bird@example.com")
+        .set("ROLLCALL_BOARD", "on")
+        .up_with_its_own_cluster();
+    let said = text(&stack.script("stack/down"));
+    let lines: Vec<Vec<&str>> = said.lines().map(|line| line.split_whitespace().collect()).collect();
+    let parts = ["signer", "canary", "board", "nginx", "server", "PostgreSQL"];
+    assert_eq!(lines, parts.map(|part| vec![part, "stopped"]), "{said}");
+}
+
 /// The folder of the server's keys is the server's, and a link in it must not lead root anywhere.
 #[test]
 fn a_link_in_the_servers_folder_is_not_followed() {
