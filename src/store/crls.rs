@@ -109,12 +109,7 @@ impl Store {
             let addresses: String = sqlx::query_scalar("select current_setting('listen_addresses')")
                 .fetch_one(connection)
                 .await?;
-            let is_own = |address: &str| {
-                address.is_empty()
-                    || address == "localhost"
-                    || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-            };
-            Ok(!addresses.split(',').all(|address| is_own(address.trim())))
+            Ok(is_on_the_network(&addresses))
         })
         .await
     }
@@ -244,6 +239,16 @@ impl Store {
     }
 }
 
+/// Is one of the `listen_addresses` none of the loopback interface?
+fn is_on_the_network(addresses: &str) -> bool {
+    let is_own = |address: &str| {
+        address.is_empty()
+            || address == "localhost"
+            || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    };
+    !addresses.split(',').all(|address| is_own(address.trim()))
+}
+
 async fn make(connection: &mut PgConnection, roles: &[NewRole]) -> Result<(), Error> {
     for NewRole { name, password, group } in roles {
         let statements = sqlx::query_scalar::<_, String>(
@@ -261,6 +266,21 @@ async fn make(connection: &mut PgConnection, roles: &[NewRole]) -> Result<(), Er
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn other_hosts_reach_an_address_that_is_not_of_the_loopback_interface() {
+        for (addresses, reach) in [
+            ("", false),
+            ("localhost", false),
+            ("127.0.0.1, ::1", false),
+            ("*", true),
+            ("localhost,192.0.2.1", true),
+            ("db1.example.com", true),
+            ("::", true),
+        ] {
+            assert_eq!(is_on_the_network(addresses), reach, "{addresses}");
+        }
+    }
 
     #[test]
     fn numbers_are_compared_as_numbers() {
