@@ -120,7 +120,7 @@ revoke +names: build
 crl *args: build
     @exec stack/run rollcall-admin crl "$@"
 
-# our certificate authority: just ca init | renew | replace [--finish] [--yes] | protect
+# our certificate authority: just ca init [--forget-others] | renew | replace [--finish] [--yes] | protect
 [group('certificates')]
 [no-exit-message]
 ca *args: build

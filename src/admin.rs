@@ -290,7 +290,11 @@ enum CaCommand {
 /// make the CA and the server's certificate, unless they are there; just up does this
 #[derive(FromArgs)]
 #[argh(subcommand, name = "init")]
-struct Init {}
+struct Init {
+    /// also if the database of DATABASE_URL is that of another CA, which is lost: it forgets that one's list
+    #[argh(switch)]
+    forget_others: bool,
+}
 
 /// ten further years for the CA, with its name and its key: all that it signed goes on
 #[derive(FromArgs)]
@@ -370,7 +374,7 @@ pub fn run(options: Options) -> Result<(), Error> {
         Command::Sign(Sign { watch: false }) => with_store(async |store| renewals::sign(store).await),
         Command::Sign(Sign { watch: true }) => renewals::watch(&database_url()?),
         Command::Ca(Ca { command }) => match command {
-            CaCommand::Init(Init {}) => authority::init(),
+            CaCommand::Init(Init { forget_others }) => authority::init(forget_others),
             CaCommand::Renew(RenewCa {}) => authority::renew(),
             CaCommand::Replace(options) => {
                 with_store(async |store| authority::replace(store, &options).await)

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +21,7 @@ use crate::protocol::pseudonym::People;
 use crate::protocol::status::Status;
 
 mod error;
+mod output;
 mod print;
 mod relay;
 pub mod state;
@@ -28,6 +29,7 @@ mod stats;
 
 pub use error::Error;
 
+use output::Output;
 use print::Provenance;
 use relay::Relay;
 use stats::Counted;
@@ -90,9 +92,9 @@ pub struct Options {
     #[argh(option)]
     pub people: Option<PathBuf>,
     /// verify, and pass on what is new to these destinations (as in ROLLCALL_BROADCAST), byte for byte: for another
-    /// site. Needs a --key
+    /// site; again for further ones. Needs a --key
     #[argh(option)]
-    pub relay: Option<Destinations>,
+    pub relay: Vec<Destinations>,
     /// announcements a second that are passed on at most (default 50000)
     #[argh(option)]
     pub relay_rate: Option<u32>,
@@ -115,10 +117,11 @@ pub fn run(options: &Options) -> Result<(), Error> {
     if options.state.is_some() && files.is_empty() {
         return Err(Error::NothingToRemember);
     }
-    if options.relay.is_some() && files.is_empty() {
+    let is_relay = !options.relay.is_empty();
+    if is_relay && files.is_empty() {
         return Err(Error::NothingToRelay);
     }
-    if options.relay_rate.is_some_and(|rate| options.relay.is_none() || !(1..=1_000_000).contains(&rate)) {
+    if options.relay_rate.is_some_and(|rate| !is_relay || !(1..=1_000_000).contains(&rate)) {
         return Err(Error::RelayRate);
     }
     let is_read = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "prom");
@@ -149,19 +152,20 @@ pub fn run(options: &Options) -> Result<(), Error> {
     for group in &options.join {
         group.join(&socket).map_err(|error| Error::Join(group.clone(), error))?;
     }
-    let relay = options.relay.clone().map(|Destinations(destinations)| {
-        Relay::open(destinations, options.relay_rate.unwrap_or(relay::RATE)).map_err(Error::Relay)
-    });
+    let place = SocketAddr::new(options.bind, port);
+    let relay = is_relay.then(|| Relay::open(&options.relay, options.relay_rate, place));
     let mut listener = Listener {
         options,
-        place: SocketAddr::new(options.bind, port),
+        place,
         socket,
         judge: Judge::new(policy, memory, began_ns),
         relay: relay.transpose()?,
         people,
-        out: io::stdout().lock(),
+        out: Output::new(is_relay),
         page: Vec::with_capacity(2 * PAGE),
+        paged: 0,
         printed: 0,
+        unprinted: 0,
         mentioned: HashMap::new(),
         dropped: 0,
         is_counted: true,
@@ -172,6 +176,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     if let Some(relay) = &mut listener.relay {
         relay.end();
     }
+    let result = result.and(listener.out.finish().map_err(Error::Output));
     listener.tell_dropped();
     tell(&listener.judge.finish());
     let saved = match result {
@@ -179,6 +184,9 @@ pub fn run(options: &Options) -> Result<(), Error> {
         Err(Error::Output(_)) => Ok(()),
         _ => listener.save(),
     };
+    if !listener.out.is_written() {
+        note("rollcall-listen: the end of the output was not read");
+    }
     note(format_args!("rollcall-listen: {}", listener.totals()));
     listener.tell_stats();
     match result {
@@ -197,11 +205,14 @@ struct Listener<'a> {
     relay: Option<Relay>,
     /// Whose pseudonyms are resolved, where they are printed and nowhere before.
     people: People,
-    out: io::StdoutLock<'static>,
-    /// Output that waits for `out`.
+    out: Output,
+    /// Output that waits for `out`, and the statuses in it.
     page: Vec<u8>,
+    paged: u64,
     printed: u64,
-    /// When each kind of stranger was last mentioned, by its word.
+    /// Nobody read the output of a relay in time.
+    unprinted: u64,
+    /// When each kind of trouble was last mentioned, by its word.
     mentioned: HashMap<&'static str, Instant>,
     /// The kernel's count of drops at the last report.
     dropped: u64,
@@ -256,7 +267,7 @@ impl Listener<'_> {
             }
             if now >= save {
                 save = now + SAVE;
-                // Everything that the file remembers has been printed.
+                // Everything that the file remembers has been printed, or given up.
                 self.flush()?;
                 self.save()?;
             }
@@ -298,7 +309,7 @@ impl Listener<'_> {
     fn hear(&mut self, datagram: &[u8], source: SocketAddr) {
         let verdict = self.judge.judge(datagram, now_ns());
         if let Some(relay) = &mut self.relay {
-            relay.pass_on(datagram, &verdict, Instant::now());
+            relay.pass_on(datagram, source.ip(), &verdict, Instant::now());
         }
         match verdict {
             Verdict::New(announcement) => {
@@ -316,6 +327,7 @@ impl Listener<'_> {
             false => print::block(&mut self.page, source, status, person, &provenance),
         }
         self.printed += 1;
+        self.paged += 1;
     }
 
     /// Says that something else is on the port, each kind at most once a minute: others may share it rightly,
@@ -334,25 +346,42 @@ impl Listener<'_> {
             }
             _ => return,
         };
-        if self.mentioned.get(ignored.word()).is_none_or(|last| last.elapsed() >= MENTION) {
-            self.mentioned.insert(ignored.word(), Instant::now());
+        if self.may_mention(ignored.word()) {
             note(format_args!(
                 "rollcall-listen: ignored a datagram from {source}: {what} (said at most once a minute)"
             ));
         }
     }
 
+    fn may_mention(&mut self, kind: &'static str) -> bool {
+        let may = self.mentioned.get(kind).is_none_or(|last| last.elapsed() >= MENTION);
+        if may {
+            self.mentioned.insert(kind, Instant::now());
+        }
+        may
+    }
+
     fn flush(&mut self) -> Result<(), Error> {
         if self.page.is_empty() {
             return Ok(());
         }
-        let written = self.out.write_all(&self.page).and_then(|()| self.out.flush());
+        let written = self.out.write(&self.page);
         self.page.clear();
-        written.map_err(Error::Output)
+        let paged = std::mem::take(&mut self.paged);
+        if !written.map_err(Error::Output)? {
+            (self.printed, self.unprinted) = (self.printed - paged, self.unprinted + paged);
+            if self.may_mention("unprinted") {
+                note(
+                    "rollcall-listen: statuses go on and are not printed: nobody reads the output (said at most once a minute)",
+                );
+            }
+        }
+        Ok(())
     }
 
     fn save(&mut self) -> Result<(), Error> {
-        if let Some(file) = self.options.state.as_deref().filter(|_| self.judge.has_changed()) {
+        let is_due = self.judge.has_changed() && self.out.is_written();
+        if let Some(file) = self.options.state.as_deref().filter(|_| is_due) {
             state::save(file, &self.judge.memory()).map_err(Error::Save)?;
             self.judge.remembered();
         }
@@ -365,6 +394,7 @@ impl Listener<'_> {
             place: self.place,
             judged: self.judge.counters(),
             printed: self.printed,
+            unprinted: self.unprinted,
             relay: self.relay.as_ref(),
             dropped: proc::dropped_by(&self.socket),
             buffer: sockets::receive_buffer(&self.socket).unwrap_or_default(),
@@ -410,7 +440,11 @@ impl Listener<'_> {
 
     fn totals(&self) -> String {
         let dropped = proc::dropped_by(&self.socket);
-        let relayed = self.relay.as_ref().map_or(String::new(), |relay| format!(", {}", relay.totals()));
+        let unprinted = self.unprinted;
+        let relayed = self
+            .relay
+            .as_ref()
+            .map_or(String::new(), |relay| format!(", not printed {unprinted}, {}", relay.totals()));
         format!(
             "{}, printed {}{relayed}, dropped by the kernel {} ({})",
             self.judge.counters(),

@@ -20,7 +20,7 @@ use crate::x509::{Certificate, NewKey};
 const RECENT: u64 = 30 * 24 * 60 * 60;
 
 /// Makes that which is missing, and keeps that which is there. It makes nothing of somebody else's CA.
-pub fn init() -> Result<(), Error> {
+pub fn init(forget_others: bool) -> Result<(), Error> {
     let mut desk = Desk::open()?;
     let (authority, key) = (desk.folder.certificate("ca"), desk.folder.key("ca"));
     let given = [authority.clone(), desk.folder.certificate("server"), desk.folder.key("server")];
@@ -31,10 +31,17 @@ pub fn init() -> Result<(), Error> {
             return Err(Error::NotGiven(missing));
         }
     } else {
+        match (desk.trusted.is_empty(), key.exists()) {
+            (true, true) => desk.trusted = vec![found_again(&desk)?],
+            (false, false) => return Err(Error::NoKey { authority, key }),
+            _ => {}
+        }
+        // The private cluster, which no URL names and which may not run yet, is nobody else's.
+        if let Ok(url) = super::database_url() {
+            super::with_store_at(&url, async |store| alone(store, &desk, forget_others).await)?;
+        }
         if desk.trusted.is_empty() {
-            desk.trusted = vec![if key.exists() { found_again(&desk)? } else { new_authority(&desk, &[])? }];
-        } else if !key.exists() {
-            return Err(Error::NoKey { authority, key });
+            desk.trusted = vec![new_authority(&desk, &[])?];
         }
         if desk.folder.read("server")?.is_empty() {
             issue::make_server(&desk, issue::server_names(&desk)?)?;
@@ -49,6 +56,22 @@ pub fn init() -> Result<(), Error> {
     match desk.folder.read("server")?.first() {
         Some(server) if server.not_after <= seconds(SystemTime::now()) => Err(Error::ServerEnded),
         _ => Ok(()),
+    }
+}
+
+/// Two CAs on one database would refuse the devices of each other. The lists in it tell whose it is.
+async fn alone(store: &Store, desk: &Desk, forget_others: bool) -> Result<(), Error> {
+    let own = desk.own();
+    let own: Vec<&str> = own.iter().map(|issuer| issuer.certificate.subject_text.as_str()).collect();
+    if forget_others {
+        for name in store.forget_crls_but(&own).await? {
+            report(&name, "is forgotten: nobody takes its list from the database any more")?;
+        }
+    }
+    let there: Vec<String> = store.published_numbers().await?.into_iter().map(|(name, _)| name).collect();
+    match there.is_empty() || there.iter().any(|name| own.contains(&name.as_str())) {
+        true => Ok(()),
+        false => Err(Error::AnothersDatabase(there.join(", "))),
     }
 }
 

@@ -120,6 +120,13 @@ pub enum Error {
     NoPublishedCrl(String),
     #[error("the CRL of {0} in the database is not taken: {1}")]
     PublishedCrl(String, String),
+    #[error(
+        "DATABASE_URL is the database of another CA ({0}), whose key is on another host, and the server of each would refuse \
+         the devices of the other. This host becomes one more server of that database by just invite NAME on that one and \
+         just join here, with folders in which there is no CA (docs/operations.md, \"Several servers\"). Only if that CA is \
+         lost: just ca init --forget-others"
+    )]
+    AnothersDatabase(String),
     #[error("{0}")]
     Join(String),
     #[error(transparent)]

@@ -22,7 +22,7 @@ pub const SECRET: u32 = 0o600;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Names that files of the stack have.
-const TAKEN: [&str; 7] = ["ca", "ca.old", "server", "bad_client", "crl", "broadcast", "privacy"];
+const TAKEN: [&str; 8] = ["ca", "ca.old", "server", "bad_client", "crl", "broadcast", "privacy", "joining"];
 
 /// `$ROLLCALL_CERTS`, in which one command at a time is at work.
 pub struct Folder {

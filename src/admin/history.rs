@@ -56,11 +56,27 @@ fn visits(events: Vec<Event>) -> Vec<Visit> {
     visits
 }
 
+/// How long its server could not hear meanwhile. Another one may have heard them, which no row tells.
+fn unheard(visit: &Visit, servers: &[Event], now_ns: u64) -> Duration {
+    let (from, to) = (visit.from_ns.unwrap_or(0), visit.to_ns.unwrap_or(now_ns));
+    let (mut unheard, mut deaf) = (0, None);
+    let mut end = |since: u64, until: u64| unheard += until.min(to).saturating_sub(since.max(from));
+    for event in servers.iter().filter(|event| event.server == visit.server) {
+        match event.kind {
+            Kind::Deaf => deaf = deaf.or(Some(event.at_ns)),
+            _ => deaf.take().into_iter().for_each(|since| end(since, event.at_ns)),
+        }
+    }
+    deaf.into_iter().for_each(|since| end(since, now_ns));
+    Duration::from_nanos(unheard)
+}
+
 pub async fn history(store: &Store, History { email, since, json }: &History) -> Result<(), Error> {
     let email = Email::new(email).map_err(Error::Email)?;
     let now = now_ns();
     let ago = since.map_or(u64::MAX, |Timespan(ago)| u64::try_from(ago.as_nanos()).unwrap_or(u64::MAX));
     let events = store.history(&email, now.saturating_sub(ago), MOST).await?;
+    let servers = store.turns_of_servers(now.saturating_sub(ago)).await?;
     if events.len() == MOST as usize {
         note(format_args!(
             "rollcall-admin: only the newest {MOST} events are shown; --since tells from when on"
@@ -80,6 +96,7 @@ pub async fn history(store: &Store, History { email, since, json }: &History) ->
     for visit in visits {
         let end = visit.to_ns.unwrap_or(now);
         let how_long = visit.from_ns.map(|from| Duration::from_nanos(end.saturating_sub(from)));
+        let unheard = unheard(&visit, &servers, now);
         unless_closed(if *json {
             let state = match (visit.to_ns, visit.is_late) {
                 (Some(_), _) => "offline",
@@ -88,7 +105,7 @@ pub async fn history(store: &Store, History { email, since, json }: &History) ->
             };
             let line = serde_json::json!({
                 "from": visit.from_ns.map(time), "not_before": visit.not_before_ns.map(time),
-                "to": visit.to_ns.map(time), "seconds": how_long.map(|time| time.as_secs()),
+                "to": visit.to_ns.map(time), "seconds": how_long.map(|time| time.as_secs()), "unheard_seconds": unheard.as_secs(),
                 "state": state, "ip": visit.ip, "server": visit.server,
             });
             writeln!(out, "{line}")
@@ -105,7 +122,11 @@ pub async fn history(store: &Store, History { email, since, json }: &History) ->
             let gap = visit.not_before_ns.map_or_else(String::new, |since| {
                 format!("  (came after {}; no board looked then)", second(since))
             });
-            writeln!(out, "{from:<20}  {to:<20}  {how_long:<10}  {ip:<15}  {server}{gap}")
+            let unheard = match unheard.as_secs() {
+                0 => String::new(),
+                _ => format!("  (for {} of it this server heard nobody)", short(unheard)),
+            };
+            writeln!(out, "{from:<20}  {to:<20}  {how_long:<10}  {ip:<15}  {server}{gap}{unheard}")
         })?;
     }
     Ok(())
@@ -177,6 +198,35 @@ mod tests {
             .collect();
         assert_eq!(told, [(None, Some(5), None), (Some(30), Some(120), None), (Some(250), None, Some(205))]);
         assert_eq!(visits(vec![]), []);
+    }
+
+    #[test]
+    fn the_time_in_which_its_server_heard_nobody_is_told() {
+        let turn = |at, kind, server: &str| Event {
+            email: None,
+            server: Some(server.to_owned()),
+            ..event(at, kind, at)
+        };
+        let turns = [
+            turn(10, Kind::Deaf, "host"),
+            turn(30, Kind::Hears, "host"),
+            turn(40, Kind::Deaf, "other"),
+            turn(50, Kind::Deaf, "host"),
+            turn(55, Kind::Hears, "host"),
+            turn(90, Kind::Deaf, "host"),
+        ];
+        for (from, to, expected) in
+            [(Some(20), Some(60), 15), (Some(31), Some(49), 0), (None, Some(60), 25), (Some(60), None, 10)]
+        {
+            let ns = |seconds: Option<u64>| seconds.map(|seconds| seconds * SECOND);
+            let visit = Visit {
+                from_ns: ns(from),
+                to_ns: ns(to),
+                server: Some("host".to_owned()),
+                ..Visit::default()
+            };
+            assert_eq!(unheard(&visit, &turns, 100 * SECOND), Duration::from_secs(expected), "{from:?}");
+        }
     }
 
     #[test]

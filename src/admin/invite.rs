@@ -84,6 +84,9 @@ struct Invited {
     until: u64,
     /// As openssl writes them.
     hosts: Vec<String>,
+    /// Once it was used: the public key (hex) of the server that it is good for. A run that failed later is repeated with
+    /// the same key, and gets the same.
+    key: Option<String>,
 }
 
 fn field(value: &Value, name: &str) -> Option<String> {
@@ -98,7 +101,14 @@ impl Invited {
             secret: field(&value, "secret")?,
             until: value["until"].as_u64()?,
             hosts: hosts.collect::<Option<_>>()?,
+            key: field(&value, "key"),
         })
+    }
+
+    fn write(&self, desk: &Desk, name: &str) -> Result<(), Error> {
+        let Self { secret, until, hosts, key } = self;
+        let text = json!({"secret": secret, "until": until, "hosts": hosts, "key": key}).to_string();
+        desk.folder.hide(&file(desk, name), text.as_bytes())
     }
 }
 
@@ -172,14 +182,21 @@ pub async fn invite(store: &Store, Invite { name, hosts }: &Invite) -> Result<()
     SystemRandom::new().fill(&mut secret).map_err(|_| Error::Random)?;
     let secret = hex::encode(secret);
     let until = seconds(SystemTime::now()) + LIFETIME.as_secs();
-    let invited = json!({"secret": secret, "until": until, "hosts": names});
     let folder = desk.folder.path("invited");
     fs::create_dir_all(&folder).map_err(Error::file(&folder))?;
-    desk.folder.hide(&file(&desk, name), invited.to_string().as_bytes())?;
+    let invited = Invited { secret, until, hosts: names, key: None };
+    invited.write(&desk, name)?;
     // The list that the other host needs first.
     super::crl::refresh(store, &desk, super::crl::When::IfDue, super::crl::Forgotten::Revoke).await?;
-    report(&name, &format!("may join within {}, as {}", Timespan(LIFETIME), names.join(", ")))?;
-    report(&"there:", &format!("just join DATABASE_URL --invitation {name}:{secret}"))
+    if !store.is_on_the_network().await? {
+        note(
+            "rollcall-admin: WARNING: no other host reaches this database: it listens on no address of the network \
+             (listen_addresses), as the private cluster of just up does. Move to one that does first: docs/operations.md, \
+             \"A database of your own\"",
+        );
+    }
+    report(&name, &format!("may join within {}, as {}", Timespan(LIFETIME), invited.hosts.join(", ")))?;
+    report(&"there:", &format!("just join DATABASE_URL --invitation {name}:{}", invited.secret))
 }
 
 /// Answers those who join. Returns how many could not be answered.
@@ -191,7 +208,7 @@ pub async fn answer_all(store: &Store, desk: &Desk, joining: &[Joining]) -> Resu
             // Its asker is told, and not why.
             Err(Error::Join(why)) => {
                 note(format_args!("rollcall-admin: {} cannot join: {why}", printable(&one.name)));
-                store.refuse_join(one).await?;
+                store.end_join(one).await?;
             }
             Err(error) => {
                 note(format_args!("rollcall-admin: {} cannot join yet: {error}", printable(&one.name)));
@@ -207,9 +224,9 @@ async fn answer(store: &Store, desk: &Desk, joining: &Joining) -> Result<(), Err
     check(&joining.name)?;
     let file = file(desk, &joining.name);
     let text = files::read_secret(&file).map_err(|_| not("it is not invited here: just invite NAME"))?;
-    let invited = Invited::read(&text).ok_or_else(|| not("its invitation is damaged: just invite NAME"))?;
-    let secret =
-        Secret::read(&invited.secret).ok_or_else(|| not("its invitation is damaged: just invite NAME"))?;
+    let damaged = || not("its invitation is damaged: just invite NAME");
+    let mut invited = Invited::read(&text).ok_or_else(damaged)?;
+    let secret = Secret::read(&invited.secret).ok_or_else(damaged)?;
     let asked = secret.open(REQUEST, &joining.request);
     let asked: Asked =
         asked.and_then(Asked::read).ok_or_else(|| not("its request was made with another invitation"))?;
@@ -217,17 +234,30 @@ async fn answer(store: &Store, desk: &Desk, joining: &Joining) -> Result<(), Err
         desk.folder.remove(&file)?;
         return Err(not("its invitation has ended: just invite NAME"));
     }
+    let read = |request: &str| {
+        Request::read(request.as_bytes()).map_err(|error| Error::Join(format!("its request: {error}")))
+    };
+    let (server, bird) = (read(&asked.server)?, read(&asked.canary)?);
+    let key = hex::encode(&server.public_key);
+    match &invited.key {
+        Some(first) if *first != key => {
+            return Err(not("its invitation was used by another run: just invite NAME"));
+        }
+        Some(_) => {}
+        None => {
+            invited.key = Some(key);
+            invited.write(desk, &joining.name)?;
+        }
+    }
     let canary = setting::<Canary>(None, "ROLLCALL_CANARY", "")?.0;
     let issuer = desk.issuer()?;
-    let sign = |subject: &Subject<'_>, request: &str| {
-        let request = Request::read(request.as_bytes())
-            .map_err(|error| Error::Join(format!("its request: {error}")))?;
+    let sign = |subject: &Subject<'_>, request: &Request| {
         desk.signer()?.sign(subject, &request.der, issuer.as_ref(), &desk.trusted)
     };
-    let server = sign(&Subject::Server(&invited.hosts), &asked.server)?;
+    let server = sign(&Subject::Server(&invited.hosts), &server)?;
     let (mut canary_email, mut canary_pem) = (String::new(), String::new());
     if let Some(email) = canary {
-        let chain = sign(&Subject::Client(&email), &asked.canary)?;
+        let chain = sign(&Subject::Client(&email), &bird)?;
         let authority = verify(&chain, &desk.trusted).map_err(Error::Unverified)?;
         store.note(&noted(&email, &chain[0], authority, Some(device(&joining.name)))?, true).await?;
         (canary_email, canary_pem) = (email.to_string(), pem(&chain));
@@ -241,10 +271,10 @@ async fn answer(store: &Store, desk: &Desk, joining: &Joining) -> Result<(), Err
         identity: desk.settings.identity.to_string(),
         privacy: if matches!(privacy, Privacy::Pseudonym) { "pseudonym" } else { "clear" }.to_owned(),
     };
-    store.answer_join(joining, &secret.seal(ANSWER, &answer.text())).await?;
-    // It is good once.
-    desk.folder.remove(&file)?;
-    report(&joining.name, &format!("joins, with a certificate for {}", invited.hosts.join(", ")))
+    match store.answer_join(joining, &secret.seal(ANSWER, &answer.text())).await? {
+        true => report(&joining.name, &format!("joins, with a certificate for {}", invited.hosts.join(", "))),
+        false => report(&joining.name, "does not wait for the answer any more"),
+    }
 }
 
 /// The name of its canary's certificate.

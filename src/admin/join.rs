@@ -1,6 +1,7 @@
 //! `rollcall-admin join`: makes this host one more server of a database; and `leave`, which takes one out.
 
 use std::fs;
+use std::io;
 use std::time::{Duration, Instant};
 
 use async_std::task;
@@ -21,6 +22,8 @@ use crate::x509::{self, NewKey};
 /// How long the signer of the first host may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(500);
+/// The keys of a host that has not joined yet.
+const KEYS: &str = "joining.key";
 /// The groups with the rights of deploy/grants.sql, in which each server has roles of its own.
 const GROUPS: [&str; 2] = ["rollcall_server", "rollcall_reader"];
 
@@ -70,22 +73,17 @@ pub async fn join(store: &Store, database_url: &str, invitation: Option<String>)
     let own_roles = [server_role, board_role];
     store.may_make_roles(&own_roles).await.map_err(roles)?;
 
-    let keys = [NewKey::generate().map_err(Error::Key)?, NewKey::generate().map_err(Error::Key)?];
+    let keys = keys(&folder)?;
     let request = |key: &NewKey, name| {
         let der = key.request(name, None).map_err(Error::Key)?;
         Ok::<_, Error>(x509::pem("CERTIFICATE REQUEST", &der))
     };
     let asked = Asked { server: request(&keys[0], "localhost")?, canary: request(&keys[1], "canary")? };
-    let joining = Joining { name: name.to_owned(), request: secret.seal(REQUEST, &asked.text()) };
-    store.ask_to_join(name, &joining.request).await?;
+    let joining = store.ask_to_join(name, secret.seal(REQUEST, &asked.text())).await?;
     note("rollcall-admin: waiting for the signer of the first host, up to a minute");
-    let answer = match wait(store, name, &secret).await {
-        Ok(answer) => answer,
-        Err(error) => {
-            store.refuse_join(&joining).await?;
-            return Err(error);
-        }
-    };
+    let answer = wait(store, &joining, &secret).await;
+    store.end_join(&joining).await?;
+    let answer = answer?;
 
     let read = |pem: &str| {
         x509::certificates(pem.as_bytes()).map_err(|error| Error::Join(format!("the answer: {error}")))
@@ -112,6 +110,7 @@ pub async fn join(store: &Store, database_url: &str, invitation: Option<String>)
         let email = Email::new(&answer.canary_email).map_err(Error::Email)?;
         folder.place(&folder.stage(email.as_str(), Some(&keys[1].pem()), &answer.canary)?)?;
     }
+    // Its script takes the lock, too.
     drop(folder);
     signer::make_keys(&settings.certs)?;
     let own = keyfile::own_public_keys(&settings.certs).map_err(Error::PublicKeys)?;
@@ -125,6 +124,9 @@ pub async fn join(store: &Store, database_url: &str, invitation: Option<String>)
     );
     store.make_roles(&own_roles).await.map_err(roles)?;
     files::replace_with_mode(&file, text.as_bytes(), folder::SECRET).map_err(Error::file(&file))?;
+    let folder = Folder::open(&settings.certs, folder::PATIENCE)?;
+    folder.remove(&folder.path(KEYS))?;
+    drop(folder);
     report(&name, "has joined")?;
     report(&file.display(), "has its settings, with the passwords of its roles; just up reads them")?;
     if answer.privacy == "pseudonym" {
@@ -143,10 +145,31 @@ pub async fn join(store: &Store, database_url: &str, invitation: Option<String>)
     )
 }
 
-async fn wait(store: &Store, name: &str, secret: &Secret) -> Result<Answer, Error> {
+/// Those of the server and of its canary. They stay until it has joined: the invitation is good for them alone, so that a
+/// run that failed half way can be repeated, and nobody else can use it again.
+fn keys(folder: &Folder) -> Result<[NewKey; 2], Error> {
+    let file = folder.path(KEYS);
+    let kept = match files::read_secret(&file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        read => read.map_err(Error::file(&file))?,
+    };
+    let kept: Vec<NewKey> = keyfile::items(&kept)
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|item| NewKey::read(&item.bytes).ok())
+        .collect();
+    if let Ok(kept) = kept.try_into() {
+        return Ok(kept);
+    }
+    let new = [NewKey::generate().map_err(Error::Key)?, NewKey::generate().map_err(Error::Key)?];
+    folder.hide(&file, new.each_ref().map(NewKey::pem).concat().as_bytes())?;
+    Ok(new)
+}
+
+async fn wait(store: &Store, joining: &Joining, secret: &Secret) -> Result<Answer, Error> {
     let end = Instant::now() + PATIENCE;
     loop {
-        let Some(answer) = store.answer_to(name).await? else {
+        let Some(answer) = store.answer_to(joining).await? else {
             return Err(Error::Join("the first host refuses it; the log of its signer says why".to_owned()));
         };
         if let Some(sealed) = answer {

@@ -243,7 +243,9 @@ impl fmt::Display for Target {
 impl fmt::Display for Absent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Absent::NoSuch(name) => write!(f, "there is no interface {name}"),
+            Absent::NoSuch(name) => {
+                write!(f, "there is no interface {name} (of another host write the address)")
+            }
             Absent::Unable(name, why) => {
                 write!(f, "the interface {} is not used: {why}", name.escape_debug())
             }
@@ -264,7 +266,7 @@ pub struct ParseError {
 enum Mistake {
     #[error(
         "write auto, the name of an interface (eth0), or an address (192.0.2.255:6667, \
-         239.255.66.67%eth0:6667/4, [ff02::6667%eth0]:6667), several separated by commas"
+         239.255.66.67%eth0:6667/4, [ff02::6667%eth0]:6667), several separated by commas; the name of a host is none"
     )]
     Form,
     #[error("the port is a number from 1 to 65535")]
@@ -385,7 +387,10 @@ mod tests {
         );
         assert_eq!(
             absent,
-            ["the interface eth2 is not used: it has no carrier", "there is no interface eth9"]
+            [
+                "the interface eth2 is not used: it has no carrier",
+                "there is no interface eth9 (of another host write the address)"
+            ]
         );
     }
 }

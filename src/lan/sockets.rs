@@ -86,6 +86,11 @@ pub fn reaches_many(to: SocketAddr) -> bool {
     }
 }
 
+/// Is it an address of this host, and nobody else's? Only such a one can be bound.
+pub fn is_own(ip: IpAddr) -> bool {
+    !reaches_many((ip, 1).into()) && UdpSocket::bind((ip, 0)).is_ok()
+}
+
 /// The granted bytes: half of the kernel's number, for it takes as much again for its
 /// own bookkeeping.
 pub fn receive_buffer(socket: &UdpSocket) -> io::Result<usize> {

@@ -23,6 +23,10 @@ pub enum Error {
     NothingToRemember,
     #[error("--relay passes on verified announcements, and without a --key there are none")]
     NothingToRelay,
+    #[error(
+        "--relay {0} is the port of this listener itself: name the address of the relay at the other site, or another port"
+    )]
+    RelayToItself(SocketAddr),
     #[error("--relay-rate bounds what --relay passes on, at 1 to 1000000 a second")]
     RelayRate,
     #[error("cannot list the network's interfaces: {0}")]
@@ -57,6 +61,7 @@ impl Fatal for Error {
             Error::HalfOfPrivacy
             | Error::NothingToRemember
             | Error::NothingToRelay
+            | Error::RelayToItself(_)
             | Error::RelayRate
             | Error::StatsFile(_) => Exit::Usage,
             Error::State(error) if error.may_pass() => Exit::Failure,

@@ -6,26 +6,29 @@
 
 use std::cell::Cell;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::cli::note;
-use crate::lan::destination::{Destination, Target};
+use crate::lan::destination::{Destination, Destinations, Target};
 use crate::lan::endpoints::{Counts, Endpoint, Endpoints, Witness};
-use crate::lan::interfaces;
+use crate::lan::{interfaces, sockets};
 use crate::protocol::announcer::Repetition;
 use crate::protocol::judge::{Announcement, Ignored, Verdict};
 use crate::protocol::keys::PublicKey;
 
-use super::MENTION;
+use super::{Error, MENTION};
 
 /// Announcements a second that go on, unless `--relay-rate` says otherwise: more than a million people say who beat
 /// every 30 s.
-pub const RATE: u32 = 50_000;
+const RATE: u32 = 50_000;
 /// A burst may be as long as this at the full rate.
 const BURST: Duration = Duration::from_secs(1);
-/// How long the newest is repeated. A server that has ended repeats nothing, and a relay must not speak for it for good.
-const REPEATED: Duration = Duration::from_secs(3600);
+/// How long the newest is repeated after it was last heard from there whence it came first: two repetitions may be lost. A
+/// server that has ended repeats nothing, and a relay must not speak for it; nor for a server that began anew unheard, whose
+/// listeners would take it for a replay. Two relays cannot keep each other at it: one of them was the first.
+const REPEATED: Duration = Duration::from_secs(75);
 /// How long after the last announcement a relay that ends says the newest once more.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -40,22 +43,28 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Opens the sockets.
-    pub fn open(destinations: Vec<Destination>, per_second: u32) -> io::Result<Self> {
+    /// Opens the sockets. The port at `place` is the one that is listened on.
+    pub fn open(lists: &[Destinations], per_second: Option<u32>, place: SocketAddr) -> Result<Self, Error> {
+        let destinations: Vec<Destination> = lists.iter().flat_map(|list| list.0.clone()).collect();
+        if let Some(own) = destinations.iter().find_map(|destination| own(destination, place)) {
+            return Err(Error::RelayToItself(own));
+        }
         let mut endpoints = Endpoints::default();
-        endpoints.follow(&destinations, &interfaces::list()?);
-        Ok(Self { destinations, endpoints, course: Course::at_most(per_second), passed: 0, held_back: 0 })
+        endpoints.follow(&destinations, &interfaces::list().map_err(Error::Relay)?);
+        let course = Course::at_most(per_second.unwrap_or(RATE));
+        Ok(Self { destinations, endpoints, course, passed: 0, held_back: 0 })
     }
 
     /// Passes on a verified datagram that was not heard before, of whatever kind, and nothing else.
-    pub fn pass_on(&mut self, datagram: &[u8], verdict: &Verdict, now: Instant) {
+    pub fn pass_on(&mut self, datagram: &[u8], from: IpAddr, verdict: &Verdict, now: Instant) {
         let Announcement { key, verified } = match verdict {
             Verdict::New(announcement) => announcement,
             // Without it the other site would miss a number.
             Verdict::Ignored(Ignored::OtherKind(announcement)) => announcement,
+            Verdict::Ignored(Ignored::Duplicate) => return self.course.hears_again(datagram, from, now),
             _ => return,
         };
-        match self.course.takes(key, (verified.epoch(), verified.sequence()), datagram, now) {
+        match self.course.takes(key, (verified.epoch(), verified.sequence()), datagram, from, now) {
             true => {
                 self.passed += 1;
                 self.endpoints.send(datagram);
@@ -109,6 +118,13 @@ impl Relay {
     }
 }
 
+/// The destination, if it is the port on which this host listens itself.
+fn own(destination: &Destination, place: SocketAddr) -> Option<SocketAddr> {
+    let Destination::Address { ip, port, .. } = destination else { return None };
+    let is_heard = place.ip() == *ip || place.ip().is_unspecified() && sockets::is_own(*ip);
+    (is_heard && *port == place.port()).then_some(SocketAddr::new(*ip, *port))
+}
+
 /// When a socket's failure was last mentioned.
 struct Mentions {
     target: String,
@@ -156,7 +172,10 @@ struct Newest {
     key: PublicKey,
     /// Epoch and sequence.
     number: (u64, u64),
-    since: Instant,
+    /// Whence it came first, and when it came from there last.
+    from: IpAddr,
+    heard: Instant,
+    is_repeated: bool,
     repetition: Repetition,
 }
 
@@ -167,18 +186,23 @@ impl Course {
 
     /// An announcement is new here. May it go on now? One that may not is repeated all the same if it is the newest, so
     /// that the other site learns what it lost.
-    fn takes(&mut self, key: &PublicKey, number: (u64, u64), datagram: &[u8], now: Instant) -> bool {
-        match self.newest.iter_mut().find(|newest| newest.key == *key) {
-            // It came late, and what is repeated tells more.
-            Some(newest) if newest.number >= number => {}
-            Some(newest) => {
-                (newest.number, newest.since) = (number, now);
-                newest.repetition.sent(datagram.to_vec(), now);
-            }
-            None => {
-                let mut repetition = Repetition::default();
-                repetition.sent(datagram.to_vec(), now);
-                self.newest.push(Newest { key: *key, number, since: now, repetition });
+    fn takes(
+        &mut self,
+        key: &PublicKey,
+        number: (u64, u64),
+        datagram: &[u8],
+        from: IpAddr,
+        now: Instant,
+    ) -> bool {
+        let known = self.newest.iter().position(|newest| newest.key == *key);
+        // One that came late is passed on, and what is repeated tells more.
+        if known.is_none_or(|at| self.newest[at].number < number) {
+            let mut repetition = Repetition::default();
+            repetition.sent(datagram.to_vec(), now);
+            let newest = Newest { key: *key, number, from, heard: now, is_repeated: true, repetition };
+            match known {
+                Some(at) => self.newest[at] = newest,
+                None => self.newest.push(newest),
             }
         }
         let used = self.used.map_or(now, |used| used.max(now));
@@ -189,10 +213,18 @@ impl Course {
         has_room
     }
 
+    fn hears_again(&mut self, datagram: &[u8], from: IpAddr, now: Instant) {
+        let is_it =
+            |newest: &&mut Newest| newest.from == from && newest.repetition.newest() == Some(datagram);
+        if let Some(newest) = self.newest.iter_mut().find(is_it) {
+            (newest.heard, newest.is_repeated) = (now, true);
+        }
+    }
+
     fn repeat(&mut self, now: Instant, mut say: impl FnMut(&[u8])) {
-        for newest in &mut self.newest {
-            if now.saturating_duration_since(newest.since) > REPEATED {
-                newest.repetition = Repetition::default();
+        for newest in self.newest.iter_mut().filter(|newest| newest.is_repeated) {
+            if now.saturating_duration_since(newest.heard) > REPEATED {
+                newest.is_repeated = false;
             } else if let Some(datagram) = newest.repetition.due(now) {
                 say(datagram);
             }
@@ -201,17 +233,26 @@ impl Course {
 
     /// When to ask [`Course::repeat`] next.
     fn next(&self) -> Option<Instant> {
-        self.newest.iter().filter_map(|newest| newest.repetition.next()).min()
+        self.repeated().filter_map(|newest| newest.repetition.next()).min()
     }
 
     fn newest(&self) -> impl Iterator<Item = &[u8]> {
-        self.newest.iter().filter_map(|newest| newest.repetition.newest())
+        self.repeated().filter_map(|newest| newest.repetition.newest())
+    }
+
+    fn repeated(&self) -> impl Iterator<Item = &Newest> {
+        self.newest.iter().filter(|newest| newest.is_repeated)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
+
+    const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+    const RELAY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
 
     fn keys() -> [PublicKey; 2] {
         [1, 2].map(|byte| PublicKey::from_bytes([byte; 32]))
@@ -236,7 +277,7 @@ mod tests {
             (one, (6, 9), "one before", 10),
             (two, (1, 5), "two 5", 20),
         ] {
-            assert!(course.takes(&key, number, datagram.as_bytes(), at(ms)));
+            assert!(course.takes(&key, number, datagram.as_bytes(), SERVER, at(ms)));
         }
         assert_eq!(course.next(), Some(at(50)));
         assert_eq!(said(&mut course, at(49)), [b""; 0]);
@@ -244,7 +285,7 @@ mod tests {
         assert_eq!(course.next(), Some(at(70)));
         assert_eq!(said(&mut course, at(70)), [b"two 5"]);
         // The server restarted.
-        assert!(course.takes(&one, (8, 1), b"one 1", at(100)));
+        assert!(course.takes(&one, (8, 1), b"one 1", SERVER, at(100)));
         for ms in [150, 350, 1100, 4100, 34_100] {
             assert!(said(&mut course, at(ms)).contains(&b"one 1".to_vec()), "{ms}");
             assert!(!said(&mut course, at(ms)).contains(&b"one 1".to_vec()), "{ms}");
@@ -253,15 +294,29 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_repeated_for_good() {
+    fn the_newest_is_repeated_while_it_comes_again_from_where_it_came_first() {
         let [one, _] = keys();
         let (mut course, start) = (Course::at_most(RATE), Instant::now());
-        course.takes(&one, (1, 2), b"one", start);
-        assert_eq!(said(&mut course, start + REPEATED).len(), 1);
-        assert_eq!(said(&mut course, start + REPEATED + Duration::from_secs(30)).len(), 0);
+        let at = |seconds| start + Duration::from_secs(seconds);
+        course.takes(&one, (1, 2), b"one", SERVER, start);
+        for minute in 1..120 {
+            course.hears_again(b"one", SERVER, at(60 * minute));
+            assert_eq!(said(&mut course, at(60 * minute)).len(), 1, "{minute}");
+        }
+        let last = 119 * 60;
+        // Another relay repeats it, and somebody an older one.
+        course.hears_again(b"one", RELAY, at(last + 60));
+        course.hears_again(b"older", SERVER, at(last + 60));
+        assert_eq!(said(&mut course, at(last + 75)).len(), 1);
+        assert_eq!(said(&mut course, at(last + 76)).len(), 0);
         assert_eq!((course.next(), course.newest().count()), (None, 0));
-        assert!(course.takes(&one, (1, 3), b"one", start + 2 * REPEATED));
-        assert_eq!(course.next(), Some(start + 2 * REPEATED + Duration::from_millis(50)));
+        // The server is back, and goes on.
+        course.hears_again(b"one", SERVER, at(last + 600));
+        assert_eq!(said(&mut course, at(last + 600)), [b"one"]);
+        assert!(course.next().is_some_and(|next| next > at(last + 600)));
+        assert!(course.takes(&one, (2, 1), b"new", RELAY, at(last + 601)));
+        course.hears_again(b"one", SERVER, at(last + 602));
+        assert_eq!(course.newest().collect::<Vec<_>>(), [b"new"]);
     }
 
     #[test]
@@ -273,7 +328,7 @@ mod tests {
             (0..count)
                 .filter(|_| {
                     number += 1;
-                    course.takes(&one, (1, number), format!("{number}").as_bytes(), now)
+                    course.takes(&one, (1, number), format!("{number}").as_bytes(), SERVER, now)
                 })
                 .count()
         };

@@ -20,6 +20,7 @@ pub struct Counted<'a> {
     pub place: SocketAddr,
     pub judged: Counters,
     pub printed: u64,
+    pub unprinted: u64,
     pub relay: Option<&'a Relay>,
     /// By the kernel; `None` where it does not tell.
     pub dropped: Option<u64>,
@@ -74,6 +75,11 @@ impl Counted<'_> {
         page.counter("rollcall_listener_printed_total", "Statuses that were printed.")
             .with(&[listener], self.printed);
         if let Some(relay) = self.relay {
+            page.counter(
+                "rollcall_listener_unprinted_total",
+                "Statuses that were not printed: nobody read the output of the relay in time.",
+            )
+            .with(&[listener], self.unprinted);
             let mut relayed = page.counter(
                 "rollcall_listener_relayed_total",
                 "Announcements that were passed on, and those held back: too many for --relay-rate.",

@@ -184,11 +184,13 @@ impl Store {
         self.select("fingerprint = $1", fingerprint).await
     }
 
-    /// The email beside this certificate. It never changes; `None` if the certificate has no row.
+    /// The email that an administrator noted beside this certificate. It never changes. `None`: it has no row, or one that a
+    /// server noted at its first use, whose role cannot write the issuer. Its word says nothing to another server.
     pub async fn holder(&self, certificate: &Certificate) -> Result<Option<Email>, Error> {
         self.run(async |connection| {
             let found: Option<String> = sqlx::query_scalar(
-                "select email from certificates where fingerprint = $1 and serial_number = $2",
+                "select email from certificates
+                  where fingerprint = $1 and serial_number = $2 and issuer is not null",
             )
             .bind(&certificate.fingerprint)
             .bind(certificate.serial.as_str())

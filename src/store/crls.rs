@@ -1,5 +1,7 @@
 //! The CRLs of our own CA, for the hosts that have no key of it; and the requests of hosts that join.
 
+use std::net::IpAddr;
+
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Executor, Row};
 
@@ -41,9 +43,10 @@ impl CrlNumber {
     }
 }
 
-/// A host that joins, and waits.
+/// A run of a host that joins, and waits.
 #[derive(Clone, Debug)]
 pub struct Joining {
+    id: i64,
     pub name: String,
     pub request: String,
 }
@@ -59,6 +62,15 @@ impl Store {
                     Ok(PublishedCrl { issuer: row.try_get(0)?, number, der: row.try_get(2)? })
                 })
                 .collect()
+        })
+        .await
+    }
+
+    /// Forgets the lists of all CAs but these. Returns whose they were.
+    pub async fn forget_crls_but(&self, issuers: &[&str]) -> Result<Vec<String>, Error> {
+        self.run(async |connection| {
+            let forgotten = sqlx::query_scalar("delete from crls where issuer <> all($1) returning issuer");
+            Ok(forgotten.bind(issuers).fetch_all(connection).await?)
         })
         .await
     }
@@ -92,63 +104,73 @@ impl Store {
         .await
     }
 
-    /// Asks to join, in the place of an older request of the name.
-    pub async fn ask_to_join(&self, name: &str, request: &str) -> Result<(), Error> {
+    /// Does PostgreSQL listen on an address that other hosts may reach?
+    pub async fn is_on_the_network(&self) -> Result<bool, Error> {
         self.run(async |connection| {
-            sqlx::query(
-                "insert into joins (name, request) values ($1, $2)
-                     on conflict (name) do update
-                    set request = excluded.request, asked_at = clock_timestamp(), answer = null, answered_at = null",
-            )
-            .bind(name)
-            .bind(request)
-            .execute(connection)
-            .await?;
-            Ok(())
+            let addresses: String = sqlx::query_scalar("select current_setting('listen_addresses')")
+                .fetch_one(connection)
+                .await?;
+            Ok(is_on_the_network(&addresses))
+        })
+        .await
+    }
+
+    /// Asks to join. Requests that nobody waits for any more go.
+    pub async fn ask_to_join(&self, name: &str, request: String) -> Result<Joining, Error> {
+        self.run(async |connection| {
+            let id = sqlx::query_scalar(
+                "with old as (delete from joins where asked_at < clock_timestamp() - interval '10 minutes')
+                 insert into joins (name, request) values ($1, $2) returning id",
+            );
+            let id = id.bind(name).bind(&request).fetch_one(connection).await?;
+            Ok(Joining { id, name: name.to_owned(), request })
         })
         .await
     }
 
     /// `None`: the request is gone, for it was refused.
-    pub async fn answer_to(&self, name: &str) -> Result<Option<Option<String>>, Error> {
+    pub async fn answer_to(&self, joining: &Joining) -> Result<Option<Option<String>>, Error> {
         self.run(async |connection| {
-            let answer = sqlx::query_scalar::<_, Option<String>>("select answer from joins where name = $1");
-            Ok(answer.bind(name).fetch_optional(connection).await?)
+            let answer = sqlx::query_scalar::<_, Option<String>>("select answer from joins where id = $1");
+            Ok(answer.bind(joining.id).fetch_optional(connection).await?)
         })
         .await
     }
 
-    /// Those without an answer.
+    /// Those without an answer, the first that asked first.
     pub async fn joining(&self) -> Result<Vec<Joining>, Error> {
         self.run(async |connection| {
             let rows = sqlx::query(
-                "select name, request from joins
-                  where answer is null and asked_at > clock_timestamp() - interval '10 minutes' order by name limit 100",
+                "select id, name, request from joins
+                  where answer is null and asked_at > clock_timestamp() - interval '10 minutes' order by id limit 100",
             );
             let rows = rows.fetch_all(connection).await?;
-            rows.iter().map(|row| Ok(Joining { name: row.try_get(0)?, request: row.try_get(1)? })).collect()
+            rows.iter()
+                .map(|row| {
+                    Ok(Joining { id: row.try_get(0)?, name: row.try_get(1)?, request: row.try_get(2)? })
+                })
+                .collect()
         })
         .await
     }
 
-    pub async fn refuse_join(&self, joining: &Joining) -> Result<(), Error> {
+    /// Takes a request back, or its answer. It was refused, or nobody waits for it.
+    pub async fn end_join(&self, joining: &Joining) -> Result<(), Error> {
         self.run(async |connection| {
-            let refuse = sqlx::query("delete from joins where name = $1 and request = $2");
-            refuse.bind(&joining.name).bind(&joining.request).execute(connection).await?;
+            sqlx::query("delete from joins where id = $1").bind(joining.id).execute(connection).await?;
             Ok(())
         })
         .await
     }
 
-    pub async fn answer_join(&self, joining: &Joining, answer: &str) -> Result<(), Error> {
+    /// `false`: it was taken back meanwhile, or answered by another.
+    pub async fn answer_join(&self, joining: &Joining, answer: &str) -> Result<bool, Error> {
         self.run(async |connection| {
-            sqlx::query("update joins set answer = $3, answered_at = clock_timestamp() where name = $1 and request = $2")
-                .bind(&joining.name)
-                .bind(&joining.request)
-                .bind(answer)
-                .execute(connection)
-                .await?;
-            Ok(())
+            let answered = sqlx::query(
+                "update joins set answer = $2, answered_at = clock_timestamp() where id = $1 and answer is null",
+            );
+            let answered = answered.bind(joining.id).bind(answer).execute(connection).await?;
+            Ok(answered.rows_affected() == 1)
         })
         .await
     }
@@ -218,6 +240,16 @@ impl Store {
     }
 }
 
+/// Is one of the `listen_addresses` none of the loopback interface?
+fn is_on_the_network(addresses: &str) -> bool {
+    let is_own = |address: &str| {
+        address.is_empty()
+            || address == "localhost"
+            || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    };
+    !addresses.split(',').all(|address| is_own(address.trim()))
+}
+
 async fn make(connection: &mut PgConnection, roles: &[NewRole]) -> Result<(), Error> {
     for NewRole { name, verifier, group } in roles {
         let statements = sqlx::query_scalar::<_, String>(
@@ -235,6 +267,21 @@ async fn make(connection: &mut PgConnection, roles: &[NewRole]) -> Result<(), Er
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn other_hosts_reach_an_address_that_is_not_of_the_loopback_interface() {
+        for (addresses, reach) in [
+            ("", false),
+            ("localhost", false),
+            ("127.0.0.1, ::1", false),
+            ("*", true),
+            ("localhost,192.0.2.1", true),
+            ("db1.example.com", true),
+            ("::", true),
+        ] {
+            assert_eq!(is_on_the_network(addresses), reach, "{addresses}");
+        }
+    }
 
     #[test]
     fn numbers_are_compared_as_numbers() {

@@ -170,6 +170,19 @@ impl Store {
         .await
     }
 
+    /// When each server could not hear since this time, and when it heard again.
+    pub async fn turns_of_servers(&self, since_ns: u64) -> Result<Vec<Event>, Error> {
+        self.run(async |connection| {
+            let rows = sqlx::query(concat!(
+                events!("events where email is null and at >= "),
+                at_us!("$1"),
+                " order by id"
+            ));
+            Event::all(&rows.bind(microseconds(since_ns)).fetch_all(connection).await?)
+        })
+        .await
+    }
+
     /// The last event of each person after this email (after "": from the first on), of at most so many people, in the
     /// order of their emails. Returns the email of the last one that was asked for, too; `None` after the last.
     pub async fn last_events_after(

@@ -434,7 +434,8 @@ fn a_server_that_was_taken_over_gets_no_certificate_for_one_that_it_made_up() {
 #[test]
 fn the_folder_of_the_certificates_may_be_a_relative_path() {
     let stack = Builder::new().stopped();
-    let mut init = stack.administer(&["ca", "init"]);
+    let mut init = stack.program("rollcall-admin");
+    init.args(["ca", "init"]);
     expect(init.current_dir(&stack.state).env("ROLLCALL_CERTS", "here"), 0, "ca.crt made");
     assert!(stack.state.join("here/server.crt").exists());
 }

@@ -12,7 +12,7 @@ fn refused(stack: &Stack, pair: Option<&Pair>, status: u16, detail: &str) {
 fn an_unverified_certificate_never_reaches_the_server() {
     let stack = Stack::up();
     let foreign = Builder::new().stopped();
-    assert!(foreign.admin(&["ca", "init"]).status.success());
+    expect(foreign.program("rollcall-admin").args(["ca", "init"]), 0, "");
     let ear = stack.ear();
 
     refused(&stack, None, 400, "no client certificate was sent; this server answers nobody without one");
@@ -135,7 +135,7 @@ fn tls_1_2_and_1_3_and_nothing_older() {
 fn the_authority_changes_nothing_when_it_runs_again() {
     let stack = Builder::new().stopped();
     let init = || {
-        expect(&mut stack.administer(&["ca", "init"]), 0, "");
+        expect(stack.program("rollcall-admin").args(["ca", "init"]), 0, "");
         expect(stack.tool("certs/ca").arg("keys"), 0, "");
         let mut files: Vec<_> = std::fs::read_dir(&stack.certs)
             .unwrap()

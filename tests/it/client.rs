@@ -90,7 +90,7 @@ fn a_server_that_is_not_ours_or_not_there() {
     let stack = Stack::up();
     let client = stack.pair("client");
     let foreign = Builder::new().stopped();
-    expect(&mut foreign.administer(&["ca", "init"]), 0, "");
+    expect(foreign.program("rollcall-admin").args(["ca", "init"]), 0, "");
     let mut command = stack.program("rollcall-client");
     command.arg("--cert").arg(&client.cert).arg("--key").arg(&client.key);
     command.arg("--ca").arg(foreign.certs.join("ca.crt"));
@@ -284,7 +284,7 @@ fn a_terminal_that_closes_ends_it_but_nohup_keeps_it() {
 fn an_alert_is_told_in_words_and_is_no_outage() {
     let stack = Builder::new().with_certificates().stopped();
     let foreign = Builder::new().stopped();
-    expect(&mut foreign.administer(&["ca", "init"]), 0, "");
+    expect(foreign.program("rollcall-admin").args(["ca", "init"]), 0, "");
     let own = foreign.certs.join("ca.crt").display().to_string();
     let stranger = ["-Verify", "1", "-verify_return_error", "-CAfile", &own];
     let not_accepted =

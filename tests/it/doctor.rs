@@ -151,7 +151,7 @@ fn ended_broken_or_missing_certificates_are_red() {
     says(&lines, "yellow  announcements are not signed: ROLLCALL_BROADCAST_KEY is not set");
     assert_eq!(exit, 1);
 
-    expect(&mut stack.administer(&["ca", "init"]), 0, "");
+    expect(stack.program("rollcall-admin").args(["ca", "init"]), 0, "");
     let ended = [("ROLLCALL_SIGN_FROM", "20200101000000Z"), ("ROLLCALL_SIGN_UNTIL", "20200201000000Z")];
     put(&stack, "server", &ended);
     put(&stack, "client", &ended);
@@ -358,7 +358,10 @@ fn each_interface_of_a_host_is_told() {
     host.ip("link set eth0 mtu 700");
     let lines = look("eth0,one,eth9,docker0,239.255.66.67%eth0,198.51.100.255,198.51.100.9");
     says(&lines, "yellow  eth0: its MTU is 700, so that a datagram of 685 bytes is cut into fragments");
-    says(&lines, "red     there is no interface eth9; nothing is announced there");
+    says(
+        &lines,
+        "red     there is no interface eth9 (of another host write the address); nothing is announced there",
+    );
     says(
         &lines,
         "red     the interface docker0 is not used: it is down; nothing is announced there; do: ip link set docker0 up",

@@ -87,15 +87,22 @@ fn the_visits_are_printed_with_the_newest_last() {
     ] {
         event(&stack, EVE, kind, ago, since);
     }
+    stack.sql(
+        "insert into events (at, kind, server) values
+             (now() - interval '45 hours', 'deaf', 'host'), (now() - interval '43 hours', 'hears', 'host')",
+    );
     let lines = text(&stack.admin(&["history", EVE]));
     let lines: Vec<&str> = lines.lines().collect();
     assert_eq!(lines.len(), 3, "{lines:?}");
+    assert!(lines[1].ends_with("  host  (for 2h of it this server heard nobody)"), "{lines:?}");
+    assert!(!lines[2].contains("heard nobody"), "{lines:?}");
     assert!(lines[1].contains("  9h          192.0.2.7        host"), "{lines:?}");
     assert!(lines[2].contains("  here now") && lines[2].contains("no board looked then"), "{lines:?}");
     let json = text(&stack.admin(&["history", EVE, "--since", "2d", "--json"]));
     let visits: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(visits.len(), 2, "{json}");
     assert_eq!((&visits[0]["from"], &visits[0]["state"]), (&Value::Null, &"offline".into()));
+    assert_eq!((&visits[0]["unheard_seconds"], &visits[1]["unheard_seconds"]), (&7200.into(), &0.into()));
     assert_eq!((&visits[1]["to"], &visits[1]["ip"]), (&Value::Null, &"192.0.2.7".into()));
     event(&stack, EVE, "late", "1 second", "1 minute");
     assert!(text(&stack.admin(&["history", EVE])).trim_end().contains("  late  "));

@@ -143,11 +143,15 @@ fn certificates_of_three_cas_in_each_mode() {
     let file = directory.cert.display().to_string();
     expect(&mut stack.administer(&["enrol", people[0], "--cert", &file]), 0, "");
     for (pair, email) in [(&step, people[1]), (&easy_rsa, people[2])] {
-        stack.sql(&format!(
-            "insert into certificates (serial_number, email, fingerprint, not_after)
-             values ('01', '{email}', '{}', 4000000000)",
-            fingerprint(&stack, pair)
-        ));
+        // The server's role, were it stolen, could write such a row.
+        let row = format!("'01', '{email}', '{}', 4000000000", fingerprint(&stack, pair));
+        let columns = "insert into certificates (serial_number, email, fingerprint, not_after";
+        stack.sql_as("rollcall_server", &stack.database, &format!("{columns}) values ({row})"));
+        check(&stack, &ear, email, pair, &NOT_REGISTERED);
+        let mut issuer = stack.psql_as("rollcall_server", &stack.database);
+        issuer.args(["-c", &format!("{columns}, issuer) values ({row}, 'CN=x')")]);
+        expect(&mut issuer, 1, "permission denied for table certificates");
+        expect(&mut stack.administer(&["enrol", email, "--cert", &pair.cert.display().to_string()]), 0, "");
     }
     let known = people.map(Is);
     // The second time from memory.

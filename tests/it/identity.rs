@@ -1,7 +1,7 @@
 //! Nobody else's name: hostile certificates, made by our own CA and by a foreign one, and what must
 //! come out for each.
 
-use crate::stack::{Builder, Ear, Stack, date, is_root, text, wait_until};
+use crate::stack::{Builder, Ear, Stack, date, expect, is_root, text, wait_until};
 use rollcall::protocol::status::Email;
 use std::collections::BTreeSet;
 use std::fs;
@@ -119,7 +119,7 @@ fn every_hostile_subject_is_refused_or_is_the_one_that_was_signed() {
     let stack = Stack::up();
     members(&stack);
     let foreign = Builder::new().stopped();
-    assert!(foreign.admin(&["ca", "init"]).status.success());
+    expect(foreign.program("rollcall-admin").args(["ca", "init"]), 0, "");
     let ear = stack.ear();
     for (i, (subject, out)) in SUBJECTS.iter().enumerate() {
         check(&stack, &ear, &stack.certs, subject, out);

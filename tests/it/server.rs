@@ -84,7 +84,6 @@ fn a_signal_lets_the_request_that_is_being_answered_finish() {
     }
 }
 
-/// logrotate(8) sends SIGHUP, and so does a terminal that closes.
 /// nginx opens a connection for each request that waits, and keeps hundreds of them.
 #[test]
 fn a_request_that_waits_takes_little_memory() {
@@ -137,6 +136,7 @@ fn a_request_that_waits_takes_little_memory() {
     assert!(each < 8 * 1024, "{each} bytes for each");
 }
 
+/// logrotate(8) sends SIGHUP, and so does a terminal that closes.
 #[test]
 fn sighup_is_said_and_ends_nothing() {
     let stack = Stack::server();

@@ -33,6 +33,19 @@ fn both_can_be_run_twice_and_status_tells() {
     assert_eq!(stack.row("valid_user@qt-test.com"), row);
 }
 
+/// Of the private cluster, too.
+#[test]
+fn down_names_each_part_that_it_stops() {
+    let stack = Builder::new()
+        .set("ROLLCALL_CANARY", "bird@example.com")
+        .set("ROLLCALL_BOARD", "on")
+        .up_with_its_own_cluster();
+    let said = text(&stack.script("stack/down"));
+    let lines: Vec<Vec<&str>> = said.lines().map(|line| line.split_whitespace().collect()).collect();
+    let parts = ["signer", "canary", "board", "nginx", "server", "PostgreSQL"];
+    assert_eq!(lines, parts.map(|part| vec![part, "stopped"]), "{said}");
+}
+
 /// The folder of the server's keys is the server's, and a link in it must not lead root anywhere.
 #[test]
 fn a_link_in_the_servers_folder_is_not_followed() {
@@ -86,18 +99,18 @@ fn a_port_that_is_taken_is_named_with_the_setting() {
 
 #[test]
 fn a_database_of_ones_own() {
-    let owner = Stack::up();
+    let owner = Stack::database();
+    // No CA has put its list there yet.
+    owner.sql("delete from crls");
     let stack = Builder::new()
         .set("DATABASE_URL", owner.database_url())
         .set("ROLLCALL_SERVER_DATABASE_URL", owner.server_database_url())
-        // Both are on this host, whose name they would have.
-        .set("ROLLCALL_NAME", "other")
         .up_with_its_own_cluster();
     assert!(!stack.state.join("postgres").exists());
     expect(&mut stack.client(&stack.pair("client")), 0, "Success!");
     assert_ne!(owner.row("valid_user@qt-test.com"), "||");
-    drop(stack);
-    expect(&mut owner.client(&owner.pair("client")), 0, "Success!");
+    expect(&mut stack.tool("stack/down"), 0, "the one of DATABASE_URL goes on");
+    assert_ne!(owner.row("valid_user@qt-test.com"), "||");
 }
 
 #[test]

@@ -167,7 +167,7 @@ fn certificates(clone: &Clone) {
     clone.types("just crl", 0, "valid for");
     clone.types_as("just crl [--if-due] [--drop-forgotten]", "just crl --if-due", 0, "valid for");
     clone.types("stack/run rollcall-admin crl --if-due", 0, "valid for");
-    clone.types("just ca init", 0, "");
+    clone.runs("just ca init", 0, "");
     clone.types_as("just rotate-key [--switch|--finish]", "just rotate-key --finish", 0, "nothing to do");
 }
 

@@ -1,6 +1,8 @@
 //! Sites that relays join: each is a LAN, and a further network lies between them.
 
 use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::process::Command;
 use std::thread;
@@ -13,7 +15,7 @@ use crate::keys::{Keys, statuses};
 use crate::lan::forger::forgeries;
 use crate::lan::{PORT, Voice, count, gaps, has_read, listen};
 use crate::namespace::{Lan, Namespace};
-use crate::program::{PATIENCE, Running, expect, wait_until};
+use crate::program::{PATIENCE, Running, expect, signal, wait_until};
 
 /// A LAN with a server, a listener, and relays that are on the network between the sites, too.
 struct Site {
@@ -117,7 +119,7 @@ fn two_sites_hear_each_other() {
     let b = Site::new(&mut between, &["198.51.100.2"]);
     let relays = vec![
         believing(&a.relays[0], &keys, &["--relay", "lan0,198.51.100.2"]),
-        believing(&b.relays[0], &keys, &["--relay", "lan0,198.51.100.1"]),
+        believing(&b.relays[0], &keys, &["--relay", "lan0", "--relay", "198.51.100.1"]),
     ];
     all_hear_all_once(&[&a, &b], relays, &keys);
 }
@@ -295,7 +297,7 @@ fn nothing_forged_or_stale_or_replayed_is_passed_on() {
     assert!(count(&said, "forged") > 200 && printed.len() > 200, "{said}");
     let heard: BTreeSet<Vec<u8>> = ear.hear_all(count(&said, "sent")).into_iter().collect();
     assert!(heard == [first, second, other].concat().into_iter().collect(), "{} heard", heard.len());
-    let stats = std::fs::read_to_string(&file).unwrap();
+    let stats = fs::read_to_string(&file).unwrap();
     let place = "listener=\"0.0.0.0:6667\"";
     for sample in [
         format!("rollcall_listener_relayed_total{{{place},result=\"passed\"}} 15"),
@@ -382,10 +384,39 @@ fn a_flood_goes_on_at_the_rate_and_its_end_is_told() {
 }
 
 #[test]
+fn a_relay_whose_output_nobody_reads_goes_on() {
+    const COUNT: usize = 2000;
+    let Some((_near, _far, server, host, home)) = near_and_far() else { return };
+    let keys = Keys::new();
+    let listener = believing(&home, &keys, &[]);
+    let (unread, out) = io::pipe().unwrap();
+    let err = keys.file("relay.err");
+    let mut command = host.command(env!("CARGO_BIN_EXE_rollcall-listen"));
+    command.args(["--json", "--timeout", "60s", "--key", &keys.file("one.pub"), "--relay", "lan1"]);
+    let mut relay = command.stdout(out).stderr(File::create(&err).unwrap()).spawn().unwrap();
+    wait_until("it listens", || fs::read_to_string(&err).unwrap().contains("listening on"));
+    let said = keys.announcer("one", now_ns()).announce(&statuses(names("a", COUNT)));
+    let server = Voice::of(&server);
+    for (at, lot) in said.chunks(50).enumerate() {
+        server.say(lot);
+        has_read(&host, 50 * (at as u64 + 1));
+    }
+    // Many times that which a pipe holds.
+    assert_eq!(people(&listener, COUNT).len(), COUNT);
+    signal("TERM", &[relay.id()]);
+    wait_until("it ends", || relay.try_wait().unwrap().is_some());
+    let words = fs::read_to_string(&err).unwrap();
+    assert_eq!(relay.wait().unwrap().code(), Some(0), "{words}");
+    assert!(words.contains("rollcall-listen: the end of the output was not read"), "{words}");
+    assert_eq!((count(&words, "relayed"), count(&words, "not printed")), (COUNT as u64, 0), "{words}");
+    drop(unread);
+}
+
+#[test]
 fn a_relay_needs_keys_and_destinations() {
     let keys = Keys::new();
     let key = keys.file("one.pub");
-    let refused = |arguments: &[&str], said| {
+    let refused = |arguments: &[&str], said: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rollcall-listen"));
         expect(command.args(arguments).env_remove("ROLLCALL_KEYS"), 2, said);
     };
@@ -394,6 +425,12 @@ fn a_relay_needs_keys_and_destinations() {
     refused(&["--relay", "auto", "--accept-unsigned"], nothing);
     refused(&["--key", &key, "--relay", "eth0/4"], "a TTL is for multicast addresses");
     refused(&["--key", &key, "--relay", ""], "not a broadcast destination");
+    refused(&["--key", &key, "--relay", "relay.b.example.com"], "the name of a host is none");
+    for (own, listens) in [("127.0.0.1:6999", "0.0.0.0"), ("127.0.0.2:6999", "127.0.0.2")] {
+        let arguments =
+            ["--key", &key, "--port", "6999", "--bind", listens, "--relay", "192.0.2.9", "--relay", own];
+        refused(&arguments, &format!("--relay {own} is the port of this listener itself"));
+    }
     let rate = "--relay-rate bounds what --relay passes on, at 1 to 1000000 a second";
     refused(&["--key", &key, "--relay-rate", "5"], rate);
     refused(&["--key", &key, "--relay", "auto", "--relay-rate", "0"], rate);

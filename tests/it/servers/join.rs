@@ -10,6 +10,7 @@ use rollcall::store::{self, NewRole, Store};
 
 use crate::board::{host, json};
 use crate::cluster::{self, Cluster};
+use crate::program::{Running, signal};
 use crate::stack::{Builder, PATIENCE, Stack, expect, free_port, text, wait_until};
 
 const VALID: &str = "valid_user@qt-test.com";
@@ -55,7 +56,14 @@ fn let_in(stack: &Stack, name: &str) {
 /// That which `just invite` prints after the flag.
 fn invite(stack: &Stack, name: &str, hosts: &[&str]) -> String {
     let mut command = stack.administer(&[&["invite", name], hosts].concat());
-    let said = text(&command.env("ROLLCALL_CANARY", BIRD).output().unwrap());
+    let output = command.env("ROLLCALL_CANARY", BIRD).output().unwrap();
+    let warned = String::from_utf8_lossy(&output.stderr);
+    // The cluster of the tests is reached by its socket alone.
+    assert!(
+        warned.contains("WARNING: no other host reaches this database: it listens on no address"),
+        "{warned}"
+    );
+    let said = String::from_utf8(output.stdout).unwrap();
     said.trim_end().rsplit_once("--invitation ").unwrap_or_else(|| panic!("{said}")).1.to_owned()
 }
 
@@ -132,7 +140,7 @@ fn a_second_host_joins_takes_each_crl_and_leaves() {
     let mut quietly = second.program("rollcall-admin");
     quietly.arg("join").env("DATABASE_URL", &owner).env("ROLLCALL_INVITATION", &invitation);
     expect(&mut quietly, 0, &format!("{name} has joined"));
-    // The roles of a server that runs stay as they are when somebody asks in vain.
+    // It is good once. The roles of a server that runs stay as they are when somebody asks in vain.
     let before = passwords(&first, &name);
     for refused in [&wrong, &invitation] {
         expect(&mut join(refused), 1, "the first host refuses it");
@@ -165,9 +173,6 @@ fn a_second_host_joins_takes_each_crl_and_leaves() {
             .unwrap(),
     );
     assert!(hosts.contains("DNS:second.example.com") && hosts.contains("DNS:localhost"), "{hosts}");
-    // It is good once.
-    assert!(!first.certs.join("invited").join(&name).exists());
-
     expect(&mut second.tool("stack/up"), 0, "takes each new CRL from the database");
     expect(&mut second.tool("stack/status"), 0, "ready");
     let limits =
@@ -289,6 +294,122 @@ fn a_second_host_joins_takes_each_crl_and_leaves() {
     expect(file.env("ROLLCALL_NAME", "one"), 1, "there is no server ../ca.crt");
     assert!(first.certs.join("ca.crt").exists());
     first.sql_as("postgres", "postgres", &format!("drop role owner_{}", name.replace('-', "_")));
+}
+
+/// A new host of this stack's database, with the URL of an owner and the name of its server.
+fn newcomer(first: &Stack) -> (Stack, String, String) {
+    let broadcast = format!("127.255.255.255:{}", first.broadcast_port);
+    let second = Builder::new().set("ROLLCALL_BROADCAST", broadcast).stopped();
+    let name = format!("two-{}", free_port());
+    let_in(first, &name);
+    let owner = as_owner(first, &name);
+    (second, name, owner)
+}
+
+fn forget_roles(stack: &Stack, name: &str) {
+    let roles = ["rollcall_server_", "rollcall_reader_"]
+        .map(|group| format!("drop role if exists \"{group}{name}\""));
+    let owner = format!("drop role owner_{}", name.replace('-', "_"));
+    stack.sql_as("postgres", "postgres", &format!("{}; {owner}", roles.join("; ")));
+}
+
+#[test]
+fn of_two_runs_with_one_invitation_one_joins() {
+    let first = Builder::new().set("ROLLCALL_NAME", "one").up();
+    let (one, name, owner) = newcomer(&first);
+    let other = Builder::new().stopped();
+    let invitation = invite(&first, &name, &[]);
+    // Both have asked before anybody is answered.
+    signal("STOP", &[first.pid("signer.pid")]);
+    let runs = [&one, &other].map(|stack| {
+        let mut join = stack.program("rollcall-admin");
+        join.args(["join", &owner, "--invitation", &invitation]);
+        Running::start(stack, join)
+    });
+    let waiting = "select count(*) from joins where answer is null";
+    wait_until("both wait", || first.sql(waiting) == "2");
+    signal("CONT", &[first.pid("signer.pid")]);
+    let mut ends = runs.map(|mut run| (run.exit(), run.out(), run.err()));
+    ends.sort();
+    let [(0, joined, _), (1, _, refused)] = &ends else { panic!("{ends:?}") };
+    assert!(joined.contains(&format!("{name} has joined")), "{ends:?}");
+    assert!(refused.contains("the first host refuses it"), "{ends:?}");
+    let said = first.log("signer.log");
+    assert!(said.contains(&format!("{name} cannot join: its invitation was used by another run")), "{said}");
+    let has_joined = |stack: &&Stack| stack.state.join("settings").exists();
+    assert_eq!([&one, &other].into_iter().filter(has_joined).count(), 1);
+    assert_eq!(first.sql("select count(*) from joins"), "0");
+    forget_roles(&first, &name);
+}
+
+#[test]
+fn a_join_that_failed_half_way_is_repeated_with_the_same_invitation() {
+    let first = Builder::new().set("ROLLCALL_NAME", "one").up();
+    let (second, name, owner) = newcomer(&first);
+    let invitation = invite(&first, &name, &[]);
+    let join = || {
+        let mut join = second.program("rollcall-admin");
+        join.args(["join", &owner, "--invitation", &invitation]);
+        join
+    };
+    // It has its certificates by then.
+    let settings = second.state.join("settings");
+    fs::create_dir(&settings).unwrap();
+    expect(&mut join(), 1, &settings.display().to_string());
+    let key = fs::read(second.certs.join("server.key")).unwrap();
+    fs::remove_dir(&settings).unwrap();
+    expect(&mut join(), 0, &format!("{name} has joined"));
+    assert_eq!(fs::read(second.certs.join("server.key")).unwrap(), key);
+    assert!(settings.is_file() && !second.certs.join("joining.key").exists());
+    // Another host cannot, and this one no more.
+    expect(&mut join(), 1, "the first host refuses it");
+
+    // One that is gone when its answer is ready gets none.
+    let store = Store::open(&first.database_url(), PATIENCE).unwrap();
+    block_on(async {
+        let joining = store.ask_to_join("three", "nonsense".to_owned()).await.unwrap();
+        let again = store.ask_to_join("three", "nonsense".to_owned()).await.unwrap();
+        store.end_join(&joining).await.unwrap();
+        assert!(!store.answer_join(&joining, "late").await.unwrap());
+        assert_eq!(store.answer_to(&joining).await.unwrap(), None);
+        let refused = || block_on(store.answer_to(&again)).unwrap().is_none();
+        wait_until("the other has its own", refused);
+    });
+    forget_roles(&first, &name);
+}
+
+#[test]
+fn a_host_that_has_not_joined_makes_no_ca_beside_that_of_the_database() {
+    let first = Builder::new().set("ROLLCALL_NAME", "one").up();
+    let second = Builder::new().set("ROLLCALL_NAME", "two").stopped();
+    let up = || {
+        let mut up = second.tool("stack/up");
+        up.env("DATABASE_URL", first.database_url());
+        up.env("ROLLCALL_SERVER_DATABASE_URL", first.server_database_url());
+        up
+    };
+    let theirs = first.sql("select issuer from crls");
+    let refused = format!(
+        "DATABASE_URL is the database of another CA ({theirs}), whose key is on another host, and the server of each would \
+         refuse the devices of the other. This host becomes one more server of that database by just invite NAME on that \
+         one and just join here"
+    );
+    expect(&mut up(), 1, &refused);
+    assert!(!second.certs.join("ca.crt").exists() && !second.certs.join("ca.key").exists());
+    // It has one from before.
+    expect(second.program("rollcall-admin").args(["ca", "init"]), 0, "ca.crt made");
+    let before = first.sql("select count(*) from certificates");
+    expect(&mut up(), 1, &refused);
+    assert_eq!(first.sql("select count(*) from certificates"), before);
+    // The owner of the database is not held up.
+    expect(&mut first.tool("stack/up"), 0, "");
+    // The key of the other one is lost for good.
+    let mut anew = second.program("rollcall-admin");
+    anew.args(["ca", "init", "--forget-others"]).env("DATABASE_URL", first.database_url());
+    expect(&mut anew, 0, &format!("{theirs} is forgotten"));
+    expect(&mut up(), 0, "ready on https://localhost");
+    assert_ne!(first.sql("select issuer from crls"), theirs);
+    expect(&mut first.tool("stack/up"), 1, "DATABASE_URL is the database of another CA");
 }
 
 /// The signer of the second host takes it by itself.
