@@ -19,6 +19,7 @@ rm -rf "$1.new" && mkdir -p "$1.new"
 load() { echo "chroot \"\$1\" apt-get $*"; }
 apt-get indextargets --format 'deb $(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' 'Origin: Debian' | sort -u \
     | mmdebstrap --quiet --variant=minbase --skip=cleanup/apt --include=systemd,systemd-sysv,dbus,ca-certificates,iproute2,procps \
+        --customize-hook='echo force-unsafe-io >"$1/etc/dpkg/dpkg.cfg.d/unsafe"' \
         --customize-hook="$(load update -q)" \
         --customize-hook="$(load install -y -q --download-only -o APT::Install-Recommends=true nginx postgresql curl openssl adduser logrotate)" \
         bookworm "$1.new" -
@@ -50,7 +51,8 @@ pub struct Machine {
     /// Its systemd.
     first: u32,
     folder: PathBuf,
-    pub namespace: Namespace,
+    /// It goes after the machine.
+    _namespace: Namespace,
 }
 
 impl Machine {
@@ -78,7 +80,7 @@ impl Machine {
             let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
             children.split(' ').next()?.parse().ok()
         };
-        let mut machine = Self { nspawn, first: 0, folder, namespace };
+        let mut machine = Self { nspawn, first: 0, folder, _namespace: namespace };
         let log = machine.folder.join("log");
         let end = Instant::now() + PATIENCE;
         loop {

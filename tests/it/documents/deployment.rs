@@ -88,9 +88,10 @@ fn packages_make_servers_and_devices() {
     let newer = package(&folder.join("new"), "0.1.0-2");
     let [server, client, listen] = &packages;
     let boot = |name, namespace| Machine::boot(name, folder, namespace);
-    let (host, device) = (boot("rollcall", one), boot("device", two));
+    let (host, device, second) = (boot("rollcall", one), boot("device", two), boot("second", three));
     give(&host, &[server, client]);
     give(&device, &[client, listen]);
+    give(&second, &[server]);
 
     // From nothing to the first heartbeat.
     thread::scope(|scope| {
@@ -105,6 +106,7 @@ fn packages_make_servers_and_devices() {
                 "apt-get install ./rollcall-listen_*.deb",
                 "apt-get install ./rollcall-listen_*.deb -y",
             );
+            second.runs("cd; apt-get install -y --no-install-recommends ./rollcall-server_*.deb");
         });
         types_as(
             &host,
@@ -218,8 +220,6 @@ fn packages_make_servers_and_devices() {
     documented("rm /etc/rollcall/certs/privacy.key");
     host.runs("rm /etc/rollcall/certs/privacy.key; rollcall-setup --yes | grep -q 204");
 
-    let second = boot("second", three);
-    give(&second, &[server]);
     joins(&host, &second);
     device.runs(&format!("echo 192.0.2.3 second >>/etc/hosts; {beat} https://second"));
 
@@ -257,7 +257,6 @@ END
     ));
     documented("rollcall-admin invite NAME");
     let invitation = host.runs("rollcall-admin invite second | grep -o 'second:[^ ]*' | head -n 1");
-    second.runs("cd; apt-get install -y --no-install-recommends ./rollcall-server_*.deb");
     let database = "'postgres://rollcall:secret@192.0.2.1/rollcall?sslmode=disable'";
     let joined = types_as(
         second,
