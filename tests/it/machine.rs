@@ -71,7 +71,7 @@ impl Machine {
         fs::create_dir_all(&folder).unwrap();
         // It ends also if this test is killed.
         let mut nspawn = Command::new("timeout");
-        nspawn.args(["--kill-after=9", "300", "unshare", "-m", "bash", "-euc", BOOT, "boot"]);
+        nspawn.args(["--kill-after=9", "900", "unshare", "-m", "bash", "-euc", BOOT, "boot"]);
         nspawn.arg(root()).arg(&folder).args([&namespace.name, name]);
         let log = fs::File::create(folder.join("log")).unwrap();
         nspawn.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
