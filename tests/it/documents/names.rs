@@ -161,7 +161,7 @@ fn recipes_and_flags_exist() {
                     }
                 }
                 ("stack/run", Some(program)) => under(program, &arguments[1..]),
-                ("rollcall-admin", _) => under(program, arguments),
+                ("rollcall-admin", _) => under("rollcall-admin", arguments),
                 ("rollcall-setup", _) => script("stack/install"),
                 (program, _) if program.starts_with("rollcall-") => {
                     let subcommands =
