@@ -10,7 +10,7 @@ use super::{PROGRAMS_OF_RECIPES, ROOT};
 use crate::stack::{binaries, text};
 
 /// The lines that no test types, and why.
-const NOT_RUN: [(&str, &str); 39] = [
+const NOT_RUN: [(&str, &str); 37] = [
     ("eval \"$(just ha env)\"", "tests/ha reads what it prints"),
     ("just ha in s1 target/release/rollcall-admin migrate", "tests/ha starts each server in this way"),
     (
@@ -55,12 +55,10 @@ const NOT_RUN: [(&str, &str); 39] = [
         "stack/setup && just demo",
         "it may install packages; .ci/run runs the first half, walkthrough.rs the second",
     ),
-    ("stack/setup", "it may install packages; .ci/run runs it"),
     ("just test", "it runs these tests"),
     ("just lint", ".ci/run runs it"),
     ("sysctl -w net.core.rmem_max=8388608", "it would change the host that the tests run on"),
     ("cargo install", "it loads a package; stack/setup does it where just is missing"),
-    ("cargo build --release --locked", "it takes minutes; just up builds the same"),
     (
         "cargo build --release --no-default-features --features listen",
         "it takes minutes; just lint builds it unoptimized",
@@ -70,13 +68,13 @@ const NOT_RUN: [(&str, &str); 39] = [
         "it takes minutes; just lint builds it unoptimized",
     ),
     ("rollcall-admin maintain", "history.rs runs it"),
-    ("rollcall-admin migrate", "a block of deploy/README.md that deployment.rs runs has it"),
+    ("rollcall-admin migrate", "just up and rollcall-setup run it"),
+    ("just package", "deployment.rs runs its script, on the programs of the tests"),
     ("just client --every 30s --renew", "renewal.rs runs the client in this way"),
     ("rollcall-client --renew", "renewal.rs runs it"),
     ("rollcall-admin sign [--watch]", "renewal.rs runs both"),
     ("rollcall-admin sign --watch", "just up runs it"),
     ("systemd-analyze security --offline=true", "it is a measurement, not a step"),
-    ("systemd-analyze verify", "deployment.rs runs it where systemd is installed"),
     ("export ROLLCALL_HTTPS_PORT=8443", "every test here sets a port of its own in this way"),
     ("rollcall-server doctor", "it names what just doctor runs"),
     ("target/release/rollcall-admin migrate", "night.rs moves a stack to another database in this way"),
@@ -93,7 +91,7 @@ const NOT_RUN: [(&str, &str); 39] = [
         "every test of the board moves it to another database in this way",
     ),
 ];
-/// These need systemd as the first process; deployment.rs does the same by hand.
+/// These need systemd as the first process; deployment.rs has it.
 const OF_SYSTEMD: [&str; 2] = ["systemctl ", "journalctl "];
 
 /// The sources of this folder, in which each line is typed, and of tests/ha.
@@ -139,6 +137,10 @@ fn recipes_and_flags_exist() {
     let help = |program: &str, subcommands: &[&str]| {
         run(&binaries().join(program), &[subcommands, &["--help"]].concat())
     };
+    let under = |program: &str, arguments: &[&str]| {
+        let words = 1 + usize::from(arguments.first() == Some(&"ca"));
+        help(program, &arguments[..words.min(arguments.len())])
+    };
     let script = |name: &str| fs::read_to_string(Path::new(ROOT).join(name)).unwrap();
     for page in page::pages() {
         for line in page.lines(&|_| false) {
@@ -158,10 +160,9 @@ fn recipes_and_flags_exist() {
                         _ => script("justfile") + &script(&format!("stack/{}", script_of(recipe))),
                     }
                 }
-                ("stack/run", Some(program)) => {
-                    let words = 1 + usize::from(arguments.get(1) == Some(&"ca"));
-                    help(program, &arguments[1..].iter().copied().take(words).collect::<Vec<_>>())
-                }
+                ("stack/run", Some(program)) => under(program, &arguments[1..]),
+                ("rollcall-admin", _) => under("rollcall-admin", arguments),
+                ("rollcall-setup", _) => script("stack/install"),
                 (program, _) if program.starts_with("rollcall-") => {
                     let subcommands =
                         ["doctor", "link", "sign", "who"].into_iter().filter(|word| arguments.contains(word));
@@ -187,7 +188,7 @@ fn recipes_and_flags_exist() {
     {
         known += &format!("--version {}", run(&binaries().join(program), &["--version"]));
     }
-    for name in ["rotate", "logs"] {
+    for name in ["rotate", "logs", "install"] {
         known += &script(&format!("stack/{name}"));
     }
     for page in page::pages() {
