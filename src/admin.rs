@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use async_std::task;
 
-use crate::cli::{FromArgs, Timespan, note, setting};
+use crate::cli::{ArgsInfo, FromArgs, Timespan, note, setting};
 use crate::stack;
 use crate::stack::trust::{Authority, Trust};
 use crate::store::Store;
@@ -42,13 +42,13 @@ pub use error::Error;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Keeps people, certificates, CRL and CA by the database of DATABASE_URL, and signs for devices that renew.
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 pub struct Options {
     #[argh(subcommand)]
     command: Command,
 }
 
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand)]
 enum Command {
     User(User),
@@ -70,19 +70,19 @@ enum Command {
 }
 
 /// bring the database's schema up to date; the server does the same when it starts
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "migrate")]
 struct Migrate {}
 
 /// the people that are enrolled
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "user")]
 struct User {
     #[argh(subcommand)]
     command: UserCommand,
 }
 
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand)]
 enum UserCommand {
     Add(Add),
@@ -97,12 +97,12 @@ enum UserCommand {
 }
 
 /// set times in the future to now, after a clock was wrong; the doctor finds them
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "mend")]
 struct Mend {}
 
 /// enrol; one that is enrolled already stays as it is
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "add")]
 struct Add {
     #[argh(positional)]
@@ -110,7 +110,7 @@ struct Add {
 }
 
 /// show everybody, the most recently seen first
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "list")]
 struct List {
     /// one JSON object per line
@@ -119,7 +119,7 @@ struct List {
 }
 
 /// refuse from the next request on; the row stays
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "disable")]
 struct Disable {
     #[argh(positional)]
@@ -127,7 +127,7 @@ struct Disable {
 }
 
 /// lift a disable
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "enable")]
 struct Enable {
     #[argh(positional)]
@@ -135,7 +135,7 @@ struct Enable {
 }
 
 /// set the time between two heartbeats of a person, by which silence is judged
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "every")]
 struct Every {
     #[argh(positional)]
@@ -146,7 +146,7 @@ struct Every {
 }
 
 /// set whom a person may see: none, self (the default) or all
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "reads")]
 struct SetReads {
     #[argh(positional)]
@@ -174,7 +174,7 @@ impl FromStr for Cadence {
 }
 
 /// print everything that is held about a person, as one JSON object
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "export")]
 struct Export {
     #[argh(positional)]
@@ -182,7 +182,7 @@ struct Export {
 }
 
 /// remove a person and their history for good; their certificates stay refused, without the email
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "forget")]
 struct Forget {
     #[argh(positional)]
@@ -190,7 +190,7 @@ struct Forget {
 }
 
 /// enrol a person or device: the row, a key and a certificate; run again it changes nothing
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "enrol")]
 struct Enrol {
     #[argh(positional)]
@@ -213,7 +213,7 @@ struct Enrol {
 }
 
 /// put a new key and certificate in the place of NAME.crt and NAME.key; the old one works until it ends
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "renew")]
 struct Renew {
     /// the name of a device; with --server further names and addresses that clients call the server by
@@ -235,7 +235,7 @@ struct Renew {
 
 /// refuse certificates from the next request on, for good: all of a person, of a device, or one by its serial number
 /// or fingerprint
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "revoke")]
 struct Revoke {
     #[argh(positional)]
@@ -246,7 +246,7 @@ struct Revoke {
 }
 
 /// show every certificate that was made, given or seen, the soonest end first
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "certs")]
 struct Certs {
     /// only those that end within this time, such as 30d
@@ -258,7 +258,7 @@ struct Certs {
 }
 
 /// make a fresh list of the revoked, and let nginx read it
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "crl")]
 struct Crl {
     /// only if it lacks a revocation, or ends within 20 days
@@ -270,14 +270,14 @@ struct Crl {
 }
 
 /// our certificate authority
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "ca")]
 struct Ca {
     #[argh(subcommand)]
     command: CaCommand,
 }
 
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand)]
 enum CaCommand {
     Init(Init),
@@ -287,17 +287,17 @@ enum CaCommand {
 }
 
 /// make the CA and the server's certificate, unless they are there; just up does this
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "init")]
 struct Init {}
 
 /// ten further years for the CA, with its name and its key: all that it signed goes on
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "renew")]
 struct RenewCa {}
 
 /// a new CA beside the old one, which stays trusted until --finish
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "replace")]
 struct Replace {
     /// end the trust in the old one
@@ -309,12 +309,12 @@ struct Replace {
 }
 
 /// encrypt the key of the CA with a passphrase
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "protect")]
 struct Protect {}
 
 /// answer the requests of devices that renew their certificates by themselves (rollcall-client --renew)
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "sign")]
 struct Sign {
     /// go on, and look each second, until SIGTERM or SIGINT; just up starts this
@@ -323,7 +323,7 @@ struct Sign {
 }
 
 /// the visits of a person: from when to when, from where; the newest last
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "history")]
 struct History {
     #[argh(positional)]
@@ -337,7 +337,7 @@ struct History {
 }
 
 /// once a day: make room for the events to come, and drop those older than ROLLCALL_KEEP
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "maintain")]
 struct Maintain {}
 

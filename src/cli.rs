@@ -8,12 +8,15 @@ use std::process::{ExitCode, Termination};
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
-pub use argh::FromArgs;
+pub use argh::{ArgsInfo, FromArgs};
 
 #[cfg(feature = "server")]
 pub mod logging;
+mod recipes;
 #[cfg(any(feature = "client", feature = "listen", feature = "server"))]
 pub mod signals;
+
+pub use recipes::{here, program_of};
 
 /// The exit codes, after sysexits.h where it has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

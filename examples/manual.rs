@@ -1,0 +1,188 @@
+//! Writes the man pages and the completions of each program: `cargo run --example manual -- target` (`just manual`).
+//!
+//! A page is its frame in docs/man/, whose lines `@NAME@` are filled in: the options and commands from those of the
+//! program, the settings and the exit codes from docs/reference.md. So no flag and no setting is described twice.
+
+use std::fmt::Write;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use argh::{CommandInfoWithArgs, FlagInfo, FlagInfoKind, Optionality};
+use argh_complete::Generator;
+use argh_complete::bash::Bash;
+use argh_complete::fish::Fish;
+use argh_complete::zsh::Zsh;
+use rollcall::cli::{ArgsInfo, program_of};
+use rollcall::{admin, board, client, listener, server};
+
+/// Name, section of the manual, the word for it in docs/reference.md, and its options.
+const PROGRAMS: [(&str, u8, &str, fn() -> CommandInfoWithArgs); 5] = [
+    ("rollcall-server", 8, "server", server::Options::get_args_info),
+    ("rollcall-board", 8, "board", board::Options::get_args_info),
+    ("rollcall-admin", 8, "admin", admin::Options::get_args_info),
+    ("rollcall-client", 1, "client", client::Options::get_args_info),
+    ("rollcall-listen", 1, "listener", listener::Options::get_args_info),
+];
+
+fn main() -> io::Result<()> {
+    let target = std::env::args().nth(1).expect("the folder to write into");
+    let write = |file: String, text: String| {
+        let path = Path::new(&target).join(file);
+        fs::create_dir_all(path.parent().expect("it has a folder"))?;
+        fs::write(path, text)
+    };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let reference = fs::read_to_string(root.join("docs/reference.md"))?;
+    for (program, section, word, options) in PROGRAMS {
+        let page = format!("{program}.{section}");
+        let frame = fs::read_to_string(root.join(format!("docs/man/{page}.in")))?;
+        let options = options();
+        write(format!("man/{page}"), filled(&frame, program, word, &options, &reference))?;
+        write(format!("completions/bash/{program}"), Bash::generate(program, &options))?;
+        write(format!("completions/zsh/_{program}"), Zsh::generate(program, &options))?;
+        write(format!("completions/fish/{program}.fish"), Fish::generate(program, &options))?;
+    }
+    Ok(())
+}
+
+fn filled(frame: &str, program: &str, word: &str, options: &CommandInfoWithArgs, reference: &str) -> String {
+    let mut page = String::new();
+    for line in frame.lines() {
+        match line {
+            "@SYNOPSIS@" => page += &synopsis(program, options),
+            "@OPTIONS@" => {
+                page += &items(options);
+                item(&mut page, r"\fB\-\-version\fR", "print the version");
+            }
+            "@COMMANDS@" => commands(&mut page, "", options),
+            "@EXIT STATUS@" => {
+                for [code, meaning] in table(reference, "## Exit codes") {
+                    if let Some(meaning) = of_program(meaning, program) {
+                        item(&mut page, &bold(code), &meaning);
+                    }
+                }
+            }
+            "@ENVIRONMENT@" => {
+                for [variable, default, readers, meaning] in table(reference, "## Settings") {
+                    if readers.split([',', ' ', '`']).any(|reader| reader == word || reader == program) {
+                        item(&mut page, &inline(variable), &format!("{meaning}. Default: {default}"));
+                    }
+                }
+            }
+            _ => page += &(line.replace("@VERSION@", env!("CARGO_PKG_VERSION")) + "\n"),
+        }
+    }
+    page
+}
+
+/// `[--flag value] argument`, as `--help` has it.
+fn synopsis(command: &str, options: &CommandInfoWithArgs) -> String {
+    let mut line = bold(command);
+    for flag in shown(options).filter(|flag| flag.long != "--help") {
+        let many = if flag.optionality == Optionality::Repeating { " ..." } else { "" };
+        let _ = match flag.optionality {
+            Optionality::Required => write!(line, " {}", of_flag(flag)),
+            _ => write!(line, " [{}{many}]", of_flag(flag)),
+        };
+    }
+    if !options.commands.is_empty() {
+        line += r" [\fIcommand\fR]";
+    }
+    for argument in options.positionals.iter().filter(|argument| !argument.hidden) {
+        let name = format!(r"\fI{}\fR", text(argument.name));
+        let _ = match argument.optionality {
+            Optionality::Required => write!(line, " {name}"),
+            Optionality::Optional => write!(line, " [{name}]"),
+            Optionality::Repeating | Optionality::Greedy => write!(line, " [{name} ...]"),
+        };
+    }
+    line + "\n"
+}
+
+/// Each command and those below it, with their options.
+fn commands(page: &mut String, above: &str, options: &CommandInfoWithArgs) {
+    for command in &options.commands {
+        let name = format!("{above}{}", command.name);
+        let _ = write!(page, ".SS {}\n{}.P\n", text(&name), synopsis(&name, &command.command));
+        *page += &(inline(command.command.description) + "\n");
+        *page += &items(&command.command);
+        commands(page, &format!("{name} "), &command.command);
+    }
+}
+
+/// The arguments and flags with their descriptions. Each program's own page has `--help` once.
+fn items(options: &CommandInfoWithArgs) -> String {
+    let mut page = String::new();
+    for argument in options.positionals.iter().filter(|argument| !argument.description.is_empty()) {
+        item(&mut page, &format!(r"\fI{}\fR", text(argument.name)), argument.description);
+    }
+    let is_program = !options.flags.is_empty() && options.name == "Options";
+    for flag in shown(options).filter(|flag| is_program || flag.long != "--help") {
+        item(&mut page, &of_flag(flag), flag.description);
+    }
+    page
+}
+
+fn shown<'a>(options: &'a CommandInfoWithArgs) -> impl Iterator<Item = &'a FlagInfo<'a>> {
+    options.flags.iter().filter(|flag| !flag.hidden)
+}
+
+fn of_flag(flag: &FlagInfo) -> String {
+    match flag.kind {
+        FlagInfoKind::Switch => bold(flag.long),
+        FlagInfoKind::Option { arg_name } => format!(r"{}\~\fI{}\fR", bold(flag.long), text(arg_name)),
+    }
+}
+
+fn item(page: &mut String, name: &str, meaning: &str) {
+    let _ = write!(page, ".TP\n{name}\n{}\n", inline(meaning));
+}
+
+/// The rows of the table below a heading of a document.
+fn table<'a, const N: usize>(document: &'a str, heading: &str) -> impl Iterator<Item = [&'a str; N]> {
+    let (_, below) = document.split_once(&format!("\n{heading}\n")).expect("the document has this heading");
+    let rows = below.lines().skip_while(|line| !line.starts_with("|---")).skip(1);
+    rows.take_while(|line| line.starts_with('|')).map(|row| {
+        let cells: Vec<&str> = row.trim_matches(['|', ' ']).split(" | ").collect();
+        cells.try_into().unwrap_or_else(|cells| panic!("{N} columns: {cells:?}"))
+    })
+}
+
+/// The clauses of an exit code that are about this program: those about one alone begin with `for` and its name.
+fn of_program(meaning: &str, program: &str) -> Option<String> {
+    let meaning = program_of(meaning);
+    let clauses = meaning.split("; ").filter(|clause| {
+        let one = clause.strip_prefix("for `").or(clause.strip_prefix("also for `"));
+        one.is_none_or(|one| one.starts_with(program))
+    });
+    Some(clauses.collect::<Vec<_>>().join("; ")).filter(|clauses| !clauses.is_empty())
+}
+
+/// Text of a document or of an option: the words in backticks are bold, and a recipe is its program.
+fn inline(markdown: &str) -> String {
+    let here = program_of(markdown).replace("\\|", "|");
+    let parts = here.split('`').enumerate();
+    parts.map(|(i, part)| if i % 2 == 1 { bold(part) } else { text(part) }).collect()
+}
+
+fn bold(words: &str) -> String {
+    format!(r"\fB{}\fR", text(words))
+}
+
+/// As roff(7) wants it: a hyphen that can be copied, no line that is a request, ASCII.
+fn text(words: &str) -> String {
+    let mut roff = String::from(if words.starts_with(['.', '\'']) { "\\&" } else { "" });
+    for character in words.chars() {
+        match character {
+            '\\' => roff += "\\e",
+            '-' => roff += "\\-",
+            '\n' => roff.push(' '),
+            _ if character.is_ascii() => roff.push(character),
+            _ => {
+                let _ = write!(roff, "\\[u{:04X}]", u32::from(character));
+            }
+        }
+    }
+    roff
+}
