@@ -155,6 +155,11 @@ keys *args: build
 rotate-key *args: build
     @exec stack/rotate "$@"
 
+# write the man pages and the completions for bash, zsh and fish into target/man and target/completions
+[group('check')]
+manual:
+    cargo run --quiet --locked --example manual -- target
+
 # format, lint, the arrows between the rooms, and build the documentation
 [group('check')]
 lint: layers

@@ -10,14 +10,13 @@ use std::path::Path;
 
 use argh::{CommandInfoWithArgs, FlagInfo, FlagInfoKind, Optionality};
 use argh_complete::Generator;
-use argh_complete::bash::Bash;
 use argh_complete::fish::Fish;
 use argh_complete::zsh::Zsh;
 use rollcall::cli::{ArgsInfo, program_of};
 use rollcall::{admin, board, client, listener, server};
 
 /// Name, section of the manual, the word for it in docs/reference.md, and its options.
-const PROGRAMS: [(&str, u8, &str, fn() -> CommandInfoWithArgs); 5] = [
+pub const PROGRAMS: [(&str, u8, &str, fn() -> CommandInfoWithArgs); 5] = [
     ("rollcall-server", 8, "server", server::Options::get_args_info),
     ("rollcall-board", 8, "board", board::Options::get_args_info),
     ("rollcall-admin", 8, "admin", admin::Options::get_args_info),
@@ -26,9 +25,12 @@ const PROGRAMS: [(&str, u8, &str, fn() -> CommandInfoWithArgs); 5] = [
 ];
 
 fn main() -> io::Result<()> {
-    let target = std::env::args().nth(1).expect("the folder to write into");
+    write_to(Path::new(&std::env::args_os().nth(1).expect("the folder to write into")))
+}
+
+pub fn write_to(target: &Path) -> io::Result<()> {
     let write = |file: String, text: String| {
-        let path = Path::new(&target).join(file);
+        let path = target.join(file);
         fs::create_dir_all(path.parent().expect("it has a folder"))?;
         fs::write(path, text)
     };
@@ -39,11 +41,53 @@ fn main() -> io::Result<()> {
         let frame = fs::read_to_string(root.join(format!("docs/man/{page}.in")))?;
         let options = options();
         write(format!("man/{page}"), filled(&frame, program, word, &options, &reference))?;
-        write(format!("completions/bash/{program}"), Bash::generate(program, &options))?;
-        write(format!("completions/zsh/_{program}"), Zsh::generate(program, &options))?;
-        write(format!("completions/fish/{program}.fish"), Fish::generate(program, &options))?;
+        write(format!("completions/bash/{program}"), for_bash(program, &options))?;
+        let zsh = Zsh::generate(program, &options);
+        write(format!("completions/zsh/_{program}"), program_of(&zsh).into_owned())?;
+        // argh_complete 0.1.19 writes an option that fish has from 4.0 on; the older one does the same.
+        let fish = Fish::generate(program, &options).replace("commandline -xpc", "commandline -opc");
+        write(format!("completions/fish/{program}.fish"), program_of(&fish).into_owned())?;
     }
     Ok(())
+}
+
+/// argh_complete's own takes `ca renew` for `renew`: it looks at the last word alone.
+fn for_bash(program: &str, options: &CommandInfoWithArgs) -> String {
+    let mut cases = String::new();
+    add_cases(&mut cases, program, options);
+    let function = program.replace('-', "_");
+    format!(
+        r#"_{function}() {{
+    local word command={program} words='' last=${{COMP_WORDS[COMP_CWORD-1]}}
+    for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
+        case " $(_{function}_words "$command") " in *" $word "*) [[ $word = -* ]] || command+=" $word" ;; esac
+    done
+    words=$(_{function}_words "$command")
+    # The value of an option is a file, if anything.
+    [[ " $words " != *" $last= "* ]] || words=
+    COMPREPLY=($(compgen -W "${{words//=/}}" -- "${{COMP_WORDS[COMP_CWORD]}}"))
+}}
+_{function}_words() {{
+    case $1 in
+{cases}    esac
+}}
+complete -F _{function} -o bashdefault -o default {program}
+"#
+    )
+}
+
+/// One line for each command: its flags, with `=` behind those that take a value, and the commands below it.
+fn add_cases(cases: &mut String, command: &str, options: &CommandInfoWithArgs) {
+    let flags = shown(options).map(|flag| match flag.kind {
+        FlagInfoKind::Switch => flag.long.to_owned(),
+        FlagInfoKind::Option { .. } => format!("{}=", flag.long),
+    });
+    let words: Vec<String> =
+        flags.chain(options.commands.iter().map(|below| below.name.to_owned())).collect();
+    let _ = writeln!(cases, "        '{command}') echo '{}' ;;", words.join(" "));
+    for below in &options.commands {
+        add_cases(cases, &format!("{command} {}", below.name), &below.command);
+    }
 }
 
 fn filled(frame: &str, program: &str, word: &str, options: &CommandInfoWithArgs, reference: &str) -> String {
@@ -66,6 +110,10 @@ fn filled(frame: &str, program: &str, word: &str, options: &CommandInfoWithArgs,
             "@ENVIRONMENT@" => {
                 for [variable, default, readers, meaning] in table(reference, "## Settings") {
                     if readers.split([',', ' ', '`']).any(|reader| reader == word || reader == program) {
+                        // That which a recipe sets, and where, is no business of the program.
+                        let default = default.split("; ").filter(|clause| !clause.contains("`just"));
+                        let default =
+                            default.collect::<Vec<_>>().join("; ").replace(" in the repository", "");
                         item(&mut page, &inline(variable), &format!("{meaning}. Default: {default}"));
                     }
                 }
@@ -170,13 +218,15 @@ fn bold(words: &str) -> String {
     format!(r"\fB{}\fR", text(words))
 }
 
-/// As roff(7) wants it: a hyphen that can be copied, no line that is a request, ASCII.
+/// As roff(7) wants it: a hyphen that can be copied, no line that is a request, and ASCII.
 fn text(words: &str) -> String {
     let mut roff = String::from(if words.starts_with(['.', '\'']) { "\\&" } else { "" });
     for character in words.chars() {
         match character {
             '\\' => roff += "\\e",
             '-' => roff += "\\-",
+            // A long URL may break there.
+            '[' => roff += "\\:[",
             '\n' => roff.push(' '),
             _ if character.is_ascii() => roff.push(character),
             _ => {

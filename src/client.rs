@@ -78,13 +78,20 @@ pub struct Options {
     #[argh(option, default = "3")]
     attempts: u32,
     #[argh(subcommand)]
-    command: Option<Who>,
+    command: Option<Command>,
+}
+
+/// Another job than to beat.
+#[derive(ArgsInfo, FromArgs)]
+#[argh(subcommand)]
+enum Command {
+    Who(Who),
 }
 
 /// Beats, or asks for others.
 pub fn run(options: &Options) -> Result<ExitCode, Error> {
     match &options.command {
-        Some(who) => who::run(options, who),
+        Some(Command::Who(who)) => who::run(options, who),
         None => beat(options).map(|()| ExitCode::SUCCESS),
     }
 }

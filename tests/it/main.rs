@@ -34,6 +34,7 @@ mod lans;
 mod lifecycle;
 mod listener;
 mod logs_and_disk;
+mod manuals;
 mod metrics;
 mod own_parts;
 mod page;
