@@ -18,6 +18,11 @@ setup:
 build:
     cargo build --release --locked
 
+# the Debian packages, into target/debian
+[group('run')]
+package *args:
+    stack/package "$@"
+
 # start PostgreSQL, server, nginx, canary, signer and board, and wait until they answer
 [group('run')]
 up: build

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use async_std::task;
 
-use crate::cli::{ArgsInfo, FromArgs, Timespan, note, setting};
+use crate::cli::{ArgsInfo, FromArgs, Timespan, here, note, setting};
 use crate::stack;
 use crate::stack::trust::{Authority, Trust};
 use crate::store::Store;
@@ -436,7 +436,7 @@ fn database_url() -> Result<String, Error> {
 }
 
 fn report(subject: &impl Display, change: &str) -> Result<(), Error> {
-    unless_closed(writeln!(io::stdout(), "{subject} {change}"))
+    unless_closed(writeln!(io::stdout(), "{subject} {}", here(change)))
 }
 
 fn time(ns: u64) -> String {

@@ -59,14 +59,14 @@ pub fn arguments<T: FromArgs>(program: &str) -> T {
 
 /// Prints the requested text and exits. `println!` would panic where nobody reads.
 fn asked(text: impl Display) -> ! {
-    let written = writeln!(io::stdout(), "{text}");
+    let written = writeln!(io::stdout(), "{}", here(&text.to_string()));
     std::process::exit(if written.is_ok() { 0 } else { Exit::Failure as i32 });
 }
 
 /// One line on standard error. Its reader may be gone or its disk full, which would make `eprintln!` panic:
 /// that ends no program and changes no exit code.
 pub fn note(line: impl Display) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", here(&line.to_string()));
 }
 
 /// A program: arguments in, one call of the library, an exit code out.

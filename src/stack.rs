@@ -50,6 +50,9 @@ struct Folder {
 struct Prepare {
     #[argh(positional)]
     template: PathBuf,
+    /// change nothing, and print the files that it would
+    #[argh(switch)]
+    check: bool,
 }
 
 /// tell whose server has ROLLCALL_LISTEN, and whether it was started with these settings
@@ -69,7 +72,8 @@ struct Port {}
 pub fn run(options: Options) -> Result<(), Error> {
     match options.command {
         Command::Folder(Folder { or_link }) => folder::make(or_link),
-        Command::Prepare(Prepare { template }) => prepare::prepare(&template),
+        Command::Prepare(Prepare { template, check: false }) => prepare::prepare(&template),
+        Command::Prepare(Prepare { template, check: true }) => prepare::check(&template),
         Command::Server(Server { wait_for }) => ask::server(wait_for),
         Command::Port(Port {}) => {
             let text: String = setting(None, "ROLLCALL_BROADCAST", "auto")?;

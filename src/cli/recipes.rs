@@ -15,7 +15,7 @@ const PROGRAMS: [(&str, &str); 23] = [
     ("enrol", "rollcall-admin enrol"),
     ("history", "rollcall-admin history"),
     ("invite", "rollcall-admin invite"),
-    ("join", "rollcall-admin join"),
+    ("join", "rollcall-setup --join"),
     ("keys", "rollcall-admin keys"),
     ("leave", "rollcall-admin leave"),
     ("listen", "rollcall-listen"),
@@ -23,7 +23,7 @@ const PROGRAMS: [(&str, &str); 23] = [
     ("renew", "rollcall-admin renew"),
     ("renew-server", "rollcall-admin renew --server"),
     ("revoke", "rollcall-admin revoke"),
-    ("rotate-key", "rollcall-setup rotate-key"),
+    ("rotate-key", "/usr/share/rollcall/stack/rotate"),
     ("status", r#"systemctl status "rollcall-*""#),
     ("up", "rollcall-setup"),
     ("user", "rollcall-admin user"),
@@ -46,11 +46,34 @@ pub fn program_of(text: &str) -> Cow<'_, str> {
     while let Some(at) = rest.find(JUST) {
         let (before, after) = (&rest[..at], &rest[at + JUST.len()..]);
         let end = after.find(|c: char| !c.is_ascii_lowercase() && c != '-').unwrap_or(after.len());
-        let is_word = !before.ends_with(|c: char| c.is_alphanumeric());
-        let program = PROGRAMS.iter().find(|(recipe, _)| is_word && *recipe == &after[..end]);
-        let said = program.map_or(&rest[at..at + JUST.len() + end], |(_, program)| program);
-        named = named + before + said;
-        rest = &after[end..];
+        let recipe = &after[..if before.ends_with(char::is_alphanumeric) { 0 } else { end }];
+        let program = PROGRAMS.iter().find(|(name, _)| *name == recipe).map(|(_, program)| *program);
+        named = named + before + program.unwrap_or(JUST);
+        rest = &after[program.map_or(0, |_| end)..];
     }
     if named.is_empty() { Cow::Borrowed(text) } else { Cow::Owned(named + rest) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_the_program_behind_a_recipe() {
+        for (text, named) in [
+            ("just up", "rollcall-setup"),
+            (
+                "run `just renew-server`, or just renew NAME.",
+                "run `rollcall-admin renew --server`, or rollcall-admin renew NAME.",
+            ),
+            ("(just keys)", "(rollcall-admin keys)"),
+            ("just just up", "just rollcall-setup"),
+            // These are no recipes.
+            ("it has just ended; adjust up; just", "it has just ended; adjust up; just"),
+            ("just upwards, just-up, just  up", "just upwards, just-up, just  up"),
+            ("\u{e9}just up \u{2026} just who\u{e9}", "\u{e9}just up \u{2026} rollcall-client who\u{e9}"),
+        ] {
+            assert_eq!(program_of(text), named);
+        }
+    }
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::board::{self, Board, Page, Person, State, Way, encoded};
 use super::{Error, Options, files_and_server, jittered, replace, table, watch};
-use crate::cli::{ArgsInfo, FromArgs, Timespan, printable_json, setting};
+use crate::cli::{ArgsInfo, FromArgs, Timespan, here, printable_json, setting};
 
 /// Between two tries for a page, and how many there are.
 const BUSY: Duration = Duration::from_secs(1);
@@ -119,7 +119,7 @@ pub fn run(options: &Options, who: &Who) -> Result<ExitCode, Error> {
         Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         Err(error) if who.exit_code => {
             // Nagios shows standard output.
-            writeln!(io::stdout(), "rollcall-client: {error}").map_err(Error::Output)?;
+            writeln!(io::stdout(), "rollcall-client: {}", here(&error.to_string())).map_err(Error::Output)?;
             Ok(plugin_code([State::Unknown]))
         }
         asked => asked,

@@ -61,9 +61,9 @@ pub fn make_open(folder: &Path) -> io::Result<()> {
     fs::set_permissions(folder, Permissions::from_mode(0o755))
 }
 
-/// systemd's PostgreSQL and server have folders elsewhere: only nginx's file is in this one.
+/// systemd starts the program in its own place, and `stack/up` a copy that it puts into this folder first.
 fn run_by_services(state: &Path) -> bool {
-    state.join("nginx/nginx.conf").exists() && !state.join("server").exists()
+    state.join("nginx/nginx.conf").exists() && !state.join("server/rollcall-server").exists()
 }
 
 /// Puts a link to another folder in the place of this new one.

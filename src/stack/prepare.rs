@@ -24,19 +24,46 @@ use crate::server::{self, Privacy};
 /// The folder is the server's, which may have put anything there: so the server's user writes.
 const TAKE: &str = r#"rm -rf -- "$1.new" && cat >"$1.new" && mv -fT -- "$1.new" "$1""#;
 
+/// nginx shows them to the server and to the board.
+const CREDENTIALS: [&str; 2] = ["proxy-credential", "board/proxy-credential"];
+
 pub fn prepare(template: &Path) -> Result<(), Error> {
     umask(Mode::from_bits_truncate(0o077));
     let settings = Settings::read()?;
     let users = Users::find()?;
     folders(&settings, &users)?;
     let make = |name| credential(&settings.state.join(name), &users);
-    let credentials = [make("proxy-credential")?, make("board/proxy-credential")?];
+    let [server, board] = CREDENTIALS;
+    let credentials = [make(server)?, make(board)?];
     make("board/token")?;
     keys(&settings, &users)?;
     let configuration = configuration(template, &settings, &users, credentials)?;
     // nginx has to take it first.
     let file = settings.state.join("nginx/nginx.conf.new");
     files::replace(&file, configuration.as_bytes()).map_err(Error::of(&file))
+}
+
+/// Prints the files that `prepare` would make or change.
+pub fn check(template: &Path) -> Result<(), Error> {
+    let settings = Settings::read()?;
+    let users = Users::find()?;
+    let found = |path: &Path| fs::read(path).unwrap_or_default();
+    for key in ["broadcast.key", "privacy.key"] {
+        let copy = settings.own().join(key);
+        if found(&settings.certs.join(key)) != found(&copy) || !copy.exists() {
+            print(copy.display())?;
+        }
+    }
+    let credentials = CREDENTIALS.map(|name| settings.state.join(name));
+    for path in credentials.iter().filter(|path| found(path).is_empty()) {
+        print(path.display())?;
+    }
+    let credentials = credentials.map(|path| String::from_utf8_lossy(&found(&path)).trim().to_owned());
+    let file = settings.state.join("nginx/nginx.conf");
+    if configuration(template, &settings, &users, credentials)?.as_bytes() != found(&file) {
+        print(file.display())?;
+    }
+    Ok(())
 }
 
 fn folders(settings: &Settings, users: &Users) -> Result<(), Error> {

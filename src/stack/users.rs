@@ -10,6 +10,7 @@ use std::process::Command;
 use nix::unistd::{Group, User, geteuid};
 
 use super::Error;
+use crate::cli::setting;
 
 pub const POSTGRES: &str = "postgres";
 pub const SERVER: &str = "rollcall";
@@ -19,7 +20,8 @@ const NGINX: &str = "www-data";
 pub struct Users(Option<Ids>);
 
 struct Ids {
-    postgres: User,
+    /// Of a cluster of our own. With a database elsewhere this host may have no such user.
+    postgres: Option<User>,
     server: User,
     nginx: Group,
 }
@@ -31,7 +33,9 @@ impl Users {
         }
         let user = |name| User::from_name(name).ok().flatten().ok_or(Error::NoUser(name));
         let group = |name| Group::from_name(name).ok().flatten().ok_or(Error::NoUser(name));
-        Ok(Self(Some(Ids { postgres: user(POSTGRES)?, server: user(SERVER)?, nginx: group(NGINX)? })))
+        let elsewhere = !setting::<String>(None, "DATABASE_URL", "")?.is_empty();
+        let postgres = if elsewhere { None } else { Some(user(POSTGRES)?) };
+        Ok(Self(Some(Ids { postgres, server: user(SERVER)?, nginx: group(NGINX)? })))
     }
 
     pub fn is_root(&self) -> bool {
@@ -50,7 +54,10 @@ impl Users {
 
     /// PostgreSQL's, and the server may enter.
     pub fn give_to_postgres(&self, path: &Path) -> io::Result<()> {
-        let give = |ids: &Ids| chown(path, Some(ids.postgres.uid.as_raw()), Some(ids.server.gid.as_raw()));
+        let give = |ids: &Ids| {
+            let postgres = ids.postgres.as_ref().map(|postgres| postgres.uid.as_raw());
+            chown(path, postgres, Some(ids.server.gid.as_raw()))
+        };
         self.0.iter().try_for_each(give)
     }
 
@@ -73,7 +80,7 @@ impl Users {
 
     /// May PostgreSQL and the server enter the folder?
     pub fn can_enter(&self, folder: &Path) -> bool {
-        self.0.iter().flat_map(|ids| [&ids.postgres, &ids.server]).all(|user| {
+        self.0.iter().flat_map(|ids| ids.postgres.iter().chain([&ids.server])).all(|user| {
             let mut test = Command::new("test");
             test.arg("-x").arg(folder).current_dir("/").uid(user.uid.as_raw()).gid(user.gid.as_raw());
             test.status().is_ok_and(|status| status.success())

@@ -6,6 +6,7 @@
 
 mod guardian;
 mod keys;
+mod machine;
 mod namespace;
 mod program;
 mod stack;

@@ -1,229 +1,291 @@
-//! deploy/README.md, step by step, in a mount, network and process namespace of its own. There is no systemd: the
-//! lines of its units are run with the users, files and variables that the units give them.
+//! deploy/README.md, in Debians of their own on one LAN, with systemd as the first process: from `apt-get install` to a
+//! purge.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
-use super::page::{Page, block};
-use super::{clone_into, page};
-use crate::stack::{Builder, needs_root, text};
+use super::page::{Page, block, documented, documented_as};
+use super::{ROOT, binaries};
+use crate::machine::Machine;
+use crate::namespace::Lan;
+use crate::program::{needs, text};
+use crate::stack::Builder;
 
-/// The folders of the host that the steps write to lie over a small disk in memory; PostgreSQL is a cluster there.
-const HOST: &str = r#"
-ip link set lo up
-mount -t tmpfs tmpfs "$SCRATCH"
-for folder in etc opt run var/lib usr/local; do
-    mkdir -p "$SCRATCH/$folder/"{upper,work}
-    mount -t overlay overlay -o "lowerdir=/$folder,upperdir=$SCRATCH/$folder/upper,workdir=$SCRATCH/$folder/work" "/$folder"
-done
-export PATH=$PATH:/usr/sbin:$(printf '%s\n' /usr/lib/postgresql/*/bin | sort -V | tail -n 1)
-mkdir /opt/rollcall && cp -R "$CLONE/." /opt/rollcall && cd /opt/rollcall
-mkdir -p /run/postgresql && mount -t tmpfs tmpfs /run/postgresql && chown postgres /run/postgresql
-install -d -o postgres /var/lib/cluster
-as_postgres() { setpriv --reuid postgres --regid postgres --clear-groups "$@"; }
-as_postgres initdb -D /var/lib/cluster/data -A peer >/dev/null
-{ printf '%s\n' "$HBA"; cat /var/lib/cluster/data/pg_hba.conf; } >/var/lib/cluster/hba
-cat /var/lib/cluster/hba >/var/lib/cluster/data/pg_hba.conf
-printf '%s\n' "$IDENT" >>/var/lib/cluster/data/pg_ident.conf
-as_postgres pg_ctl start -s -w -D /var/lib/cluster/data -l /var/lib/cluster/log -o "-c listen_addresses= -c unix_socket_directories=/run/postgresql"
+const PACKAGES: [&str; 3] = ["rollcall-server", "rollcall-client", "rollcall-listen"];
 
-unit() { sed -n "s/^$2=//p" "/etc/systemd/system/$1"; }
-# Runs a unit's program as its user, with its variables.
-start() { # UNIT
-    (
-        set -a
-        for file in $(unit "$1" EnvironmentFile); do . "$file"; done
-        while IFS= read -r variable; do export "${variable?}"; done < <(unit "$1" Environment)
-        user=$(unit "$1" User)
-        CREDENTIALS_DIRECTORY=$(mktemp -d)
-        while IFS=: read -r name file; do
-            install -o "${user:-root}" -m 0400 "$file" "$CREDENTIALS_DIRECTORY/$name"
-        done < <(unit "$1" LoadCredential)
-        chown "${user:-root}" "$CREDENTIALS_DIRECTORY"
-        runtime=$(unit "$1" RuntimeDirectory)
-        [ -z "$runtime" ] || install -d -o "$user" -g "$user" -m "$(unit "$1" RuntimeDirectoryMode)" "/run/$runtime"
-        # A plus is for root.
-        while IFS=+ read -r _ program; do $program; done < <(unit "$1" ExecStartPre)
-        exec setpriv --reuid "${user:-root}" --regid "${user:-root}" --clear-groups bash -c "exec $(unit "$1" ExecStart)"
-    ) >"/var/lib/$1.log" 2>&1 &
-    echo $! >"/var/lib/$1.pid"
+/// Makes the packages of the programs under test, and moves them into a folder.
+fn package(folder: &Path, version: &str) -> [PathBuf; 3] {
+    let mut make = Command::new(Path::new(ROOT).join("stack/package"));
+    make.args(["--fast", "--deb-version", version]).env("ROLLCALL_BIN", binaries());
+    let output = make.output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    fs::create_dir_all(folder).unwrap();
+    PACKAGES.map(|name| {
+        let made = text(&output).lines().find(|line| line.contains(&format!("/{name}_"))).unwrap().to_owned();
+        let package = folder.join(Path::new(&made).file_name().unwrap());
+        fs::copy(&made, &package).unwrap();
+        package
+    })
 }
-# Runs a unit of root's with the file system and the capabilities that it has.
-locked_in() { # UNIT
-    (
-        set -a
-        for file in $(unit "$1" EnvironmentFile); do . "$file"; done
-        WRITABLE=$(unit "$1" ReadWritePaths) PROGRAM=$(unit "$1" ExecStart)
-        BOUNDING=$(unit "$1" CapabilityBoundingSet | sed 's/CAP_/,+/g')
-        exec unshare -m bash -euc '
-            for folder in $WRITABLE; do mount --bind "$folder" "$folder"; done
-            for folder in $(cut -d " " -f 5 /proc/self/mountinfo); do
-                case " $WRITABLE " in *" $folder "*) continue ;; esac
-                case $folder in /proc* | /dev* | /sys* | /run/netns*) continue ;; esac
-                mount -o remount,bind,ro "$folder"
-            done
-            mount -t tmpfs tmpfs /tmp
-            for folder in / /etc /usr/local /var/lib; do if [ -w "$folder" ]; then exit 1; fi; done
-            while IFS= read -r program; do
-                setpriv --bounding-set "-all${BOUNDING,,}" --no-new-privs $program </dev/null
-            done <<<"$PROGRAM"'
-    )
+
+/// A machine with packages of ours in the folder where it starts.
+fn give(machine: &Machine, packages: &[&PathBuf]) {
+    for package in packages {
+        let name = package.file_name().unwrap().to_str().unwrap();
+        machine.put(package, &format!("/root/{name}"));
+    }
 }
-restart() { kill "$(cat "/var/lib/$1.pid")"; sleep 1; start "$1"; }
-until_it() { # COMMAND…
-    for _ in $(seq 300); do ! "$@" >/dev/null 2>&1 || return 0; sleep 0.1; done
-    tail -n 20 /var/lib/*.log /var/lib/rollcall/nginx/*.log >&2
-    echo "in vain: $*" >&2
-    return 1
+
+/// Types a line of the document, in the folder of the packages.
+#[track_caller]
+fn types(machine: &Machine, line: &str) -> String {
+    documented(line);
+    machine.runs(&format!("cd; {line}"))
 }
-"#;
+
+#[track_caller]
+fn types_as(machine: &Machine, line: &str, typed: &str) -> String {
+    documented_as(line, typed);
+    machine.runs(&format!("cd; {typed}"))
+}
+
+fn certificates(machine: &Machine, folder: &Path, files: &[&str]) {
+    for file in files {
+        let content = machine.shell(&format!("cat '/etc/rollcall/certs/{file}'")).output().unwrap();
+        fs::write(folder.join(file), content.stdout).unwrap();
+    }
+}
 
 #[test]
-fn the_steps_make_a_host_and_devices() {
-    let Some(()) = needs_root("for mounts") else { return };
+fn packages_are_clean_and_the_same_twice() {
+    let (Some(()), Some(())) = (needs("cargo-deb"), needs("lintian")) else { return };
+    let folder = Builder::new().stopped().state.clone();
+    documented("just package");
+    let [one, two] = ["one", "two"].map(|name| package(&folder.join(name), "0.1.0-1"));
+    for (one, two) in one.iter().zip(&two) {
+        assert!(fs::read(one).unwrap() == fs::read(two).unwrap(), "{} differs", one.display());
+    }
+    let mut lintian = Command::new("lintian");
+    // With the manual pages.
+    lintian.args(["--allow-root", "--fail-on", "error,warning", "--suppress-tags", "no-manual-page"]);
+    let output = lintian.args(&one).output().unwrap();
+    assert!(output.status.success() && text(&output).is_empty(), "{}", text(&output));
+}
+
+#[test]
+fn packages_make_servers_and_devices() {
+    let (Some(()), Some(())) = (Machine::possible(), needs("cargo-deb")) else { return };
+    let Some((_lan, [one, two, three])) = Lan::of() else { return };
     let stack = Builder::new().stopped();
-    let clone = stack.state.join("clone");
-    std::fs::create_dir(&clone).unwrap();
-    clone_into(&clone);
-    let scratch = stack.state.join("scratch");
-    std::fs::create_dir(&scratch).unwrap();
-    let blocks = Page::read("deploy/README.md").blocks();
-    let files = blocks.iter().find(|block| block.text.contains("peer map=rollcall")).unwrap();
-    let (hba, ident) = files.text.split_once("\n\n").unwrap();
-    let renewed = "rollcall-client --url https://rollcall.example.com --cert /etc/rollcall/client/client.crt \
-                   --key /etc/rollcall/client/client.key --ca /etc/rollcall/client/ca.crt";
+    let folder = &stack.state;
+    let packages = package(&folder.join("old"), "0.1.0-1");
+    let newer = package(&folder.join("new"), "0.1.0-2");
+    let [server, client, listen] = &packages;
+    let boot = |name, namespace| Machine::boot(name, folder, namespace);
+    let (host, device) = (boot("rollcall", one), boot("device", two));
+    give(&host, &[server, client]);
+    give(&device, &[client, listen]);
 
-    let mut script = format!("set -euo pipefail\n{HOST}");
-    let mut add = |line: &str| {
-        script.push_str(line);
-        script.push('\n');
-    };
-    for line in [
-        "cd /opt/rollcall",
-        "install -m 0755 target/release/rollcall-{server,board,admin,client,listen} /usr/local/bin/",
-        "install -d /etc/rollcall /var/lib/rollcall/nginx/tmp",
-    ] {
-        page::documented(line);
-        add(line);
+    // From nothing to the first heartbeat.
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            types_as(
+                &device,
+                "apt-get install ./rollcall-client_*.deb",
+                "apt-get install ./rollcall-client_*.deb -y",
+            );
+            types_as(
+                &device,
+                "apt-get install ./rollcall-listen_*.deb",
+                "apt-get install ./rollcall-listen_*.deb -y",
+            );
+        });
+        types_as(
+            &host,
+            "apt-get install ./rollcall-server_*.deb",
+            "apt-get install ./rollcall-server_*.deb -y",
+        );
+    });
+    host.runs(
+        "test -z \"$(pidof rollcall-server rollcall-board)\"; ! systemctl is-enabled -q rollcall-server",
+    );
+    let listed = types(&host, "rollcall-setup --dry-run");
+    assert!(listed.contains("pg_hba.conf") && !listed.contains("204"), "{listed}");
+    host.runs("! test -e /var/lib/rollcall/nginx; ! test -e /etc/rollcall/certs/ca.key");
+    let refused = text(&host.shell("rollcall-setup").output().unwrap());
+    assert!(refused.contains("nobody can be asked here"), "{refused}");
+    let setup = types_as(
+        &host,
+        "rollcall-setup --operator boss@example.com",
+        "ROLLCALL_P12_PASSWORD=secret rollcall-setup --operator boss@example.com --yes",
+    );
+    assert!(setup.contains("Success! (204 No Content)") && setup.contains(" 0 red"), "{setup}");
+    documented("rollcall-setup --yes");
+    let again = host.runs("rollcall-setup --yes --operator boss@example.com");
+    assert!(again.contains("nothing has to be changed"), "{again}");
+    host.runs("openssl pkcs12 -in /etc/rollcall/certs/boss@example.com.p12 -passin pass:secret -nokeys -out /dev/null");
+
+    for line in
+        ["rollcall-admin enrol alice@example.com", "rollcall-admin user list", "rollcall-server doctor"]
+    {
+        types(&host, line);
     }
-    add(&block("setpriv --reuid postgres --regid postgres --clear-groups psql <<'END'"));
-    add(&block("cat >/etc/rollcall/stack.env <<'END'"));
-    add(&block("set -a; . /etc/rollcall/stack.env; set +a"));
-    add(&block("(umask 077; sed -f <(cat <<END"));
-    let install = "install -m 0644 deploy/rollcall-{server,board,nginx,crl,signer}.service deploy/rollcall-crl.timer /etc/systemd/system/";
-    page::documented(install);
-    add(install);
-    // Where systemd is installed it reads the units; a warning about the host's own is none about ours.
-    add(
-        "if command -v systemd-analyze; then systemd-analyze verify /etc/systemd/system/rollcall-*.service; fi",
+    types(&host, "rollcall-admin renew --server rollcall.example.com");
+    documented("rollcall-board link");
+    host.runs("curl -sSo /dev/null -w '%{http_code}' \"$(rollcall-board link)\" | grep -qx 303");
+
+    // A device on the LAN beats, and hears the server.
+    certificates(
+        &host,
+        folder,
+        &["alice@example.com.crt", "alice@example.com.key", "ca.crt", "broadcast.pub"],
     );
-    add(
-        "start rollcall-server.service; start rollcall-board.service; start rollcall-nginx.service; start rollcall-signer.service",
+    for (file, name) in [
+        ("alice@example.com.crt", "NAME.crt"),
+        ("alice@example.com.key", "NAME.key"),
+        ("ca.crt", "ca.crt"),
+        ("broadcast.pub", "broadcast.pub"),
+    ] {
+        device.put(&folder.join(file), &format!("/root/{name}"));
+    }
+    device.runs("echo 192.0.2.1 rollcall.example.com >>/etc/hosts");
+    let listener = block("install -m 0644 broadcast.pub /etc/rollcall/broadcast.pub");
+    device.runs(&format!("cd; {listener}"));
+    device.until("journalctl -u rollcall-listen -o cat | grep 'listening on'");
+    let beats = block("install -o rollcall-client -m 0400 NAME.crt /etc/rollcall/client/client.crt");
+    device.runs(&format!("cd; {beats}"));
+    documented("journalctl -u rollcall-listen -o cat");
+    device.until(
+        "journalctl -u rollcall-listen -o cat | grep '\"email\":\"alice@example.com\",\"ip\":\"192.0.2.2\".*\"verified\":true'",
     );
-    add("until_it curl -sS --cacert \"$ROLLCALL_CERTS/ca.crt\" https://localhost");
-    add("until_it curl -fsS http://127.0.0.1:8000/readyz");
-    add("until_it curl -fsS http://127.0.0.1:8001/readyz");
-    let link = "ROLLCALL_STATE=/var/lib/rollcall-board rollcall-board link";
-    page::documented(link);
-    add(&format!("curl -sSo /dev/null -w '%{{http_code}}' \"$({link})\" | grep -qx 303"));
-    add(
-        "for which in server ca; do curl -fsS http://127.0.0.1:8000/metrics | grep '_not_after_timestamp_seconds{which=\"'$which'\"} '; done",
-    );
-    page::documented("stack/run rollcall-admin crl --if-due");
-    add(&block("install -d -m 0755 /etc/rollcall/hooks"));
-    add("locked_in rollcall-crl.service");
-    add(&block("stack/run rollcall-admin enrol alice@example.com"));
-    add("rollcall-admin user list | grep -q '^alice@example.com .* 127.0.0.1:'");
-    add(&block(
-        "ROLLCALL_BROADCAST_KEY=/var/lib/rollcall-server/broadcast.key ROLLCALL_SERVER_DATABASE_URL=\"${DATABASE_URL/rollcall@/rollcall_server@}\" \\",
+    let boss = "cd /etc/rollcall/certs; pair='--cert boss@example.com.crt --key boss@example.com.key'";
+    give(&host, &[client]);
+    host.runs("cd; apt-get install -y ./rollcall-client_*.deb");
+    let who = host.runs(&format!("{boss}; rollcall-client who $pair --ca ca.crt --url https://localhost"));
+    assert!(who.contains("online") && who.contains("alice@example.com"), "{who}");
+    host.runs(&format!(
+        "{boss}; curl -fsS --cacert ca.crt $pair https://localhost/api/who | grep -q alice@example.com"
     ));
-    // A device on this host, whose server has a further name.
-    add("echo '127.0.0.1 rollcall.example.com' >>/etc/hosts");
-    page::documented("stack/run rollcall-admin");
-    page::documented("stack/run rollcall-admin renew --server");
-    add("stack/run rollcall-admin renew --server rollcall.example.com");
-    let device = block("useradd --system --no-create-home --shell /usr/sbin/nologin rollcall-client");
-    add(&format!("(cd /etc/rollcall/certs; {})", device.replace("NAME.", "alice@example.com.")));
-    add(&format!("until_it {renewed}"));
-    // A relay on this host, where nobody is at the address of the other site.
-    let relay = blocks.iter().find(|block| block.text.contains("DESTINATIONS=")).unwrap();
-    add(&format!("cat >/etc/rollcall/relay.env <<'END'\n{}END", relay.text));
-    add(
-        "for key in broadcast other; do cp /etc/rollcall/certs/broadcast.pub /etc/rollcall/$key.pub; done; install -d /var/lib/rollcall-relay",
+
+    // A relay, whose destination is this host.
+    let relay = Page::read("deploy/README.md")
+        .blocks()
+        .into_iter()
+        .find(|block| block.text.contains("DESTINATIONS="));
+    let relay = relay.unwrap().text.replace("auto,198.51.100.2", "127.0.0.1:7000");
+    device.runs(&format!("cp /etc/rollcall/broadcast.pub /etc/rollcall/other.pub; cat >/etc/rollcall/relay.env <<'END'\n{relay}END"));
+    device.runs("systemctl enable --now rollcall-relay; systemctl is-active rollcall-relay");
+
+    // systemd watches the committer.
+    host.runs(
+        "mkdir /run/systemd/system/rollcall-server.service.d; printf '[Service]\\nWatchdogSec=2\\n' >/run/systemd/system/rollcall-server.service.d/soon.conf
+        systemctl daemon-reload; systemctl restart rollcall-server; kill -STOP $(systemctl show -P MainPID rollcall-server)",
     );
-    add("install -m 0644 deploy/rollcall-relay.service /etc/systemd/system/; start rollcall-relay.service");
-    add("until_it grep -q 'listening on' /var/lib/rollcall-relay.service.log");
-    add("install -m 0644 deploy/rollcall-client.service /etc/systemd/system/; start rollcall-client.service");
-    add(
-        "sleep 1; kill -HUP \"$(cat /var/lib/rollcall-client.service.pid)\"; wait \"$(cat /var/lib/rollcall-client.service.pid)\"",
+    host.until("[ \"$(systemctl show -P NRestarts rollcall-server)\" = 1 ] && systemctl is-active -q rollcall-server");
+    host.runs(
+        "rm -r /run/systemd/system/rollcall-server.service.d; systemctl daemon-reload; rollcall-setup --yes",
     );
-    add("[ \"$(unit rollcall-client.service Restart)\" = always ]");
-    add(
-        "kill \"$(cat /var/lib/rollcall-relay.service.pid)\"; wait \"$(cat /var/lib/rollcall-relay.service.pid)\"",
+
+    // The daily job, in its sandbox, reaches nginx; also with a key that is encrypted.
+    host.runs(
+        "list=/var/lib/rollcall/nginx/crl.pem; before=$(sha256sum <$list); rm /etc/rollcall/certs/crl.pem
+        systemctl start rollcall-crl; [ \"$before\" != \"$(sha256sum <$list)\" ]",
     );
-    add(
-        "grep -q ', relayed [1-9]' /var/lib/rollcall-relay.service.log; test -s /var/lib/rollcall-relay/state",
+    documented("rollcall-admin ca protect");
+    host.runs(
+        "echo secret >/etc/rollcall/passphrase; export ROLLCALL_CA_PASSIN=file:/etc/rollcall/passphrase; rollcall-admin ca protect
+        echo ROLLCALL_CA_PASSIN=$ROLLCALL_CA_PASSIN >>/etc/rollcall/stack.env; rm /etc/rollcall/certs/crl.pem; systemctl start rollcall-crl",
     );
+    host.runs(&block("install -d -m 0755 /etc/rollcall/hooks"));
+    host.runs("echo ROLLCALL_HOOKS=/etc/rollcall/hooks >>/etc/rollcall/stack.env; rollcall-setup --yes | grep 'board.service starts anew'");
+
     // The keys of the announcements are replaced.
-    page::documented("stack/rotate --switch");
-    add("stack/rotate; stack/rotate --switch");
-    for line in [
-        "install -o rollcall -m 0600 /etc/rollcall/certs/broadcast.key /var/lib/rollcall-server/",
-        "rm /etc/rollcall/certs/privacy.key",
-    ] {
-        page::documented(line);
-        add(line);
-    }
-    page::documented("certs/ca keys");
-    add("certs/ca keys; restart rollcall-server.service");
-    add(&format!("until_it {renewed}"));
-    // A list that the service makes anew, in its sandbox, reaches nginx.
-    add("list=/var/lib/rollcall/nginx/crl.pem; before=$(sha256sum <$list)");
-    add(
-        "rm \"$ROLLCALL_CERTS/crl.pem\"; locked_in rollcall-crl.service; [ \"$before\" != \"$(sha256sum <$list)\" ]",
-    );
-    add(&format!("until_it {renewed}"));
-    for line in ["stack/run rollcall-admin ca protect", "stack/run rollcall-admin revoke", "certs/ca crl"] {
-        page::documented(line);
-    }
-    add("echo secret >/etc/rollcall/passphrase; export ROLLCALL_CA_PASSIN=file:/etc/rollcall/passphrase");
-    add(
-        "stack/run rollcall-admin ca protect; echo ROLLCALL_CA_PASSIN=$ROLLCALL_CA_PASSIN >>/etc/rollcall/stack.env",
-    );
-    add("stack/run rollcall-admin revoke alice@example.com");
-    add(&format!("if {renewed}; then exit 1; fi"));
-    add("rm \"$ROLLCALL_CERTS/crl.pem\"; locked_in rollcall-crl.service");
-    // The key of the CA goes elsewhere, where somebody makes the list.
-    let external = blocks.iter().find(|block| block.text.contains("ROLLCALL_CA=external")).unwrap();
-    add(&format!("cat >>/etc/rollcall/stack.env <<'END'\n{}END", external.text));
-    add("mv \"$ROLLCALL_CERTS/ca.key\" /var/lib/elsewhere.key; mkdir \"$ROLLCALL_CERTS/crl.d\"");
-    add("ROLLCALL_SIGN_KEY=/var/lib/elsewhere.key certs/ca crl </dev/null >\"$ROLLCALL_CERTS/crl.d/ca.pem\"");
-    add("sed -i 's/ssl_session_cache .*;/ssl_session_cache off;/' /var/lib/rollcall/nginx/nginx.conf");
-    add("locked_in rollcall-crl.service; cmp $list \"$ROLLCALL_CERTS/crl.d/ca.pem\"");
-    add(&format!(
-        "refused() {{ {{ {renewed} 2>&1 || true; }} | grep -q 'rollcall-server (403'; }}; until_it refused"
-    ));
-    let rotate = "install -m 0644 deploy/logrotate.conf /etc/logrotate.d/rollcall";
-    page::documented(rotate);
-    add(rotate);
-    add(
-        "if command -v logrotate; then logrotate -f /etc/logrotate.d/rollcall; test -s /var/lib/rollcall/nginx/access.log.1",
-    );
-    // One that nginx was still writing into may take the first line.
-    add(
-        "is_logged() { curl -sS --cacert \"$ROLLCALL_CERTS/ca.crt\" https://localhost && test -s /var/lib/rollcall/nginx/access.log; }",
-    );
-    add("until_it is_logged; fi");
-    add("echo all steps done");
+    let rotate = "/usr/share/rollcall/stack/rotate";
+    host.runs(&format!("{rotate}; {rotate} --switch; {rotate} --finish"));
+    certificates(&host, folder, &["broadcast.pub"]);
+    device.put(&folder.join("broadcast.pub"), "/root/broadcast.pub");
+    device.runs(&format!("cd; {listener} systemctl restart rollcall-listen"));
+    documented("rm /etc/rollcall/certs/privacy.key");
+    host.runs("rm /etc/rollcall/certs/privacy.key; rollcall-setup --yes | grep -q 204");
 
-    let mut command = Command::new("timeout");
-    command.args(["100", "unshare", "-mnpf", "--mount-proc", "--kill-child", "bash", "-c", &script]);
-    for (variable, _) in std::env::vars_os() {
-        let name = variable.to_string_lossy();
-        if name.starts_with("ROLLCALL_") || name.starts_with("PG") || name == "DATABASE_URL" {
-            command.env_remove(&variable);
-        }
-    }
-    command.env("CLONE", &clone).env("SCRATCH", &scratch).env("HBA", hba).env("IDENT", ident);
-    let output = command.output().unwrap();
-    assert!(output.status.success() && text(&output).contains("all steps done"), "{}", text(&output));
+    // A second host, which has the database by TCP.
+    let sql = block("alter role rollcall createrole;");
+    host.runs(&format!(
+        "as_postgres() {{ setpriv --reuid postgres --regid postgres --clear-groups \"$@\"; }}
+        as_postgres psql -q <<'END'\n{sql}alter role rollcall password 'secret'; alter system set listen_addresses = '*';\nEND
+        echo 'host rollcall all 192.0.2.0/24 scram-sha-256' >>/etc/postgresql/15/main/pg_hba.conf; systemctl restart postgresql"
+    ));
+    documented("rollcall-admin invite NAME");
+    let invitation = host.runs("rollcall-admin invite second | grep -o 'second:[^ ]*' | head -n 1");
+    let second = boot("second", three);
+    give(&second, &[server]);
+    second.runs("cd; apt-get install -y --no-install-recommends ./rollcall-server_*.deb");
+    let joined = types_as(
+        &second,
+        "rollcall-setup --join DATABASE_URL --invitation NAME:SECRET",
+        &format!(
+            "rollcall-setup --join 'postgres://rollcall:secret@192.0.2.1/rollcall?sslmode=disable' --invitation {} --yes",
+            invitation.trim()
+        ),
+    );
+    assert!(joined.contains("Success! (204 No Content)"), "{joined}");
+    second.runs("systemctl start rollcall-crl");
+    second.put(&folder.join("ca.crt"), "/root/ca.crt");
+    let patch =
+        "curl -sSo /dev/null -w '%{http_code}' -X PATCH --cacert ca.crt --cert NAME.crt --key NAME.key";
+    let resolve = "--resolve second:443:192.0.2.3 https://second/api/client";
+    device.runs(&format!("cd; {patch} {resolve} | grep -qx 204 || {{ apt-get install -y curl; {patch} {resolve} | grep -qx 204; }}"));
+
+    // An upgrade under way loses nothing that was acknowledged.
+    host.runs("cd; rm ./*.deb");
+    give(&host, &[&newer[0], &newer[1]]);
+    let row = "rollcall-admin user list | grep alice@example.com";
+    let before = host.runs(row);
+    let pids = "systemctl show -P MainPID rollcall-server rollcall-board rollcall-canary rollcall-signer";
+    let old = host.runs(pids);
+    host.runs("cd; apt-get install -y ./*.deb");
+    let time = |row: &str| row.split_whitespace().nth(2).unwrap().to_owned();
+    assert!(time(&host.runs(row)) >= time(&before), "{before}");
+    let new = host.runs(pids);
+    assert!(new.split_whitespace().all(|pid| pid != "0" && !old.contains(pid)), "{old} {new}");
+    assert!(host.runs("rollcall-setup").contains("nothing has to be changed"));
+    assert_eq!(host.runs("systemctl --failed --no-legend"), "");
+
+    // A revocation, and the CA's key elsewhere.
+    documented("rollcall-admin revoke");
+    host.runs("rollcall-admin revoke alice@example.com");
+    device.until("cd; if rollcall-client --cert NAME.crt --key NAME.key --ca ca.crt --url https://rollcall.example.com; then exit 1; fi");
+    let external = Page::read("deploy/README.md")
+        .blocks()
+        .into_iter()
+        .find(|block| block.text.contains("ROLLCALL_CA=external"));
+    host.runs(&format!("cat >>/etc/rollcall/stack.env <<'END'\n{}END", external.unwrap().text));
+    documented("certs/ca crl");
+    host.runs(
+        "mv /etc/rollcall/certs/ca.key /root; mkdir /etc/rollcall/certs/crl.d; export ROLLCALL_CERTS=/etc/rollcall/certs
+        ROLLCALL_CA_PASSIN=file:/etc/rollcall/passphrase ROLLCALL_SIGN_KEY=/root/ca.key /usr/share/rollcall/certs/ca crl </dev/null >/root/crl
+        cp /root/crl /etc/rollcall/certs/crl.d/ca.pem; rollcall-setup --yes; cmp /root/crl /var/lib/rollcall/nginx/crl.pem
+        ! systemctl is-active rollcall-signer",
+    );
+
+    // It goes, and the keys stay.
+    documented("apt-get purge rollcall-server");
+    host.runs("apt-get purge -y rollcall-server; ! test -e /var/lib/rollcall; test -s /etc/rollcall/certs/server.key; test -z \"$(pidof rollcall-server nginx:)\"");
+    let gone = block("rm -r /etc/rollcall");
+    host.runs(&gone);
+    device.runs("apt-get purge -y rollcall-client rollcall-listen; test -s /etc/rollcall/client/client.key; ! test -e /var/lib/private/rollcall-relay");
+
+    // Without systemd the same is prepared, and each part runs by a command.
+    let parts = "unshare -m bash -euo pipefail -c '
+        umount -l /run/systemd/system 2>/dev/null || mount -t tmpfs tmpfs /run/systemd; cd
+        apt-get install -y ./rollcall-server_*.deb
+        rollcall-setup --yes | sed -n \"s:^  /usr:/usr:p\" >parts; cat parts
+        while read -r part; do case $part in *daily) ;; *) $part >>log 2>&1 & ;; esac; done <parts
+        for _ in $(seq 100); do ! rollcall-admin user list | grep -q canary || break; sleep 0.1; done
+        pair=/etc/rollcall/certs/canary@rollcall.internal
+        for _ in $(seq 100); do ! /usr/libexec/rollcall/rollcall-client --url https://localhost --ca /etc/rollcall/certs/ca.crt --cert $pair.crt --key $pair.key || exit 0; sleep 0.2; done
+        cat log; exit 1'";
+    host.runs(parts);
 }

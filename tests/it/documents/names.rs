@@ -70,7 +70,8 @@ const NOT_RUN: [(&str, &str); 39] = [
         "it takes minutes; just lint builds it unoptimized",
     ),
     ("rollcall-admin maintain", "history.rs runs it"),
-    ("rollcall-admin migrate", "a block of deploy/README.md that deployment.rs runs has it"),
+    ("rollcall-admin migrate", "just up and rollcall-setup run it"),
+    ("just package", "deployment.rs runs its script, on the programs of the tests"),
     ("just client --every 30s --renew", "renewal.rs runs the client in this way"),
     ("rollcall-client --renew", "renewal.rs runs it"),
     ("rollcall-admin sign [--watch]", "renewal.rs runs both"),
@@ -93,7 +94,7 @@ const NOT_RUN: [(&str, &str); 39] = [
         "every test of the board moves it to another database in this way",
     ),
 ];
-/// These need systemd as the first process; deployment.rs does the same by hand.
+/// These need systemd as the first process; deployment.rs has it.
 const OF_SYSTEMD: [&str; 2] = ["systemctl ", "journalctl "];
 
 /// The sources of this folder, in which each line is typed, and of tests/ha.
