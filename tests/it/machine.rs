@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::namespace::Namespace;
-use crate::program::{PATIENCE, needs, needs_root, signal, text, wait_until};
+use crate::program::{PATIENCE, needs, needs_root, text};
 
 /// A root with systemd, and the packages that ours depend on at hand but not installed. It is made once for many runs,
 /// from the sources of Debian that this host has.
@@ -19,6 +19,7 @@ rm -rf "$1.new" && mkdir -p "$1.new"
 load() { echo "chroot \"\$1\" apt-get $*"; }
 apt-get indextargets --format 'deb $(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' 'Origin: Debian' | sort -u \
     | mmdebstrap --quiet --variant=minbase --skip=cleanup/apt --include=systemd,systemd-sysv,dbus,ca-certificates,iproute2,procps \
+        --customize-hook='echo force-unsafe-io >"$1/etc/dpkg/dpkg.cfg.d/unsafe"' \
         --customize-hook="$(load update -q)" \
         --customize-hook="$(load install -y -q --download-only -o APT::Install-Recommends=true nginx postgresql curl openssl adduser logrotate)" \
         bookworm "$1.new" -
@@ -50,7 +51,8 @@ pub struct Machine {
     /// Its systemd.
     first: u32,
     folder: PathBuf,
-    pub namespace: Namespace,
+    /// It goes after the machine.
+    _namespace: Namespace,
 }
 
 impl Machine {
@@ -78,11 +80,12 @@ impl Machine {
             let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
             children.split(' ').next()?.parse().ok()
         };
-        let mut machine = Self { nspawn, first: 0, folder, namespace };
-        let log = || fs::read_to_string(machine.folder.join("log")).unwrap_or_default();
+        let mut machine = Self { nspawn, first: 0, folder, _namespace: namespace };
+        let log = machine.folder.join("log");
         let end = Instant::now() + PATIENCE;
         loop {
-            assert!(Instant::now() < end, "{name} does not boot: {}", log());
+            let said = || fs::read_to_string(&log).unwrap_or_default();
+            assert!(Instant::now() < end, "{name} does not boot: {}", said());
             thread::sleep(Duration::from_millis(100));
             let Some(first) = child(machine.nspawn.id()).and_then(child) else { continue };
             machine.first = first;
@@ -133,11 +136,13 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        if self.first != 0 {
-            signal("KILL", &[self.first]);
+        // All its processes go with its first one.
+        for (name, pid) in
+            [("KILL", self.first), ("TERM", self.nspawn.id())].into_iter().filter(|(_, pid)| *pid != 0)
+        {
+            let _ = Command::new("kill").args(["-s", name, &pid.to_string()]).stderr(Stdio::null()).status();
         }
-        let _ = Command::new("kill").arg(self.nspawn.id().to_string()).status();
-        wait_until("the machine is off", || matches!(self.nspawn.try_wait(), Ok(Some(_)) | Err(_)));
+        let _ = self.nspawn.wait();
         let _ = fs::remove_dir_all(&self.folder);
     }
 }

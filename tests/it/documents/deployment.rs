@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::thread;
 
 use super::page::{Page, block, documented, documented_as};
@@ -17,6 +18,9 @@ const PACKAGES: [&str; 3] = ["rollcall-server", "rollcall-client", "rollcall-lis
 
 /// Makes the packages of the programs under test, and moves them into a folder.
 fn package(folder: &Path, version: &str) -> [PathBuf; 3] {
+    // Each run begins its folder anew.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _one = ONE_AT_A_TIME.lock().unwrap();
     let mut make = Command::new(Path::new(ROOT).join("stack/package"));
     make.args(["--fast", "--deb-version", version]).env("ROLLCALL_BIN", binaries());
     let output = make.output().unwrap();
@@ -84,9 +88,10 @@ fn packages_make_servers_and_devices() {
     let newer = package(&folder.join("new"), "0.1.0-2");
     let [server, client, listen] = &packages;
     let boot = |name, namespace| Machine::boot(name, folder, namespace);
-    let (host, device) = (boot("rollcall", one), boot("device", two));
+    let (host, device, second) = (boot("rollcall", one), boot("device", two), boot("second", three));
     give(&host, &[server, client]);
     give(&device, &[client, listen]);
+    give(&second, &[server]);
 
     // From nothing to the first heartbeat.
     thread::scope(|scope| {
@@ -101,6 +106,7 @@ fn packages_make_servers_and_devices() {
                 "apt-get install ./rollcall-listen_*.deb",
                 "apt-get install ./rollcall-listen_*.deb -y",
             );
+            second.runs("cd; apt-get install -y --no-install-recommends ./rollcall-server_*.deb");
         });
         types_as(
             &host,
@@ -113,7 +119,7 @@ fn packages_make_servers_and_devices() {
     );
     let listed = types(&host, "rollcall-setup --dry-run");
     assert!(listed.contains("pg_hba.conf") && !listed.contains("204"), "{listed}");
-    host.runs("! test -e /var/lib/rollcall/nginx; ! test -e /etc/rollcall/certs/ca.key");
+    host.runs("[ ! -e /var/lib/rollcall/nginx ]; [ ! -e /etc/rollcall/certs/ca.key ]");
     let refused = text(&host.shell("rollcall-setup").output().unwrap());
     assert!(refused.contains("nobody can be asked here"), "{refused}");
     let setup = types_as(
@@ -176,7 +182,11 @@ fn packages_make_servers_and_devices() {
         .find(|block| block.text.contains("DESTINATIONS="));
     let relay = relay.unwrap().text.replace("auto,198.51.100.2", "127.0.0.1:7000");
     device.runs(&format!("cp /etc/rollcall/broadcast.pub /etc/rollcall/other.pub; cat >/etc/rollcall/relay.env <<'END'\n{relay}END"));
-    device.runs("systemctl enable --now rollcall-relay; systemctl is-active rollcall-relay");
+    device.runs("systemctl enable --now rollcall-relay");
+    device.until("journalctl -u rollcall-relay -o cat | grep 'listening on'");
+    let beat = "cd; rollcall-client --cert NAME.crt --key NAME.key --ca ca.crt --url";
+    device.runs(&format!("{beat} https://rollcall.example.com; sleep 1; systemctl stop rollcall-relay"));
+    device.runs("journalctl -u rollcall-relay -o cat | grep ', relayed [1-9]'; test -s /var/lib/private/rollcall-relay/state");
 
     // systemd watches the committer.
     host.runs(
@@ -210,53 +220,73 @@ fn packages_make_servers_and_devices() {
     documented("rm /etc/rollcall/certs/privacy.key");
     host.runs("rm /etc/rollcall/certs/privacy.key; rollcall-setup --yes | grep -q 204");
 
-    // A second host, which has the database by TCP.
-    let sql = block("alter role rollcall createrole;");
+    joins(&host, &second);
+    device.runs(&format!("echo 192.0.2.3 second >>/etc/hosts; {beat} https://second"));
+
+    host.runs("cd; rm ./*.deb");
+    give(&host, &[&newer[0], &newer[1]]);
+    is_upgraded(&host);
+
+    documented("rollcall-admin revoke");
+    host.runs("rollcall-admin revoke alice@example.com");
+    device.until(&format!("if {beat} https://rollcall.example.com; then exit 1; fi"));
+    gives_its_key_away(&host);
+
+    drop(second);
+    documented("apt-get purge rollcall-server");
+    host.runs(
+        "apt-get purge -y rollcall-server; [ ! -e /var/lib/rollcall ]; test -s /etc/rollcall/certs/server.key
+        [ -z \"$(pidof rollcall-server rollcall-board rollcall-admin rollcall-client)\" ]; ! curl -sk https://localhost",
+    );
+    host.runs(&block("rm -r /etc/rollcall"));
+    device.runs(
+        "apt-get purge -y rollcall-client rollcall-listen; test -s /etc/rollcall/client/client.key
+        [ ! -e /var/lib/private/rollcall-relay ]",
+    );
+    goes_without_systemd(&host);
+}
+
+/// The second host has the database by TCP.
+fn joins(host: &Machine, second: &Machine) {
+    let rights = block("alter role rollcall createrole;");
     host.runs(&format!(
-        "as_postgres() {{ setpriv --reuid postgres --regid postgres --clear-groups \"$@\"; }}
-        as_postgres psql -q <<'END'\n{sql}alter role rollcall password 'secret'; alter system set listen_addresses = '*';\nEND
+        "setpriv --reuid postgres --regid postgres --clear-groups psql -q <<'END'
+{rights}alter role rollcall password 'secret'; alter system set listen_addresses = '*';
+END
         echo 'host rollcall all 192.0.2.0/24 scram-sha-256' >>/etc/postgresql/15/main/pg_hba.conf; systemctl restart postgresql"
     ));
     documented("rollcall-admin invite NAME");
     let invitation = host.runs("rollcall-admin invite second | grep -o 'second:[^ ]*' | head -n 1");
-    let second = boot("second", three);
-    give(&second, &[server]);
-    second.runs("cd; apt-get install -y --no-install-recommends ./rollcall-server_*.deb");
+    let database = "'postgres://rollcall:secret@192.0.2.1/rollcall?sslmode=disable'";
     let joined = types_as(
-        &second,
+        second,
         "rollcall-setup --join DATABASE_URL --invitation NAME:SECRET",
-        &format!(
-            "rollcall-setup --join 'postgres://rollcall:secret@192.0.2.1/rollcall?sslmode=disable' --invitation {} --yes",
-            invitation.trim()
-        ),
+        &format!("rollcall-setup --join {database} --invitation {} --yes", invitation.trim()),
     );
     assert!(joined.contains("Success! (204 No Content)"), "{joined}");
     second.runs("systemctl start rollcall-crl");
-    second.put(&folder.join("ca.crt"), "/root/ca.crt");
-    let patch =
-        "curl -sSo /dev/null -w '%{http_code}' -X PATCH --cacert ca.crt --cert NAME.crt --key NAME.key";
-    let resolve = "--resolve second:443:192.0.2.3 https://second/api/client";
-    device.runs(&format!("cd; {patch} {resolve} | grep -qx 204 || {{ apt-get install -y curl; {patch} {resolve} | grep -qx 204; }}"));
+}
 
-    // An upgrade under way loses nothing that was acknowledged.
-    host.runs("cd; rm ./*.deb");
-    give(&host, &[&newer[0], &newer[1]]);
-    let row = "rollcall-admin user list | grep alice@example.com";
-    let before = host.runs(row);
-    let pids = "systemctl show -P MainPID rollcall-server rollcall-board rollcall-canary rollcall-signer";
-    let old = host.runs(pids);
+/// Nothing that was acknowledged is lost, and every part is the new one.
+fn is_upgraded(host: &Machine) {
+    let seen = || {
+        let row = host.runs("rollcall-admin user list | grep alice@example.com");
+        row.split_whitespace().nth(2).unwrap().to_owned()
+    };
+    let pids =
+        "systemctl show -P MainPID rollcall-server rollcall-board rollcall-canary rollcall-signer | xargs";
+    let (before, old) = (seen(), host.runs(pids));
     host.runs("cd; apt-get install -y ./*.deb");
-    let time = |row: &str| row.split_whitespace().nth(2).unwrap().to_owned();
-    assert!(time(&host.runs(row)) >= time(&before), "{before}");
+    assert!(seen() >= before, "{before}");
     let new = host.runs(pids);
-    assert!(new.split_whitespace().all(|pid| pid != "0" && !old.contains(pid)), "{old} {new}");
+    let old: Vec<&str> = old.split_whitespace().collect();
+    assert!(new.split_whitespace().all(|pid| pid != "0" && !old.contains(&pid)), "{old:?} {new}");
     assert!(host.runs("rollcall-setup").contains("nothing has to be changed"));
     assert_eq!(host.runs("systemctl --failed --no-legend"), "");
+}
 
-    // A revocation, and the CA's key elsewhere.
-    documented("rollcall-admin revoke");
-    host.runs("rollcall-admin revoke alice@example.com");
-    device.until("cd; if rollcall-client --cert NAME.crt --key NAME.key --ca ca.crt --url https://rollcall.example.com; then exit 1; fi");
+/// Somebody else makes the list of the revoked.
+fn gives_its_key_away(host: &Machine) {
     let external = Page::read("deploy/README.md")
         .blocks()
         .into_iter()
@@ -264,28 +294,23 @@ fn packages_make_servers_and_devices() {
     host.runs(&format!("cat >>/etc/rollcall/stack.env <<'END'\n{}END", external.unwrap().text));
     documented("certs/ca crl");
     host.runs(
-        "mv /etc/rollcall/certs/ca.key /root; mkdir /etc/rollcall/certs/crl.d; export ROLLCALL_CERTS=/etc/rollcall/certs
-        ROLLCALL_CA_PASSIN=file:/etc/rollcall/passphrase ROLLCALL_SIGN_KEY=/root/ca.key /usr/share/rollcall/certs/ca crl </dev/null >/root/crl
-        cp /root/crl /etc/rollcall/certs/crl.d/ca.pem; rollcall-setup --yes; cmp /root/crl /var/lib/rollcall/nginx/crl.pem
-        ! systemctl is-active rollcall-signer",
+        "cd /etc/rollcall/certs; mv ca.key /root; mkdir crl.d; export ROLLCALL_CERTS=$PWD
+        ROLLCALL_CA_PASSIN=file:/etc/rollcall/passphrase ROLLCALL_SIGN_KEY=/root/ca.key /usr/share/rollcall/certs/ca crl </dev/null >crl.d/ca.pem
+        rollcall-setup --yes; cmp crl.d/ca.pem /var/lib/rollcall/nginx/crl.pem; ! systemctl is-active rollcall-signer",
     );
+}
 
-    // It goes, and the keys stay.
-    documented("apt-get purge rollcall-server");
-    host.runs("apt-get purge -y rollcall-server; ! test -e /var/lib/rollcall; test -s /etc/rollcall/certs/server.key; test -z \"$(pidof rollcall-server nginx:)\"");
-    let gone = block("rm -r /etc/rollcall");
-    host.runs(&gone);
-    device.runs("apt-get purge -y rollcall-client rollcall-listen; test -s /etc/rollcall/client/client.key; ! test -e /var/lib/private/rollcall-relay");
-
-    // Without systemd the same is prepared, and each part runs by a command.
-    let parts = "unshare -m bash -euo pipefail -c '
-        umount -l /run/systemd/system 2>/dev/null || mount -t tmpfs tmpfs /run/systemd; cd
+/// All is prepared, and each part runs by the command that is printed.
+fn goes_without_systemd(host: &Machine) {
+    host.runs(
+        "unshare -m bash -euo pipefail -c '
+        mount -t tmpfs tmpfs /run/systemd; cd
         apt-get install -y ./rollcall-server_*.deb
-        rollcall-setup --yes | sed -n \"s:^  /usr:/usr:p\" >parts; cat parts
+        rollcall-setup --yes | sed -n \"s:^  /usr:/usr:p\" >parts
         while read -r part; do case $part in *daily) ;; *) $part >>log 2>&1 & ;; esac; done <parts
-        for _ in $(seq 100); do ! rollcall-admin user list | grep -q canary || break; sleep 0.1; done
-        pair=/etc/rollcall/certs/canary@rollcall.internal
-        for _ in $(seq 100); do ! /usr/libexec/rollcall/rollcall-client --url https://localhost --ca /etc/rollcall/certs/ca.crt --cert $pair.crt --key $pair.key || exit 0; sleep 0.2; done
-        cat log; exit 1'";
-    host.runs(parts);
+        canary=/etc/rollcall/certs/canary@rollcall.internal
+        beat=\"/usr/libexec/rollcall/rollcall-client --ca /etc/rollcall/certs/ca.crt --cert $canary.crt --key $canary.key\"
+        for _ in $(seq 100); do ! $beat || exit 0; sleep 0.2; done
+        cat log; exit 1'",
+    );
 }

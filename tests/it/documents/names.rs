@@ -10,7 +10,7 @@ use super::{PROGRAMS_OF_RECIPES, ROOT};
 use crate::stack::{binaries, text};
 
 /// The lines that no test types, and why.
-const NOT_RUN: [(&str, &str); 39] = [
+const NOT_RUN: [(&str, &str); 38] = [
     ("eval \"$(just ha env)\"", "tests/ha reads what it prints"),
     ("just ha in s1 target/release/rollcall-admin migrate", "tests/ha starts each server in this way"),
     (
@@ -60,7 +60,6 @@ const NOT_RUN: [(&str, &str); 39] = [
     ("just lint", ".ci/run runs it"),
     ("sysctl -w net.core.rmem_max=8388608", "it would change the host that the tests run on"),
     ("cargo install", "it loads a package; stack/setup does it where just is missing"),
-    ("cargo build --release --locked", "it takes minutes; just up builds the same"),
     (
         "cargo build --release --no-default-features --features listen",
         "it takes minutes; just lint builds it unoptimized",
@@ -77,7 +76,6 @@ const NOT_RUN: [(&str, &str); 39] = [
     ("rollcall-admin sign [--watch]", "renewal.rs runs both"),
     ("rollcall-admin sign --watch", "just up runs it"),
     ("systemd-analyze security --offline=true", "it is a measurement, not a step"),
-    ("systemd-analyze verify", "deployment.rs runs it where systemd is installed"),
     ("export ROLLCALL_HTTPS_PORT=8443", "every test here sets a port of its own in this way"),
     ("rollcall-server doctor", "it names what just doctor runs"),
     ("target/release/rollcall-admin migrate", "night.rs moves a stack to another database in this way"),
@@ -163,6 +161,7 @@ fn recipes_and_flags_exist() {
                     let words = 1 + usize::from(arguments.get(1) == Some(&"ca"));
                     help(program, &arguments[1..].iter().copied().take(words).collect::<Vec<_>>())
                 }
+                ("rollcall-setup", _) => script("stack/install"),
                 (program, _) if program.starts_with("rollcall-") => {
                     let subcommands =
                         ["doctor", "link", "sign", "who"].into_iter().filter(|word| arguments.contains(word));
@@ -188,7 +187,7 @@ fn recipes_and_flags_exist() {
     {
         known += &format!("--version {}", run(&binaries().join(program), &["--version"]));
     }
-    for name in ["rotate", "logs"] {
+    for name in ["rotate", "logs", "install"] {
         known += &script(&format!("stack/{name}"));
     }
     for page in page::pages() {

@@ -16,7 +16,7 @@ pub const PAGES: [&str; 6] = [
 ];
 
 /// The first words of lines that somebody may type.
-const PROGRAMS: [&str; 19] = [
+const PROGRAMS: [&str; 21] = [
     "apt-get",
     "cargo",
     "docker",
@@ -29,9 +29,11 @@ const PROGRAMS: [&str; 19] = [
     "psql",
     "rm",
     "rollcall-admin",
+    "rollcall-board",
     "rollcall-client",
     "rollcall-listen",
     "rollcall-server",
+    "rollcall-setup",
     "sysctl",
     "systemctl",
     "systemd-analyze",
