@@ -23,6 +23,11 @@ build:
 package *args:
     stack/package "$@"
 
+# the image that deploy/compose.yaml runs, with buildah, as root
+[group('run')]
+image *args:
+    stack/image "$@"
+
 # start PostgreSQL, server, nginx, canary, signer and board, and wait until they answer
 [group('run')]
 up: build

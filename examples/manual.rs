@@ -15,8 +15,10 @@ use argh_complete::zsh::Zsh;
 use rollcall::cli::{ArgsInfo, program_of};
 use rollcall::{admin, board, client, listener, server};
 
+type Options = fn() -> CommandInfoWithArgs;
+
 /// Name, section of the manual, the word for it in docs/reference.md, and its options.
-pub const PROGRAMS: [(&str, u8, &str, fn() -> CommandInfoWithArgs); 5] = [
+pub const PROGRAMS: [(&str, u8, &str, Options); 5] = [
     ("rollcall-server", 8, "server", server::Options::get_args_info),
     ("rollcall-board", 8, "board", board::Options::get_args_info),
     ("rollcall-admin", 8, "admin", admin::Options::get_args_info),

@@ -30,6 +30,7 @@ mod history;
 mod hooks;
 mod identities;
 mod identity;
+mod image;
 mod lan;
 mod lans;
 mod lifecycle;

@@ -10,7 +10,7 @@ use super::{Clone, ROOT};
 use crate::stack::{binaries, text};
 
 /// Recipes of a clone alone, which no message of a program names.
-const OF_A_CLONE: [&str; 4] = ["demo", "setup", "build", "manual"];
+const OF_A_CLONE: [&str; 4] = ["demo", "setup", "build", "layers"];
 
 #[test]
 fn messages_name_programs_where_there_is_no_just() {
@@ -23,19 +23,18 @@ fn messages_name_programs_where_there_is_no_just() {
     says("rollcall-admin invite --help", 0, "(rollcall-setup --join there)");
     says("rollcall-listen --help", 0, "(rollcall-admin keys)");
     says("rollcall-server --check", 78, "`rollcall-setup` sets it");
-    says("stack/run rollcall-board link", 69, "is it up? rollcall-setup");
-    says("stack/up", 0, "Ready");
-    says("stack/run rollcall-admin renew phone", 78, "rollcall-admin enrol makes one");
+    says("stack/up", 0, "is heard through nginx");
+    says("ROLLCALL_BOARD_LISTEN=127.0.0.1:1 stack/run rollcall-board link", 69, "is it up? rollcall-setup");
+    says("stack/run rollcall-admin renew phone", 1, "rollcall-admin enrol makes one");
     says(
         "stack/run rollcall-admin invite two",
         0,
         "there: rollcall-setup --join DATABASE_URL --invitation two:",
     );
-    says("stack/run rollcall-server doctor disk", 0, "run, systemctl status \"rollcall-*\" tells");
-    says("stack/run rollcall-client --url https://localhost:1 --attempts 1", 69, "systemctl status");
+    says("stack/run rollcall-client --url https://localhost:1 --attempts 1", 69, "systemctl status \"rollcall-*\" tells");
     says("stack/rotate --switch", 1, "to switch to: stack/rotate makes it");
     says("curl -sS http://$ROLLCALL_BOARD_LISTEN/api/who", 0, "; rollcall-board link opens the page");
-    says("cat .run/*/log .run/*.log", 0, "listening");
+    says("cat .run/*/log .run/*.log", 0, "rollcall-server … listens on");
 }
 
 #[test]
