@@ -21,7 +21,7 @@ apt-get indextargets --format 'deb $(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created
     | mmdebstrap --quiet --variant=minbase --skip=cleanup/apt --include=systemd,systemd-sysv,dbus,ca-certificates,iproute2,procps \
         --customize-hook='echo force-unsafe-io >"$1/etc/dpkg/dpkg.cfg.d/unsafe"' \
         --customize-hook="$(load update -q)" \
-        --customize-hook="$(load install -y -q --download-only -o APT::Install-Recommends=true nginx postgresql curl openssl adduser logrotate)" \
+        --customize-hook="$(load install -y -q --download-only -o APT::Install-Recommends=true nginx postgresql postgresql-client curl openssl adduser logrotate)" \
         bookworm "$1.new" -
 mv "$1.new" "$1"
 "#;
@@ -71,7 +71,7 @@ impl Machine {
         fs::create_dir_all(&folder).unwrap();
         // It ends also if this test is killed.
         let mut nspawn = Command::new("timeout");
-        nspawn.args(["--kill-after=9", "300", "unshare", "-m", "bash", "-euc", BOOT, "boot"]);
+        nspawn.args(["--kill-after=9", "900", "unshare", "-m", "bash", "-euc", BOOT, "boot"]);
         nspawn.arg(root()).arg(&folder).args([&namespace.name, name]);
         let log = fs::File::create(folder.join("log")).unwrap();
         nspawn.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);

@@ -142,6 +142,14 @@ fn packages_make_servers_and_devices() {
     documented("rollcall-board link");
     host.runs("curl -sSo /dev/null -w '%{http_code}' \"$(rollcall-board link)\" | grep -qx 303");
 
+    // The server may read the ends of the certificates; the logs rotate; systemd finds no fault in the units.
+    host.runs("for which in server ca; do curl -fsS http://127.0.0.1:8000/metrics | grep '_not_after_timestamp_seconds{which=\"'$which'\"} '; done");
+    host.runs("logrotate -f /etc/logrotate.d/rollcall-server; test -s /var/lib/rollcall/nginx/access.log.1");
+    host.until("curl -ks -o /dev/null https://localhost; test -s /var/lib/rollcall/nginx/access.log");
+    for machine in [&host, &device] {
+        machine.runs("systemd-analyze verify --man=no /lib/systemd/system/rollcall-*.service");
+    }
+
     // A device on the LAN beats, and hears the server.
     certificates(
         &host,
@@ -230,6 +238,8 @@ fn packages_make_servers_and_devices() {
     documented("rollcall-admin revoke");
     host.runs("rollcall-admin revoke alice@example.com");
     device.until(&format!("if {beat} https://rollcall.example.com; then exit 1; fi"));
+    device.runs("systemctl restart rollcall-client");
+    device.until("journalctl -u rollcall-client -o cat | grep 'certificate revoked'");
     gives_its_key_away(&host);
 
     drop(second);
