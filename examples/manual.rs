@@ -38,10 +38,13 @@ pub fn write_to(target: &Path) -> io::Result<()> {
     };
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let reference = fs::read_to_string(root.join("docs/reference.md"))?;
-    for (program, section, word, options) in PROGRAMS {
+    let script = fs::read_to_string(root.join("stack/install"))?.leak();
+    let programs = PROGRAMS.map(|(program, section, word, options)| (program, section, word, options()));
+    for (program, section, word, options) in
+        programs.into_iter().chain([("rollcall-setup", 8, "stack/*", options_of_script(script))])
+    {
         let page = format!("{program}.{section}");
         let frame = fs::read_to_string(root.join(format!("docs/man/{page}.in")))?;
-        let options = options();
         write(format!("man/{page}"), filled(&frame, program, word, &options, &reference))?;
         write(format!("completions/bash/{program}"), for_bash(program, &options))?;
         let zsh = Zsh::generate(program, &options);
@@ -51,6 +54,37 @@ pub fn write_to(target: &Path) -> io::Result<()> {
         write(format!("completions/fish/{program}.fish"), program_of(&fish).into_owned())?;
     }
     Ok(())
+}
+
+/// The options of a script stand in the comment at its top, which is its `--help`.
+fn options_of_script(script: &'static str) -> CommandInfoWithArgs {
+    let help = FlagInfo { long: "--help", description: "display usage information", ..Default::default() };
+    let comment = script.lines().skip(1).map_while(|line| line.strip_prefix('#'));
+    let mut flags = vec![help];
+    for line in comment.filter(|line| line.starts_with("   ")) {
+        match line.trim().split_once("  ").filter(|(flag, _)| flag.starts_with("--")) {
+            Some((flag, description)) => {
+                let (long, value) = flag.split_once(' ').unwrap_or((flag, ""));
+                let kind = match value {
+                    "" => FlagInfoKind::Switch,
+                    arg_name => FlagInfoKind::Option { arg_name },
+                };
+                let description = description.trim();
+                flags.push(FlagInfo {
+                    long,
+                    kind,
+                    description,
+                    optionality: Optionality::Optional,
+                    ..Default::default()
+                });
+            }
+            None => {
+                let last = flags.last_mut().expect("there is --help");
+                last.description = format!("{} {}", last.description, line.trim()).leak();
+            }
+        }
+    }
+    CommandInfoWithArgs { flags: flags.leak(), ..Default::default() }
 }
 
 /// argh_complete's own takes `ca renew` for `renew`: it looks at the last word alone.
@@ -98,8 +132,11 @@ fn filled(frame: &str, program: &str, word: &str, options: &CommandInfoWithArgs,
         match line {
             "@SYNOPSIS@" => page += &synopsis(program, options),
             "@OPTIONS@" => {
-                page += &items(options);
-                item(&mut page, r"\fB\-\-version\fR", "print the version");
+                page += &items(options, true);
+                // A script has none.
+                if program != "rollcall-setup" {
+                    item(&mut page, r"\fB\-\-version\fR", "print the version");
+                }
             }
             "@COMMANDS@" => commands(&mut page, "", options),
             "@EXIT STATUS@" => {
@@ -156,18 +193,17 @@ fn commands(page: &mut String, above: &str, options: &CommandInfoWithArgs) {
         let name = format!("{above}{}", command.name);
         let _ = write!(page, ".SS {}\n{}.P\n", text(&name), synopsis(&name, &command.command));
         *page += &(inline(command.command.description) + "\n");
-        *page += &items(&command.command);
+        *page += &items(&command.command, false);
         commands(page, &format!("{name} "), &command.command);
     }
 }
 
 /// The arguments and flags with their descriptions. Each program's own page has `--help` once.
-fn items(options: &CommandInfoWithArgs) -> String {
+fn items(options: &CommandInfoWithArgs, is_program: bool) -> String {
     let mut page = String::new();
     for argument in options.positionals.iter().filter(|argument| !argument.description.is_empty()) {
         item(&mut page, &format!(r"\fI{}\fR", text(argument.name)), argument.description);
     }
-    let is_program = !options.flags.is_empty() && options.name == "Options";
     for flag in shown(options).filter(|flag| is_program || flag.long != "--help") {
         item(&mut page, &of_flag(flag), flag.description);
     }

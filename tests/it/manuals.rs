@@ -99,8 +99,21 @@ fn a_page_has_the_commands_and_flags_of_help_and_no_others() {
 }
 
 #[test]
+fn the_page_of_the_script_has_its_options() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/stack/install");
+    let help = runs(script, &["--help"]).unwrap();
+    let words = help.split(|c: char| !(c.is_ascii_lowercase() || c == '-'));
+    let wanted: BTreeSet<String> = words.filter(|word| word.starts_with("--")).map(str::to_owned).collect();
+    let page = fs::read_to_string(page("rollcall-setup", 8)).unwrap();
+    let mut named = flags_of_page(&page).remove("").unwrap();
+    assert!(named.remove("--help") && named.len() > 4, "{named:?}");
+    assert_eq!(named, wanted);
+}
+
+#[test]
 fn man_shows_each_page_without_a_warning() {
-    for (program, section, ..) in manual::PROGRAMS {
+    let programs = manual::PROGRAMS.iter().map(|(program, section, ..)| (*program, *section));
+    for (program, section) in programs.chain([("rollcall-setup", 8)]) {
         let page = page(program, section);
         let Some(shown) = runs("man", &["--warnings", "-l", page.to_str().unwrap()]) else { return };
         assert!(!shown.contains("warning"), "{program}: {shown}");

@@ -1,11 +1,12 @@
 //! Where there is no justfile, as in a package, messages name the programs behind its recipes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::Command;
 
 use rollcall::cli::program_of;
 
+use super::page::Page;
 use super::{Clone, ROOT};
 use crate::stack::{binaries, text};
 
@@ -31,20 +32,49 @@ fn messages_name_programs_where_there_is_no_just() {
         0,
         "there: rollcall-setup --join DATABASE_URL --invitation two:",
     );
-    says("stack/run rollcall-client --url https://localhost:1 --attempts 1", 69, "systemctl status \"rollcall-*\" tells");
+    says(
+        "stack/run rollcall-client --url https://localhost:1 --attempts 1",
+        69,
+        "systemctl status \"rollcall-*\" tells",
+    );
     says("stack/rotate --switch", 1, "to switch to: stack/rotate makes it");
     says("curl -sS http://$ROLLCALL_BOARD_LISTEN/api/who", 0, "; rollcall-board link opens the page");
     says("cat .run/*/log .run/*.log", 0, "rollcall-server … listens on");
 }
 
 #[test]
-fn each_recipe_that_a_message_names_has_a_program() {
+fn the_reference_has_the_program_of_each_recipe() {
+    let blocks = Page::read("docs/reference.md").blocks();
+    let block = blocks.iter().find(|block| block.text.starts_with("just board ")).unwrap();
+    let rows: BTreeMap<&str, &str> = block
+        .text
+        .lines()
+        .map(|line| line["just ".len()..].split_once(' ').unwrap())
+        .map(|(recipe, program)| (recipe, program.trim()))
+        .collect();
+    for recipe in recipes() {
+        let line = format!("just {recipe}");
+        let program = program_of(&line);
+        assert_eq!(
+            rows.get(recipe.as_str()).copied(),
+            Some(&*program).filter(|named| *named != line),
+            "{recipe}"
+        );
+    }
+}
+
+fn recipes() -> BTreeSet<String> {
     let summary = text(&Command::new("just").arg("--summary").current_dir(ROOT).output().unwrap());
-    let recipes: BTreeSet<&str> = summary.split_whitespace().collect();
+    summary.split_whitespace().map(str::to_owned).collect()
+}
+
+#[test]
+fn each_recipe_that_a_message_names_has_a_program() {
+    let recipes = recipes();
     let find = ["-rhoE", "just [a-z-]+", "src", "deploy/prometheus"];
     let named = text(&Command::new("grep").args(find).current_dir(ROOT).output().unwrap());
     let named: BTreeSet<&str> =
-        named.lines().map(|words| &words["just ".len()..]).filter(|name| recipes.contains(name)).collect();
+        named.lines().map(|words| &words["just ".len()..]).filter(|name| recipes.contains(*name)).collect();
     assert!(named.len() > 15, "{named:?}");
     for recipe in named.into_iter().filter(|recipe| !OF_A_CLONE.contains(recipe)) {
         let line = format!("just {recipe}");
