@@ -23,7 +23,7 @@ build:
 package *args:
     stack/package "$@"
 
-# the image that deploy/compose.yaml runs, with buildah, as root
+# the image that deploy/compose.yaml runs, with buildah, as root: just image [NAME]
 [group('run')]
 image *args:
     stack/image "$@"

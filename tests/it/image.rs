@@ -69,7 +69,7 @@ fn the_parts_of_a_server_run_in_the_image() {
     let name = format!("localhost/rollcall-test-{}", std::process::id());
     let image = Image { container: name.replace('/', "-"), name };
     let mut build = Command::new("stack/image");
-    build.args(["--quiet", "--tag", &image.name]).env("ROLLCALL_BIN", binaries()).current_dir(ROOT);
+    build.arg(&image.name).env("ROLLCALL_BIN", binaries()).current_dir(ROOT);
     let built = build.output().unwrap();
     assert!(built.status.success(), "{}", text(&built));
     let from = buildah(&["from", "--pull-never", "--name", &image.container, &image.name]).output().unwrap();
