@@ -221,7 +221,7 @@ fn script_of(recipe: &str) -> &str {
     match recipe {
         "rotate-key" => "rotate",
         "ha" => "../tests/ha/bed",
-        "build" | "test" | "bench" | "lint" | "ci" | "docs-check" => "env",
+        "build" | "manual" | "test" | "bench" | "lint" | "ci" | "docs-check" => "env",
         other => other,
     }
 }
