@@ -23,6 +23,11 @@ build:
 package *args:
     stack/package "$@"
 
+# the image that deploy/compose.yaml runs, with buildah, as root: just image [NAME]
+[group('run')]
+image *args:
+    stack/image "$@"
+
 # start PostgreSQL, server, nginx, canary, signer and board, and wait until they answer
 [group('run')]
 up: build
@@ -159,6 +164,11 @@ keys *args: build
 [group('certificates')]
 rotate-key *args: build
     @exec stack/rotate "$@"
+
+# write the man pages and the completions for bash, zsh and fish into target/man and target/completions
+[group('check')]
+manual:
+    cargo run --quiet --locked --example manual -- target
 
 # format, lint, the arrows between the rooms, and build the documentation
 [group('check')]

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use async_std::task;
 
-use crate::cli::{FromArgs, Timespan, note, setting};
+use crate::cli::{ArgsInfo, FromArgs, Timespan, here, note, setting};
 use crate::stack;
 use crate::stack::trust::{Authority, Trust};
 use crate::store::Store;
@@ -43,13 +43,13 @@ pub use error::Error;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Keeps people, certificates, CRL and CA by the database of DATABASE_URL, and signs for devices that renew.
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 pub struct Options {
     #[argh(subcommand)]
     command: Command,
 }
 
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand)]
 enum Command {
     User(User),
@@ -71,19 +71,19 @@ enum Command {
 }
 
 /// bring the database's schema up to date; the server does the same when it starts
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "migrate")]
 struct Migrate {}
 
 /// the people that are enrolled
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "user")]
 struct User {
     #[argh(subcommand)]
     command: UserCommand,
 }
 
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand)]
 enum UserCommand {
     Add(Add),
@@ -98,12 +98,12 @@ enum UserCommand {
 }
 
 /// set times in the future to now, after a clock was wrong; the doctor finds them
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "mend")]
 struct Mend {}
 
 /// enrol; one that is enrolled already stays as it is
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "add")]
 struct Add {
     #[argh(positional)]
@@ -111,7 +111,7 @@ struct Add {
 }
 
 /// show everybody, the most recently seen first
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "list")]
 struct List {
     /// one JSON object per line
@@ -120,7 +120,7 @@ struct List {
 }
 
 /// refuse from the next request on; the row stays
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "disable")]
 struct Disable {
     #[argh(positional)]
@@ -128,7 +128,7 @@ struct Disable {
 }
 
 /// lift a disable
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "enable")]
 struct Enable {
     #[argh(positional)]
@@ -136,7 +136,7 @@ struct Enable {
 }
 
 /// set the time between two heartbeats of a person, by which silence is judged
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "every")]
 struct Every {
     #[argh(positional)]
@@ -147,7 +147,7 @@ struct Every {
 }
 
 /// set whom a person may see: none, self (the default) or all
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "reads")]
 struct SetReads {
     #[argh(positional)]
@@ -175,7 +175,7 @@ impl FromStr for Cadence {
 }
 
 /// print everything that is held about a person, as one JSON object
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "export")]
 struct Export {
     #[argh(positional)]
@@ -183,7 +183,7 @@ struct Export {
 }
 
 /// remove a person and their history for good; their certificates stay refused, without the email
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "forget")]
 struct Forget {
     #[argh(positional)]
@@ -191,7 +191,7 @@ struct Forget {
 }
 
 /// enrol a person or device: the row, a key and a certificate; run again it changes nothing
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "enrol")]
 struct Enrol {
     #[argh(positional)]
@@ -214,7 +214,7 @@ struct Enrol {
 }
 
 /// put a new key and certificate in the place of NAME.crt and NAME.key; the old one works until it ends
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "renew")]
 struct Renew {
     /// the name of a device; with --server further names and addresses that clients call the server by
@@ -236,7 +236,7 @@ struct Renew {
 
 /// refuse certificates from the next request on, for good: all of a person, of a device, or one by its serial number
 /// or fingerprint
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "revoke")]
 struct Revoke {
     #[argh(positional)]
@@ -247,7 +247,7 @@ struct Revoke {
 }
 
 /// show every certificate that was made, given or seen, the soonest end first
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "certs")]
 struct Certs {
     /// only those that end within this time, such as 30d
@@ -259,7 +259,7 @@ struct Certs {
 }
 
 /// make a fresh list of the revoked, and let nginx read it
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "crl")]
 struct Crl {
     /// only if it lacks a revocation, or ends within 20 days
@@ -271,14 +271,14 @@ struct Crl {
 }
 
 /// our certificate authority
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "ca")]
 struct Ca {
     #[argh(subcommand)]
     command: CaCommand,
 }
 
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand)]
 enum CaCommand {
     Init(Init),
@@ -288,7 +288,7 @@ enum CaCommand {
 }
 
 /// make the CA and the server's certificate, unless they are there; just up does this
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "init")]
 struct Init {
     /// also if the database of DATABASE_URL is that of another CA, which is lost: it forgets that one's list
@@ -297,12 +297,12 @@ struct Init {
 }
 
 /// ten further years for the CA, with its name and its key: all that it signed goes on
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "renew")]
 struct RenewCa {}
 
 /// a new CA beside the old one, which stays trusted until --finish
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "replace")]
 struct Replace {
     /// end the trust in the old one
@@ -314,12 +314,12 @@ struct Replace {
 }
 
 /// encrypt the key of the CA with a passphrase
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "protect")]
 struct Protect {}
 
 /// answer the requests of devices that renew their certificates by themselves (rollcall-client --renew)
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "sign")]
 struct Sign {
     /// go on, and look each second, until SIGTERM or SIGINT; just up starts this
@@ -328,7 +328,7 @@ struct Sign {
 }
 
 /// the visits of a person: from when to when, from where; the newest last
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "history")]
 struct History {
     #[argh(positional)]
@@ -342,7 +342,7 @@ struct History {
 }
 
 /// once a day: make room for the events to come, and drop those older than ROLLCALL_KEEP
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "maintain")]
 struct Maintain {}
 
@@ -441,7 +441,7 @@ fn database_url() -> Result<String, Error> {
 }
 
 fn report(subject: &impl Display, change: &str) -> Result<(), Error> {
-    unless_closed(writeln!(io::stdout(), "{subject} {change}"))
+    unless_closed(writeln!(io::stdout(), "{subject} {}", here(change)))
 }
 
 fn time(ns: u64) -> String {

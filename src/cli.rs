@@ -8,12 +8,15 @@ use std::process::{ExitCode, Termination};
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
-pub use argh::FromArgs;
+pub use argh::{ArgsInfo, FromArgs};
 
 #[cfg(feature = "server")]
 pub mod logging;
+mod recipes;
 #[cfg(any(feature = "client", feature = "listen", feature = "server"))]
 pub mod signals;
+
+pub use recipes::{here, program_of};
 
 /// The exit codes, after sysexits.h where it has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,14 +59,14 @@ pub fn arguments<T: FromArgs>(program: &str) -> T {
 
 /// Prints the requested text and exits. `println!` would panic where nobody reads.
 fn asked(text: impl Display) -> ! {
-    let written = writeln!(io::stdout(), "{text}");
+    let written = writeln!(io::stdout(), "{}", here(&text.to_string()));
     std::process::exit(if written.is_ok() { 0 } else { Exit::Failure as i32 });
 }
 
 /// One line on standard error. Its reader may be gone or its disk full, which would make `eprintln!` panic:
 /// that ends no program and changes no exit code.
 pub fn note(line: impl Display) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", here(&line.to_string()));
 }
 
 /// A program: arguments in, one call of the library, an exit code out.

@@ -14,7 +14,7 @@ use async_tls::TlsConnector;
 use async_tls::client::TlsStream;
 use http::Uri;
 
-use crate::cli::{Exit, Fatal, FromArgs, SettingError, Timespan, note, setting, signals};
+use crate::cli::{ArgsInfo, Exit, Fatal, FromArgs, SettingError, Timespan, note, setting, signals};
 
 mod board;
 mod cadence;
@@ -49,7 +49,7 @@ const MAX_EVERY: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 const MIN_EVERY: Duration = Duration::from_millis(50);
 
 /// Says "I am here" over mutual TLS, once or again and again. With the word who: asks who is here.
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 pub struct Options {
     /// client certificate, PEM or DER, with its chain (default $ROLLCALL_CERTS/client.crt)
     #[argh(option)]
@@ -78,13 +78,20 @@ pub struct Options {
     #[argh(option, default = "3")]
     attempts: u32,
     #[argh(subcommand)]
-    command: Option<Who>,
+    command: Option<Command>,
+}
+
+/// Another job than to beat.
+#[derive(ArgsInfo, FromArgs)]
+#[argh(subcommand)]
+enum Command {
+    Who(Who),
 }
 
 /// Beats, or asks for others.
 pub fn run(options: &Options) -> Result<ExitCode, Error> {
     match &options.command {
-        Some(who) => who::run(options, who),
+        Some(Command::Who(who)) => who::run(options, who),
         None => beat(options).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -10,7 +10,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::cli::{Exit, Fatal, printable, setting};
+use crate::cli::{Exit, Fatal, here, printable, setting};
 use crate::server::{self, Options};
 
 mod database;
@@ -187,7 +187,7 @@ impl Report {
 
 /// A reader that closed the pipe has seen enough.
 fn print(line: &str) -> Result<(), Error> {
-    match writeln!(io::stdout(), "{line}") {
+    match writeln!(io::stdout(), "{}", here(line)) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::Output(error)),
         _ => Ok(()),
     }

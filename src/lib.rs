@@ -16,6 +16,8 @@
 //! | a connection's limits, the body of an error | [`http`] |
 //! | a route, a status code | [`server::routes`] |
 //! | a metric | [`server::metrics`], `stats` of [`listener`]; the text that Prometheus reads: [`prometheus`] |
+//! | the program that messages name in the place of a recipe | `recipes` of [`cli`] |
+//! | a page of the manual, a completion | examples/manual.rs, docs/man/ |
 //! | a line of the log, its JSON | `logging` of [`cli`] |
 //! | the readiness of the service, its watchdog | [`server::supervisor`] |
 //! | the grouping of commits, the answer while the database is away | [`server::commit`] |

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::cli::{FromArgs, Timespan, note, now_ns, setting, signals};
+use crate::cli::{ArgsInfo, FromArgs, Timespan, note, now_ns, setting, signals};
 use crate::keyfile;
 use crate::lan::destination::Destinations;
 use crate::lan::{Group, proc, sockets};
@@ -52,7 +52,7 @@ const BUFFER: usize = 1 << 16;
 const PAGE: usize = 1 << 16;
 
 /// Prints each status that is announced on the network, until interrupted.
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 pub struct Options {
     /// address to bind (default 0.0.0.0: a unicast address hears no broadcast)
     #[argh(option, default = "IpAddr::V4(Ipv4Addr::UNSPECIFIED)")]

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use crate::cli::{Exit, Fatal, FromArgs, SettingError, setting};
+use crate::cli::{ArgsInfo, Exit, Fatal, FromArgs, SettingError, setting};
 use crate::http::identity::Identity;
 use crate::lan::destination;
 use crate::server;
@@ -19,14 +19,14 @@ pub mod trust;
 mod users;
 
 /// for the scripts in stack/, with the settings that they export; not for people
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "stack")]
 pub struct Options {
     #[argh(subcommand)]
     command: Command,
 }
 
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand)]
 enum Command {
     Folder(Folder),
@@ -36,7 +36,7 @@ enum Command {
 }
 
 /// make the state folder and print its path, or say why nothing can be started in it
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "folder")]
 struct Folder {
     /// if its users cannot enter it, make it a link to one in /var/lib/rollcall
@@ -45,7 +45,7 @@ struct Folder {
 }
 
 /// make the folders, the credential and the server's keys in the state folder, and nginx.conf.new from its template
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "prepare")]
 struct Prepare {
     #[argh(positional)]
@@ -56,7 +56,7 @@ struct Prepare {
 }
 
 /// tell whose server has ROLLCALL_LISTEN, and whether it was started with these settings
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "server")]
 struct Server {
     /// wait up to 15 s until ours is ready, as long as this process lives
@@ -65,7 +65,7 @@ struct Server {
 }
 
 /// print the UDP port of the first destination in ROLLCALL_BROADCAST
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "port")]
 struct Port {}
 

@@ -51,7 +51,9 @@ impl Settings {
     pub fn reload_nginx(&self) -> Result<(), Error> {
         let Some(command) = &self.reload else {
             if self.state.join("nginx").exists() {
-                note("rollcall-admin: nginx was not told: ROLLCALL_RELOAD names no command; `just` sets it");
+                note(
+                    "rollcall-admin: nginx was not told: ROLLCALL_RELOAD names no command; stack/run sets it",
+                );
             }
             return Ok(());
         };

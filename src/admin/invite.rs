@@ -14,7 +14,7 @@ use super::desk::Desk;
 use super::issue::{noted, pem};
 use super::signer::{Subject, verify};
 use super::{Error, issue, report};
-use crate::cli::{FromArgs, ServerName, Timespan, note, printable, seconds, setting};
+use crate::cli::{ArgsInfo, FromArgs, ServerName, Timespan, note, printable, seconds, setting};
 use crate::files;
 use crate::http::identity::Canary;
 use crate::protocol::pseudonym::Privacy;
@@ -25,7 +25,7 @@ use crate::x509::Request;
 const LIFETIME: Duration = Duration::from_secs(60 * 60);
 
 /// let a further host join (just join there): prints the command, whose secret is good once and for an hour
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "invite")]
 pub struct Invite {
     /// the name of its server (ROLLCALL_NAME), of letters, digits, dots and hyphens

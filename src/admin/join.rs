@@ -12,7 +12,7 @@ use super::folder::{self, Folder};
 use super::invite::{self, ANSWER, Answer, Asked, REQUEST, Secret};
 use super::signer::{self, verify};
 use super::{Error, crl, is_joined, report, revoke, scram};
-use crate::cli::{FromArgs, ServerName, note, setting};
+use crate::cli::{ArgsInfo, FromArgs, ServerName, note, setting};
 use crate::files;
 use crate::keyfile;
 use crate::protocol::status::Email;
@@ -28,7 +28,7 @@ const KEYS: &str = "joining.key";
 const GROUPS: [&str; 2] = ["rollcall_server", "rollcall_reader"];
 
 /// make this host one more server of a database: its roles, its keys, its certificates, its settings
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "join")]
 pub struct Join {
     /// the database, as its owner (or DATABASE_URL, which no list of processes shows)
@@ -40,7 +40,7 @@ pub struct Join {
 }
 
 /// take a server out of the database: its roles, its keys, the certificate of its canary
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "leave")]
 pub struct Leave {
     /// the name of the server

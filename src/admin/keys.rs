@@ -4,14 +4,14 @@ use std::io::{self, Write};
 
 use super::desk::Settings;
 use super::{Error, unless_closed};
-use crate::cli::{FromArgs, ServerName, note, printable, printable_json, setting};
+use crate::cli::{ArgsInfo, FromArgs, ServerName, note, printable, printable_json, setting};
 use crate::keyfile;
 use crate::protocol::keys::PublicKey;
 use crate::store::{ServerKeys, Store};
 use crate::x509;
 
 /// print the public keys of all servers, as one file for listeners (rollcall-listen --key FILE)
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "keys")]
 pub struct Keys {
     /// one JSON object per line

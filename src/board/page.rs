@@ -11,7 +11,7 @@ use tide::{Response, StatusCode};
 
 use super::people::{Look, Sort};
 use super::time;
-use crate::cli::now_ns;
+use crate::cli::{here, now_ns};
 use crate::http::problem::Problem;
 
 const HTML: &str = include_str!("page/page.html");
@@ -58,6 +58,7 @@ pub fn page(view: View, look: &Look, people: &[Value], next: Option<&str>) -> Re
         (true, false) => "Nobody is enrolled yet: <code>just enrol alice@example.com</code> adds somebody.",
         _ => "Nobody is like that. <a href=\"/\">Show everybody</a>",
     };
+    let nobody = here(nobody);
     let as_of = time(look.as_of_ns);
     let body = fill(&[
         ("title", &Text(&title(&counts))),

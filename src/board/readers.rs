@@ -10,7 +10,7 @@ use tide::StatusCode;
 use tide::http::Headers;
 
 use super::{Error, random};
-use crate::cli::now_ns;
+use crate::cli::{here, now_ns};
 use crate::http::identity::{Credential, Forwarded, Identity};
 use crate::http::outage::Outage;
 use crate::http::problem::Problem;
@@ -128,8 +128,10 @@ impl Readers {
         }
         Err(Problem::new(
             StatusCode::Unauthorized,
-            "this port answers to the token of the state folder alone (Authorization: Bearer); just board opens the \
-             page, and https://HOST/ answers to certificates",
+            here(
+                "this port answers to the token of the state folder alone (Authorization: Bearer); just board opens \
+                 the page, and https://HOST/ answers to certificates",
+            ),
         )
         .with_header("WWW-Authenticate", "Bearer"))
     }
@@ -273,7 +275,7 @@ impl Readers {
         let Some(at) = codes.iter().position(|(known, _)| known.matches(code)) else {
             return Err(Problem::new(
                 StatusCode::Forbidden,
-                "this code was used, or is older than 60 s: just board prints another",
+                here("this code was used, or is older than 60 s: just board prints another"),
             ));
         };
         codes.remove(at);
@@ -296,7 +298,8 @@ fn too_little(reader: &Reader) -> Problem {
     Problem::new(
         StatusCode::Forbidden,
         format!(
-            "{email} may not see this; the administrator of rollcall allows it with: just user reads {email} all"
+            "{email} may not see this; the administrator of rollcall allows it with: {} {email} all",
+            here("just user reads")
         ),
     )
 }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::{Error, random};
-use crate::cli::{FromArgs, logging, setting};
+use crate::cli::{ArgsInfo, FromArgs, logging, setting};
 use crate::files;
 use crate::http::identity::{Canary, Credential, Identity};
 use crate::keyfile;
@@ -18,7 +18,7 @@ use crate::protocol::status::Email;
 /// database is DATABASE_URL, the folder with the token ROLLCALL_STATE; the log's detail is ROLLCALL_LOG, its form
 /// ROLLCALL_LOG_FORMAT. It hears the announcements on UDP port ROLLCALL_PORT, of the servers whose keys are in
 /// ROLLCALL_KEYS. It tells each executable in ROLLCALL_HOOKS of each event.
-#[derive(Default, FromArgs)]
+#[derive(ArgsInfo, Default, FromArgs)]
 pub struct Options {
     /// where to listen: IP:PORT (ROLLCALL_BOARD_LISTEN, default 127.0.0.1:8001)
     #[argh(option)]
@@ -34,14 +34,14 @@ pub struct Options {
 }
 
 /// Another job than to serve, with the same settings.
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand)]
 pub enum Command {
     Link(Link),
 }
 
 /// print the address of the page, with a code that is good once and for 60 s
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "link")]
 pub struct Link {}
 

@@ -8,6 +8,8 @@ use std::time::SystemTime;
 use log::{LevelFilter, Record};
 use serde_json::Value;
 
+use super::here;
+
 /// Below an error, sqlx only repeats our own lines.
 pub const DEFAULT: &str = "info,sqlx=error";
 
@@ -73,9 +75,11 @@ impl Log {
             .format(move |out, record| {
                 // humantime panics at a time before the epoch, which a clock without a battery shows.
                 let time = humantime::format_rfc3339_millis(SystemTime::now().max(SystemTime::UNIX_EPOCH));
+                let message = record.args().to_string();
+                let message = here(&message);
                 match format {
-                    Format::Text => writeln!(out, "{time} {:5} {}", record.level(), record.args()),
-                    Format::Json => writeln!(out, "{}", json(&time, record)),
+                    Format::Text => writeln!(out, "{time} {:5} {message}", record.level()),
+                    Format::Json => writeln!(out, "{}", json(&time, record, &message)),
                 }
             })
             .init();
@@ -83,9 +87,9 @@ impl Log {
 }
 
 /// The message comes last, and `stack/up` finds it there.
-fn json(time: &dyn fmt::Display, record: &Record<'_>) -> String {
+fn json(time: &dyn fmt::Display, record: &Record<'_>, message: &str) -> String {
     let level = record.level().as_str().to_ascii_lowercase();
-    let [target, message] = [record.target().to_owned(), record.args().to_string()].map(Value::String);
+    let [target, message] = [record.target(), message].map(Value::from);
     format!(r#"{{"time":"{time}","level":"{level}","target":{target},"message":{message}}}"#)
 }
 
@@ -96,18 +100,15 @@ mod tests {
     #[test]
     fn a_line_is_one_object_whatever_it_says() {
         let hostile = "\"}\n{\"level\":\"error\"}\r\u{1b}[2J\0\\u0041\u{2028}\u{202e}\u{7f}\u{1f511}";
-        let record = |message: fmt::Arguments<'_>| {
-            json(&"T", &Record::builder().args(message).level(log::Level::Warn).target("a\"b").build())
+        let record = |message: &str| {
+            json(&"T", &Record::builder().level(log::Level::Warn).target("a\"b").build(), message)
         };
-        let line = record(format_args!("{hostile}"));
+        let line = record(hostile);
         assert!(!line.contains(['\n', '\r', '\u{1b}', '\0']), "{line:?}");
         let read: Value = serde_json::from_str(&line).unwrap();
         let written = serde_json::json!({"time": "T", "level": "warn", "target": "a\"b", "message": hostile});
         assert_eq!(read, written);
-        assert_eq!(
-            record(format_args!("plain")),
-            r#"{"time":"T","level":"warn","target":"a\"b","message":"plain"}"#
-        );
+        assert_eq!(record("plain"), r#"{"time":"T","level":"warn","target":"a\"b","message":"plain"}"#);
     }
 
     #[test]

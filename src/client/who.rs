@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::board::{self, Board, Page, Person, State, Way, encoded};
 use super::{Error, Options, files_and_server, jittered, replace, table, watch};
-use crate::cli::{FromArgs, Timespan, printable_json, setting};
+use crate::cli::{ArgsInfo, FromArgs, Timespan, here, printable_json, setting};
 
 /// Between two tries for a page, and how many there are.
 const BUSY: Duration = Duration::from_secs(1);
@@ -19,7 +19,7 @@ const PATIENCE: u32 = 10;
 
 /// who is online, late, offline or unknown. Asks the board over nginx with the client's certificate; or, with
 /// ROLLCALL_STATE and none of --cert, --key, --ca, --url and ROLLCALL_URL, on this host with the token of that folder
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "who")]
 pub struct Who {
     /// only this person or device
@@ -119,7 +119,7 @@ pub fn run(options: &Options, who: &Who) -> Result<ExitCode, Error> {
         Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         Err(error) if who.exit_code => {
             // Nagios shows standard output.
-            writeln!(io::stdout(), "rollcall-client: {error}").map_err(Error::Output)?;
+            writeln!(io::stdout(), "rollcall-client: {}", here(&error.to_string())).map_err(Error::Output)?;
             Ok(plugin_code([State::Unknown]))
         }
         asked => asked,

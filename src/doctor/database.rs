@@ -30,7 +30,7 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
     let Some(url) = &settings.server.database_url else {
         return vec![Finding::yellow(
             "DATABASE_URL is not set: the database was not checked",
-            "just doctor sets it; without just, set it as for the server",
+            "just doctor sets it; elsewhere set it as for the server",
         )];
     };
     let mut findings = Vec::new();

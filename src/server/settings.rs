@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::Error;
 use super::epoch::LastEpoch;
-use crate::cli::{FromArgs, ServerName, SettingError, Timespan, logging, setting};
+use crate::cli::{ArgsInfo, FromArgs, ServerName, SettingError, Timespan, logging, setting};
 use crate::files;
 use crate::http::identity::{Canary, Credential, Identity};
 use crate::keyfile;
@@ -61,7 +61,7 @@ impl FromStr for MaxRate {
 /// ROLLCALL_LOG_FORMAT (text, json). Announcements
 /// carry emails or, with ROLLCALL_PRIVACY=pseudonym, what ROLLCALL_PRIVACY_KEY makes of them. A certificate is
 /// that of its CN or, by ROLLCALL_IDENTITY, of its rfc822Name (san) or its row in the database (registered).
-#[derive(Default, FromArgs)]
+#[derive(ArgsInfo, Default, FromArgs)]
 pub struct Options {
     /// the Unix socket for nginx (ROLLCALL_SOCKET, default $ROLLCALL_STATE/clerk/socket)
     #[argh(option)]
@@ -89,7 +89,7 @@ pub struct Options {
 }
 
 /// Another job than to serve, with the same settings.
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand)]
 pub enum Command {
     Doctor(Doctor),
@@ -97,7 +97,7 @@ pub enum Command {
 
 /// find the faults that keep announcements from being heard or clients from being let in: a line each, green,
 /// yellow or red, with a remedy. Exits with 1 if one is red. Starts nothing; the flags above hold, before the word doctor
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "doctor")]
 pub struct Doctor {
     /// only these: network, nginx, database, certificates, keys, disk

@@ -4,6 +4,7 @@
 //! document fails `names::every_line_is_run` until a test of this folder runs it.
 
 mod deployment;
+mod justless;
 mod names;
 mod night;
 mod operations;
@@ -76,7 +77,7 @@ impl Clone {
     fn shell(&self, script: &str) -> Command {
         let mut command = self.stack.command("bash");
         command.args(["-euo", "pipefail", "-c", &format!("{SHELL}{script}")]).current_dir(&self.folder);
-        for variable in ["ROLLCALL_STATE", "ROLLCALL_CERTS", "ROLLCALL_BIN"] {
+        for variable in ["ROLLCALL_JUST", "ROLLCALL_STATE", "ROLLCALL_CERTS", "ROLLCALL_BIN"] {
             command.env_remove(variable);
         }
         command

@@ -249,6 +249,8 @@ impl Stack {
         let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin";
         command
             .env("PATH", path)
+            // As stack/env says it in a clone.
+            .env("ROLLCALL_JUST", "1")
             .env("ROLLCALL_STATE", &self.state)
             .env("ROLLCALL_CERTS", &self.certs)
             .env("ROLLCALL_BIN", binaries())
