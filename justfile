@@ -221,6 +221,18 @@ docs-check:
 ha *args:
     @exec tests/ha/bed "$@"
 
+# see that the claims of README.md hold on this machine: just prove [--list] [--json] [CLAIM…]; just prove --long HOURS
+[group('check')]
+[no-exit-message]
+prove *args:
+    @exec stack/prove "$@"
+
+# look for bytes that break a reader: just fuzz datagram|headers|judge|settings|state|subject|x509 [SECONDS]
+[group('check')]
+[no-exit-message]
+fuzz name seconds="60":
+    @exec stack/fuzz "$@"
+
 # measure beside the peers and the limits: just bench [--quick | --long [MINUTES]]; without --quick also docs/benchmarks.md
 [group('check')]
 bench *args:

@@ -7,6 +7,9 @@
 #[path = "../it/guardian.rs"]
 mod guardian;
 #[allow(unused)]
+#[path = "../it/namespace.rs"]
+mod namespace;
+#[allow(unused)]
 #[path = "../it/program.rs"]
 mod program;
 #[allow(unused)]
