@@ -2,12 +2,14 @@
 
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
+use std::time::Duration;
 
 use rollcall::cli::{FromArgs, ServerName, Timespan};
 use rollcall::http::identity::{Canary, Identity};
 use rollcall::lan::destination::{self, Destination, Destinations};
 use rollcall::protocol::pseudonym::Privacy;
-use rollcall::{admin, listener, server, store};
+use rollcall::store::Store;
+use rollcall::{admin, listener, server};
 
 pub fn check(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
@@ -25,7 +27,7 @@ pub fn check(bytes: &[u8]) {
         let again: Vec<String> = list.iter().map(written).collect();
         assert_eq!(destination::parse(&again.join(",")), Ok(list), "{again:?}");
     }
-    let _ = store::url::read(text).map_err(|error| error.to_string());
+    let _ = Store::open(text, Duration::from_secs(1)).map_err(|error| error.to_string());
     let words: Vec<&str> = text.split('\n').collect();
     // Help and mistakes are answers, too.
     let _ = server::Options::from_args(&["rollcall-server"], &words);

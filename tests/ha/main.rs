@@ -18,7 +18,10 @@ mod stack;
 
 mod bed;
 mod faults;
+// tests/proof has them, too.
+#[allow(unused)]
 mod ledger;
+#[allow(unused)]
 mod load;
 mod scene;
 mod table;

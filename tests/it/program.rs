@@ -55,11 +55,6 @@ impl Printed {
         line
     }
 
-    /// Gives the room on the disk back. Call it when nothing is left, and nothing comes.
-    pub fn forget(&self) {
-        File::options().write(true).open(&self.file).unwrap().set_len(0).unwrap();
-    }
-
     /// The lines that are left.
     pub fn rest(&self) -> String {
         let mut rest = String::new();

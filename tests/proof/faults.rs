@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use crate::program::{children, signal};
+use crate::program::{children, signal, wait_until};
 use crate::scene::Scene;
 use crate::stack::expect;
 
@@ -62,8 +62,7 @@ pub fn fill_the_disk(scene: &Scene) {
     let grow =
         "select pg_logical_emit_message(false, 'test', repeat('x', 1000000)) from generate_series(1, 100)";
     let _ = scene.stack.psql().args(["-c", grow]).output();
-    thread::sleep(Duration::from_secs(2));
-    assert!(!scene.stack.state.join("postgres/data/postmaster.pid").exists(), "the disk is not full");
+    wait_until("PostgreSQL has ended", || !scene.stack.state.join("postgres/data/postmaster.pid").exists());
     disk.clear();
     mend(scene);
 }
