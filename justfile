@@ -161,7 +161,9 @@ lint: layers
     cargo fmt --all --check
     cargo fmt --manifest-path bench/Cargo.toml --check
     cargo fmt --manifest-path bench/peers/axum/Cargo.toml --check
+    cargo fmt --manifest-path fuzz/Cargo.toml --check
     cargo clippy --locked --all-targets -- -D warnings
+    cargo clippy --locked --test proof -- -D warnings
     cargo clippy --locked --no-default-features --features listen -- -D warnings
     cargo clippy --locked --no-default-features --features client -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps

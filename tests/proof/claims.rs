@@ -73,7 +73,7 @@ pub const CLAIMS: [Claim; 14] = [
     Claim {
         name: "revocation",
         says: "a revocation holds from the next request on",
-        expected: "no 204 to a request of a second later, on new, kept and resumed connections",
+        expected: "no 204 to a request a second after that, nor after just revoke has ended, on new, kept and resumed connections",
         shown: Shown::Measured(revocation::latency),
     },
     Claim {
