@@ -158,7 +158,9 @@ impl Account {
 
 /// It goes on for longer than the other programs of a test, and on no small disk.
 fn listener(stack: &Stack, folder: &Folder) -> Running {
-    let mut command = Command::new(binaries().join("rollcall-listen"));
+    let mut command = Command::new("setpriv");
+    // Nobody else would end it if this process were killed.
+    command.args(["--pdeathsig", "TERM"]).arg(binaries().join("rollcall-listen"));
     command.args(["--json", "--port", &stack.broadcast_port.to_string()]);
     command.arg("--key").arg(stack.certs.join("broadcast.pub")).arg("--state").arg(folder.0.join("state"));
     let sockets = || fs::read_to_string("/proc/net/udp").unwrap();
