@@ -11,8 +11,8 @@ use crate::program::text;
 
 /// All whose names begin so.
 pub fn tests(names: &[&str]) -> Came {
-    let mut command = Command::new("cargo");
-    command.args(["test", "--locked", "--test", "it", "--"]).args(names).current_dir(ROOT);
+    let mut command = Command::new("just");
+    command.args(["test", "--test", "it", "--"]).args(names).current_dir(ROOT);
     let output = command.stdin(Stdio::null()).output().unwrap();
     let text = text(&output);
     let number = |after: &str| -> Option<usize> {
