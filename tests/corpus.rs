@@ -9,8 +9,10 @@ use std::path::Path;
 
 use fuzz::{datagram, headers, judge, settings, state, subject, x509};
 
+type Check = fn(&[u8]);
+
 /// Each name is a folder of fuzz/corpus and a program of fuzz/fuzz_targets.
-const CHECKS: [(&str, fn(&[u8])); 7] = [
+const CHECKS: [(&str, Check); 7] = [
     ("datagram", datagram::check),
     ("headers", headers::check),
     ("judge", judge::check),

@@ -101,5 +101,5 @@ fn a_loss_is_seen() {
     let heard = [announced("1000000050"), announced("1000000051")];
     assert_eq!(history().lacks_announced(&heard), heard[1..]);
     // The listener did not hear the second one.
-    assert_eq!(History::of_announced(&heard).lacks_acknowledged(&beats).len(), 1);
+    assert_eq!(History::of_announced(&heard[..1]).lacks_acknowledged(&beats).len(), 1);
 }
