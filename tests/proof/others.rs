@@ -1,6 +1,7 @@
 //! Claims that other programs show: tests of tests/it, and the benchmark.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -42,8 +43,12 @@ pub fn tests(names: &[&str]) -> Came {
 /// Only where all is built: the first time takes many minutes, and packages from the network.
 pub fn bench() -> Came {
     let file = |name: &str| format!("{ROOT}/{name}");
-    let installed = fs::read(file("target/bench/venv/installed")).ok();
-    if installed.is_none() || installed != fs::read(file("bench/peers/django/requirements.txt")).ok() {
+    let needs = fs::read(file("bench/peers/django/requirements.txt")).unwrap();
+    let is_there = fs::read(file("target/bench/venv/installed")).is_ok_and(|installed| installed == needs)
+        && ["target/release/rollcall-server", "target/bench/build/release/rollcall-bench"]
+            .iter()
+            .all(|program| Path::new(&file(program)).exists());
+    if !is_there {
         let why = "the peers are not there: stack/setup --bench, then just bench --quick".to_owned();
         return (Verdict::NotMeasured, why);
     }

@@ -85,12 +85,17 @@ impl Scene {
 
     /// Another listener, with the memory of this one; `signal` ends this one.
     pub fn restart_the_listener(&mut self, signal: &str) {
-        let began = now_ns();
+        let told_ns = now_ns();
         self.listener.signal(signal);
         let _ = self.listener.child.wait();
         self.hear();
+        // The kernel held announcements for it that it had not read yet. It was never a second behind.
+        let whole = self.heard.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        let last = whole.lines().last().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let last = last.and_then(|line| line["last_seen_ns"].as_str()?.parse().ok()).unwrap_or(told_ns);
+        self.heard.truncate(whole.len() + usize::from(!whole.is_empty()));
         self.listener = listener(&self.stack, &self.folder);
-        self.deaf.push((began, now_ns()));
+        self.deaf.push((last.max(told_ns - 1_000_000_000), now_ns()));
     }
 
     /// Takes the lines that were printed. Were there any?

@@ -167,7 +167,7 @@ impl Soak {
         let mut text = format!(
             "{HEADING}\n`just prove --long {:.2} --seed {}`: {PEOPLE} people beat through nginx, a fault comes at a random time, \
              and a listener\nhears. Each heartbeat that was answered 204 must be in the database, and must have been heard \
-             unless the\nlistener itself was down. Times of each fault: {}.\n\n| | result | aim | |\n|---|---:|---|---|\n",
+             unless the\nlistener itself was down or had not read it yet when it ended. Times of each fault: {}.\n\n| | result | aim | |\n|---|---:|---|---|\n",
             self.took.as_secs_f64() / 3600.0,
             self.seed,
             played.join(", ")
