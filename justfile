@@ -176,7 +176,9 @@ lint: layers
     cargo fmt --all --check
     cargo fmt --manifest-path bench/Cargo.toml --check
     cargo fmt --manifest-path bench/peers/axum/Cargo.toml --check
+    cargo fmt --manifest-path fuzz/Cargo.toml --check
     cargo clippy --locked --all-targets -- -D warnings
+    cargo clippy --locked --test proof -- -D warnings
     cargo clippy --locked --no-default-features --features listen -- -D warnings
     cargo clippy --locked --no-default-features --features client -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
@@ -235,6 +237,18 @@ docs-check:
 [no-exit-message]
 ha *args:
     @exec tests/ha/bed "$@"
+
+# see that the claims of README.md hold on this machine: just prove [--list] [--json] [CLAIM…]; just prove --long HOURS
+[group('check')]
+[no-exit-message]
+prove *args:
+    @exec stack/prove "$@"
+
+# look for bytes that break a reader: just fuzz datagram|headers|judge|settings|state|subject|x509 [SECONDS]
+[group('check')]
+[no-exit-message]
+fuzz name seconds="60":
+    @exec stack/fuzz "$@"
 
 # measure beside the peers and the limits: just bench [--quick | --long [MINUTES]]; without --quick also docs/benchmarks.md
 [group('check')]

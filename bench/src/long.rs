@@ -14,6 +14,7 @@ use crate::certificates::Authority;
 use crate::load::{Load, Outcome, Pace, Run};
 use crate::measure;
 use crate::results::{PerHeartbeat, Results, cpu, quantiles};
+use crate::section;
 use crate::stack::{Stack, System};
 use crate::summary::{rounded, write_json};
 
@@ -106,7 +107,7 @@ pub fn all(stack: &Stack, root: &Path, minutes: f64, rows: usize) -> io::Result<
     found["cpu_us_by_rows"] = by_rows(stack, &authority)?;
     write_json(&found, &target.join(FILE))?;
     let document = root.join("docs/benchmarks.md");
-    let text = replace_section(&fs::read_to_string(&document)?, &section(&found));
+    let text = section::replace(&fs::read_to_string(&document)?, HEADING, &section(&found));
     fs::write(&document, text)?;
     println!("wrote a section of {}", document.display());
     match found["refused"].as_u64() {
@@ -289,14 +290,6 @@ pub fn last_section(file: &Path) -> io::Result<String> {
     }
 }
 
-/// The document with this section in place of the one that it has, or at its end.
-fn replace_section(document: &str, section: &str) -> String {
-    let Some(start) = document.find(HEADING) else { return format!("{document}\n{section}") };
-    let body = start + HEADING.len();
-    let end = document[body..].find("\n## ").map_or(document.len(), |at| body + at);
-    format!("{}{section}{}", &document[..start], &document[end..])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -320,15 +313,5 @@ mod tests {
             found([8.0, 40.0, 45.0, 39.0])
                 .contains(&format!("{line}45.0 | since then at most a tenth more | **missed** |"))
         );
-    }
-
-    #[test]
-    fn a_section_replaces_the_one_of_the_last_run() {
-        let new = "## A long run\n\nnew\n";
-        let document = "# Title\n\n## A long run\n\nold\n\nolder\n\n## Next\n\ntext\n";
-        assert_eq!(replace_section(document, new), "# Title\n\n## A long run\n\nnew\n\n## Next\n\ntext\n");
-        assert_eq!(replace_section("# Title\n", new), "# Title\n\n## A long run\n\nnew\n");
-        let once = replace_section(document, new);
-        assert_eq!(replace_section(&once, new), once);
     }
 }

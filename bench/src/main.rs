@@ -19,6 +19,7 @@ mod measure;
 mod plot;
 mod report;
 mod results;
+mod section;
 mod stack;
 mod summary;
 

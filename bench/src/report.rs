@@ -9,6 +9,7 @@ use crate::aims::{Aim, aims};
 use crate::long;
 use crate::plot::{self, Line};
 use crate::results::{LIMITS, PAIR, Results, Sample, WHOLE, cpu, median, median_of, of, parameters, rate};
+use crate::section;
 
 pub mod codec;
 
@@ -231,6 +232,10 @@ pub fn write_docs(results: &Results, codecs: &codec::Codecs, long_run: &Path, do
     let offered = results.offered;
     let generator = of(&results.throughput, "rollcall", 256, |sample| sample.per_heartbeat.generator);
     let (ours, theirs) = (cpu(&results.throughput, "rollcall", 256), cpu(&results.throughput, "axum", 256));
+    let file = docs.join("benchmarks.md");
+    // `just prove --long` writes it.
+    let before = fs::read_to_string(&file)?;
+    let soak = section::read(&before, "## A soak\n").unwrap_or_default();
     let text = format!(
         include_str!("benchmarks.md.in"),
         cores = std::thread::available_parallelism().map_or(0, usize::from),
@@ -258,10 +263,10 @@ pub fn write_docs(results: &Results, codecs: &codec::Codecs, long_run: &Path, do
         handshakes = handshake_table(results).trim_end(),
         memory = memory_table(results).trim_end(),
         table_size = table_size_table(results).trim_end(),
+        soak = soak.trim_end(),
         long_run = long::last_section(long_run)?.trim_end(),
         codecs = codec::table(codecs).trim_end(),
     );
-    let file = docs.join("benchmarks.md");
     fs::write(&file, text)?;
     println!("wrote {} and its plot", file.display());
     Ok(())

@@ -8,8 +8,6 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use nix::sched::{CloneFlags, setns};
-
 use crate::program::text;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -88,12 +86,6 @@ impl Bed {
 
     pub fn namespace(&self, host: &str) -> String {
         format!("{}-{host}", self.tag)
-    }
-
-    /// This thread goes on in the network of the host.
-    pub fn enter(namespace: &str) {
-        let file = fs::File::open(format!("/var/run/netns/{namespace}")).unwrap();
-        setns(file, CloneFlags::CLONE_NEWNET).unwrap();
     }
 
     /// The process ids of the host's first processes, as far as they run.

@@ -37,6 +37,16 @@ impl History {
         Self(history)
     }
 
+    /// As a listener heard it.
+    pub fn of_announced(heard: &[Value]) -> Self {
+        let mut history = BTreeMap::<_, BTreeSet<u64>>::new();
+        for one in heard {
+            let (key, seen) = sighting(one);
+            history.entry(key).or_default().insert(seen);
+        }
+        Self(history)
+    }
+
     pub fn len(&self) -> usize {
         self.0.values().map(BTreeSet::len).sum()
     }
@@ -55,13 +65,18 @@ impl History {
     /// The announcements that it does not hold.
     pub fn lacks_announced(&self, heard: &[Value]) -> Vec<Value> {
         let is_kept = |one: &Value| {
-            let email = one["email"].as_str().unwrap().to_owned();
-            let seen = one["last_seen_ns"].as_str().unwrap().parse().unwrap();
-            let port = one["port"].as_u64().unwrap() as u16;
-            self.0.get(&(email, port)).is_some_and(|times| times.contains(&seen))
+            let (key, seen) = sighting(one);
+            self.0.get(&key).is_some_and(|times| times.contains(&seen))
         };
         heard.iter().filter(|one| !is_kept(one)).cloned().collect()
     }
+}
+
+/// A line of the listener.
+fn sighting(one: &Value) -> ((String, u16), u64) {
+    let email = one["email"].as_str().unwrap().to_owned();
+    let seen = one["last_seen_ns"].as_str().unwrap().parse().unwrap();
+    ((email, one["port"].as_u64().unwrap() as u16), seen)
 }
 
 #[test]
@@ -85,4 +100,6 @@ fn a_loss_is_seen() {
         |seen: &str| serde_json::json!({"email": "a@example.com", "last_seen_ns": seen, "port": 7});
     let heard = [announced("1000000050"), announced("1000000051")];
     assert_eq!(history().lacks_announced(&heard), heard[1..]);
+    // The listener did not hear the second one.
+    assert_eq!(History::of_announced(&heard[..1]).lacks_acknowledged(&beats).len(), 1);
 }

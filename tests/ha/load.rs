@@ -7,13 +7,13 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rollcall::cli::now_ns;
 use rustls::{Certificate, ClientConfig, ClientConnection, PrivateKey, RootCertStore, StreamOwned};
 
-use crate::bed::Bed;
-use crate::program::text;
+use crate::namespace::enter;
+use crate::program::{expect, text};
 use crate::stack::{Pair, Stack};
 
 /// One request and its answer.
@@ -36,8 +36,9 @@ impl Beat {
     }
 }
 
-#[derive(Default)]
 pub struct Load {
+    /// From an answer to the next request.
+    between: Duration,
     beats: Arc<Mutex<Vec<Beat>>>,
     ends: Arc<AtomicBool>,
     clients: Vec<JoinHandle<()>>,
@@ -45,20 +46,42 @@ pub struct Load {
 
 /// Longer than any answer of the server takes.
 const PATIENCE: Duration = Duration::from_secs(15);
-const BETWEEN: Duration = Duration::from_millis(40);
+
+/// Enrols so many people, each with a certificate.
+pub fn enrol(stack: &Stack, count: usize) -> Vec<(String, Pair)> {
+    let one = |n| {
+        let (email, name) = (format!("p{n}@example.com"), format!("p{n}"));
+        let mut command = stack.tool("stack/run");
+        expect(command.args(["rollcall-admin", "enrol", &email, "--name", &name]), 0, "");
+        (email, stack.pair(&name))
+    };
+    (0..count).map(one).collect()
+}
 
 impl Load {
-    /// A client for each of these people, on one connection as long as that lasts.
-    pub fn add(&mut self, stack: &Stack, bed: &Bed, to: &'static str, people: &[(String, Pair)]) {
+    pub fn new(between: Duration) -> Self {
+        Self { between, beats: Arc::default(), ends: Arc::default(), clients: Vec::new() }
+    }
+
+    /// A client for each of these people, in this network, on one connection as long as that lasts.
+    pub fn add(
+        &mut self,
+        stack: &Stack,
+        namespace: Option<String>,
+        to: &'static str,
+        people: &[(String, Pair)],
+    ) {
         for (email, pair) in people {
-            let (beats, ends) = (Arc::clone(&self.beats), Arc::clone(&self.ends));
+            let (beats, ends, between) = (Arc::clone(&self.beats), Arc::clone(&self.ends), self.between);
             let (config, port) = (config(&stack.certs.join("ca.crt"), pair), stack.https_port);
-            let (email, namespace) = (email.clone(), bed.namespace(to));
+            let (email, namespace) = (email.clone(), namespace.clone());
             self.clients.push(thread::spawn(move || {
-                Bed::enter(&namespace);
+                if let Some(namespace) = namespace {
+                    enter(&namespace);
+                }
                 while !ends.load(Ordering::Relaxed) {
-                    if connection(&config, port, (to, &email), &beats, &ends).is_none() {
-                        thread::sleep(BETWEEN);
+                    if connection(&config, port, (to, &email), between, &beats, &ends).is_none() {
+                        thread::sleep(between);
                     }
                 }
             }));
@@ -69,23 +92,45 @@ impl Load {
         self.beats.lock().unwrap().clone()
     }
 
-    /// By the first server.
-    pub fn last_acknowledged_ns(&self) -> u64 {
+    pub fn last_acknowledged_ns(&self, to: &str) -> u64 {
         let beats = self.beats.lock().unwrap();
-        beats
-            .iter()
-            .rev()
-            .find(|beat| beat.is_acknowledged() && beat.to == "s1")
-            .map_or(0, |beat| beat.ended_ns)
+        let last = beats.iter().rev().find(|beat| beat.is_acknowledged() && beat.to == to);
+        last.map_or(0, |beat| beat.ended_ns)
+    }
+
+    /// Waits until heartbeats are acknowledged, without a pause, for so long. `false` if that does not come in time.
+    pub fn goes_on(&self, to: &str, time: Duration, patience: Duration) -> bool {
+        let began = Instant::now();
+        let mut since = began;
+        while since.elapsed() <= time {
+            if now_ns().saturating_sub(self.last_acknowledged_ns(to)) > 500_000_000 {
+                since = Instant::now();
+            }
+            if began.elapsed() > patience {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        true
+    }
+
+    /// Every answer, after the last.
+    pub fn end(mut self) -> Vec<Beat> {
+        self.join();
+        std::mem::take(&mut self.beats.lock().unwrap())
+    }
+
+    fn join(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        for client in self.clients.drain(..) {
+            let _ = client.join();
+        }
     }
 }
 
 impl Drop for Load {
     fn drop(&mut self) {
-        self.ends.store(true, Ordering::Relaxed);
-        for client in self.clients.drain(..) {
-            let _ = client.join();
-        }
+        self.join();
     }
 }
 
@@ -94,6 +139,7 @@ fn connection(
     config: &Arc<ClientConfig>,
     port: u16,
     (to, email): (&'static str, &str),
+    between: Duration,
     beats: &Mutex<Vec<Beat>>,
     ends: &AtomicBool,
 ) -> Option<()> {
@@ -111,7 +157,7 @@ fn connection(
         if status == 0 {
             return None;
         }
-        thread::sleep(BETWEEN);
+        thread::sleep(between);
     }
     Some(())
 }

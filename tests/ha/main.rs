@@ -7,6 +7,9 @@
 #[path = "../it/guardian.rs"]
 mod guardian;
 #[allow(unused)]
+#[path = "../it/namespace.rs"]
+mod namespace;
+#[allow(unused)]
 #[path = "../it/program.rs"]
 mod program;
 #[allow(unused)]
@@ -15,7 +18,10 @@ mod stack;
 
 mod bed;
 mod faults;
+// tests/proof has them, too.
+#[allow(unused)]
 mod ledger;
+#[allow(unused)]
 mod load;
 mod scene;
 mod table;

@@ -12,9 +12,9 @@ use crate::PATIENCE;
 use crate::bed::Bed;
 use crate::faults::{Fault, Lasts};
 use crate::ledger::{HISTORY, History, TRIGGER};
-use crate::load::{Beat, Load};
+use crate::load::{self, Beat, Load};
 use crate::program::{Running, expect, text};
-use crate::stack::{Builder, Pair, Stack, binaries, free_port};
+use crate::stack::{Builder, Stack, binaries, free_port};
 use crate::watch::{Sample, Watch};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -61,14 +61,7 @@ impl Scene {
         let bed = Bed::up(disk);
         let stack = server(&bed, "s1", free_port(), None);
         bed.sql(&format!("{TRIGGER}; grant insert on witness to rollcall"));
-        let people: Vec<(String, Pair)> = (0..PEOPLE)
-            .map(|n| {
-                let (email, name) = (format!("p{n}@example.com"), format!("p{n}"));
-                expect(stack.program("rollcall-admin").args(["enrol", &email, "--name", &name]), 0, "");
-                let file = |end| stack.certs.join(format!("{name}.{end}"));
-                (email, Pair { cert: file("crt"), key: file("key") })
-            })
-            .collect();
+        let people = load::enrol(&stack, PEOPLE);
         let second = server(&bed, "s2", stack.broadcast_port, Some(&stack));
         // It goes on for longer than the other programs of a test.
         let mut command = Command::new("ip");
@@ -79,9 +72,9 @@ impl Scene {
         }
         let listener = Running::start(&stack, command);
         let (at_first, at_second) = people.split_at(PEOPLE / 2);
-        let mut load = Load::default();
-        load.add(&stack, &bed, "s1", at_first);
-        load.add(&second, &bed, "s2", at_second);
+        let mut load = Load::new(Duration::from_millis(40));
+        load.add(&stack, Some(bed.namespace("s1")), "s1", at_first);
+        load.add(&second, Some(bed.namespace("s2")), "s2", at_second);
         let (load, stack) = (Arc::new(load), Arc::new(stack));
         let watch = watch(&bed, &stack, &load);
         let scene = Self { load, watch, listener, _second: second, stack, bed, played: 0 };
@@ -100,8 +93,7 @@ impl Scene {
     fn until(&self, event: &str, mut done: impl FnMut() -> bool) {
         let end = Instant::now() + PATIENCE;
         while !done() {
-            let log = || self.stack.log("server/log").lines().rev().take(5).collect::<Vec<_>>().join("\n");
-            assert!(Instant::now() < end, "waited {PATIENCE:?} in vain until {event}: {}", log());
+            assert!(Instant::now() < end, "waited {PATIENCE:?} in vain until {event}: {}", self.last_lines());
             thread::sleep(Duration::from_millis(50));
         }
     }
@@ -109,13 +101,15 @@ impl Scene {
     /// Heartbeats are acknowledged, without a pause, for so long.
     #[track_caller]
     pub fn until_acknowledged_for(&self, time: Duration) {
-        let mut since = Instant::now();
-        self.until("heartbeats are acknowledged", || {
-            if now_ns().saturating_sub(self.load.last_acknowledged_ns()) > SECOND / 2 {
-                since = Instant::now();
-            }
-            since.elapsed() > time
-        });
+        assert!(
+            self.load.goes_on("s1", time, PATIENCE),
+            "no heartbeats are acknowledged: {}",
+            self.last_lines()
+        );
+    }
+
+    fn last_lines(&self) -> String {
+        self.stack.log("server/log").lines().rev().take(5).collect::<Vec<_>>().join("\n")
     }
 
     pub fn play(&mut self, fault: &Fault) -> Played {
@@ -261,7 +255,7 @@ fn watch(bed: &Bed, stack: &Arc<Stack>, load: &Arc<Load>) -> Watch {
     // While no heartbeat is acknowledged, does the database commit for others?
     let (own, load, database) = (Arc::clone(stack), Arc::clone(load), bed.url("DATABASE_URL", "OWNER"));
     watch.every(Duration::from_millis(20), move |seen| {
-        if now_ns().saturating_sub(load.last_acknowledged_ns()) > SECOND * 2 / 5 {
+        if now_ns().saturating_sub(load.last_acknowledged_ns("s1")) > SECOND * 2 / 5 {
             let mut psql = own.command("psql");
             psql.env("PGCONNECT_TIMEOUT", "2").args([
                 "-qXAt",

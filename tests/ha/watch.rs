@@ -14,6 +14,7 @@ use std::time::Duration;
 use rollcall::cli::now_ns;
 
 use crate::bed::{Bed, DATABASES};
+use crate::namespace::enter;
 
 /// One look.
 #[derive(Clone, Debug)]
@@ -62,7 +63,7 @@ impl Watch {
         let mut is_inside = false;
         self.every(Duration::from_millis(200), move |seen| {
             if !std::mem::replace(&mut is_inside, true) {
-                Bed::enter(&namespace);
+                enter(&namespace);
             }
             seen.sample("/readyz", || is_ready(&listen).unwrap_or(false));
         });

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::process::Command;
 
-use crate::logs_and_disk::Disk;
+use crate::disk::Disk;
 use crate::stack::{Builder, Pair, Stack, date, expect, needs, needs_root, text, wait_until};
 
 const MINUTE: i64 = 60;

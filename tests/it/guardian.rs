@@ -19,6 +19,8 @@ skipped=$(sort -u <<<"$skipped" | sed '/^$/d')
 for folder in "${folders[@]}"; do
     [ -d "$folder" ] || continue
     ROLLCALL_STATE=$folder "$0" >/dev/null
+    # It may be a disk of its own.
+    ! mountpoint -q "$folder" || umount -l "$folder"
     rm -rf "$folder"
 done
 "#;

@@ -1,6 +1,7 @@
 //! The life of a certificate: enrolled, renewed, listed, revoked.
 
-use crate::stack::{Answer, Pair, Stack, date, expect, free_port, text, wait_until};
+use crate::session::patch;
+use crate::stack::{Pair, Stack, date, expect, free_port, text, wait_until};
 use std::fs;
 
 const REVOKED: &str = "this certificate is revoked; ask the administrator of rollcall for a new one";
@@ -17,21 +18,6 @@ fn serial(stack: &Stack, pair: &Pair) -> String {
     let mut command = stack.command("openssl");
     let output = command.args(["x509", "-noout", "-serial", "-in"]).arg(&pair.cert).output().unwrap();
     text(&output).trim().strip_prefix("serial=").unwrap().to_owned()
-}
-
-/// One PATCH through `openssl s_client`, which can resume a session.
-#[track_caller]
-fn patch(stack: &Stack, pair: &Pair, options: &[&str]) -> (bool, Answer) {
-    let request = "PATCH /api/client HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-    let mut running = stack.over_tls(Some(pair), &[&["-ign_eof"], options].concat(), request.as_bytes());
-    running.exit();
-    let out = running.out();
-    let start = out.find("HTTP/1.1 ").unwrap_or_else(|| panic!("no answer: {out} {}", running.err()));
-    // After the answer s_client adds its own lines; the body is one line of JSON.
-    let (head, body) = out[start..].split_once("\r\n\r\n").unwrap();
-    let body = body.split_once('\n').map_or(body, |(line, _)| line);
-    let end = body.rfind('}').map_or(0, |end| end + 1);
-    (out.contains("Reused, TLS"), Answer::parse(&format!("{head}\r\n\r\n{}", &body[..end])))
 }
 
 #[test]

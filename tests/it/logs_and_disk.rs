@@ -4,6 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 
+use crate::disk::Disk;
 use crate::stack::{Builder, Stack, expect, needs_root, text, wait_until};
 
 #[test]
@@ -117,41 +118,6 @@ fn a_full_disk_is_no_mistake_in_the_settings() {
     listener.args(["--state", "/no/such/folder/state", "--key"]).arg(stack.certs.join("broadcast.pub"));
     expect(&mut listener, 78, "cannot write it: No such file or directory");
     drop(disk);
-}
-
-/// A small disk.
-pub struct Disk(std::path::PathBuf);
-
-impl Disk {
-    pub fn mount(folder: &std::path::Path, size: &str) -> Self {
-        let mut mount = std::process::Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={size},mode=755"), "tmpfs"]).arg(folder);
-        assert!(mount.status().unwrap().success());
-        Self(folder.to_owned())
-    }
-
-    /// Leaves about so many bytes free.
-    pub fn fill(&self, free: u64) {
-        let mut file = OpenOptions::new().append(true).create(true).open(self.0.join("filler")).unwrap();
-        let block = vec![0; 1 << 20];
-        loop {
-            let room = nix::sys::statvfs::statvfs(&self.0).unwrap();
-            if room.blocks_available() * room.fragment_size() <= free || file.write_all(&block).is_err() {
-                return;
-            }
-        }
-    }
-
-    pub fn clear(&self) {
-        fs::remove_file(self.0.join("filler")).unwrap();
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
-        let _ = fs::remove_dir(&self.0);
-    }
 }
 
 #[test]

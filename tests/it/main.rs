@@ -4,11 +4,13 @@
 //! A test has its own folder, free ports and its own database; `stack/up`, the script behind `just up`, starts its
 //! parts. It is driven with the real client, with curl and with raw sockets.
 
+mod disk;
 mod guardian;
 mod keys;
 mod machine;
 mod namespace;
 mod program;
+mod session;
 mod stack;
 
 mod admin;
@@ -43,6 +45,7 @@ mod page;
 mod presence;
 mod privacy;
 mod promises;
+mod proof;
 mod refusals;
 mod renewal;
 mod requests;

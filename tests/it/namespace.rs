@@ -11,6 +11,12 @@ use nix::sched::{CloneFlags, setns};
 
 use crate::guardian;
 
+/// This thread goes on in the network of that name.
+pub fn enter(namespace: &str) {
+    let file = File::open(format!("/var/run/netns/{namespace}")).unwrap();
+    setns(file, CloneFlags::CLONE_NEWNET).unwrap();
+}
+
 /// A host of its own: a network namespace with `lo` up and no other interface.
 pub struct Namespace {
     pub name: String,
@@ -52,9 +58,8 @@ impl Namespace {
 
     /// Does something on a thread of this namespace. A socket that is opened there stays there.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let namespace = File::open(format!("/var/run/netns/{}", self.name)).unwrap();
         let enter_and_work = || {
-            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            enter(&self.name);
             work()
         };
         thread::scope(|scope| scope.spawn(enter_and_work).join().unwrap())

@@ -10,7 +10,7 @@ use super::{PROGRAMS_OF_RECIPES, ROOT};
 use crate::stack::{binaries, text};
 
 /// The lines that no test types, and why.
-const NOT_RUN: [(&str, &str); 47] = [
+const NOT_RUN: [(&str, &str); 50] = [
     ("eval \"$(just ha env)\"", "tests/ha reads what it prints"),
     ("just ha in s1 target/release/rollcall-admin migrate", "tests/ha starts each server in this way"),
     (
@@ -57,6 +57,9 @@ const NOT_RUN: [(&str, &str); 47] = [
     ),
     ("just test", "it runs these tests"),
     ("just lint", ".ci/run runs it"),
+    ("just prove", "it takes ten minutes; proof.rs runs parts of it"),
+    ("just prove --long HOURS", "it takes hours"),
+    ("just fuzz NAME", "it builds for minutes; tests/corpus.rs runs the inputs that it begins with"),
     ("sysctl -w net.core.rmem_max=8388608", "it would change the host that the tests run on"),
     ("cargo install", "it loads a package; stack/setup does it where just is missing"),
     (
