@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::guardian;
 use crate::namespace::Namespace;
 use crate::program::{PATIENCE, needs, needs_root, text};
 
@@ -61,7 +62,15 @@ impl Machine {
     pub fn possible() -> Option<()> {
         needs_root("for a Debian of its own")?;
         needs("mmdebstrap")?;
-        needs("systemd-nspawn")
+        needs("systemd-nspawn")?;
+        let mut tried = Command::new("unshare");
+        tried.args(["-m", "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--volatile=overlay"]);
+        let output = tried.args(["--pipe", "--directory"]).arg(root()).arg("true").output().unwrap();
+        if !output.status.success() {
+            guardian::forbidden(&format!("systemd-nspawn starts nothing here: {}", text(&output)));
+            return None;
+        }
+        Some(())
     }
 
     /// Boots. `folder` is for its disk.
