@@ -37,7 +37,7 @@ fn messages_name_programs_where_there_is_no_just() {
         69,
         "systemctl status \"rollcall-*\" tells",
     );
-    says("stack/rotate --switch", 1, "to switch to: stack/rotate makes it");
+    says("stack/rotate --switch", 1, "to switch to: … /stack/rotate makes it");
     says("curl -sS http://$ROLLCALL_BOARD_LISTEN/api/who", 0, "; rollcall-board link opens the page");
     says("cat .run/*/log .run/*.log", 0, "rollcall-server … listens on");
 }
