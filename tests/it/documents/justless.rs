@@ -24,7 +24,7 @@ fn messages_name_programs_where_there_is_no_just() {
     says("rollcall-admin invite --help", 0, "(rollcall-setup --join there)");
     says("rollcall-listen --help", 0, "(rollcall-admin keys)");
     says("rollcall-server --check", 78, "`rollcall-setup` sets it");
-    says("stack/up", 0, "is heard through nginx");
+    says("stack/up", 0, "behind nginx");
     says("ROLLCALL_BOARD_LISTEN=127.0.0.1:1 stack/run rollcall-board link", 69, "is it up? rollcall-setup");
     says("stack/run rollcall-admin renew phone", 1, "rollcall-admin enrol makes one");
     says(
@@ -37,7 +37,7 @@ fn messages_name_programs_where_there_is_no_just() {
         69,
         "systemctl status \"rollcall-*\" tells",
     );
-    says("stack/rotate --switch", 1, "to switch to: stack/rotate makes it");
+    says("stack/rotate --switch", 1, "to switch to: … /stack/rotate makes it");
     says("curl -sS http://$ROLLCALL_BOARD_LISTEN/api/who", 0, "; rollcall-board link opens the page");
     says("cat .run/*/log .run/*.log", 0, "rollcall-server … listens on");
 }
