@@ -250,7 +250,7 @@ prove *args:
 fuzz name seconds="60":
     @exec stack/fuzz "$@"
 
-# measure beside the peers and the limits: just bench [--quick | --long [MINUTES]]; without --quick also docs/benchmarks.md
+# measure beside the peers and the limits: just bench [--quick | --long [--minutes N] [--rows N]]; without --quick also docs/benchmarks.md
 [group('check')]
 bench *args:
     bench/run "$@"
