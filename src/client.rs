@@ -38,7 +38,6 @@ use who::Who;
 /// First wait before another attempt; it doubles up to [`MAX_BACKOFF`].
 const BACKOFF: Duration = Duration::from_millis(500);
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
-
 /// How often a client that waits for its clock looks at it.
 const CLOCK: Duration = Duration::from_secs(1);
 /// However long a server asks us to wait, this is the longest that we do.
@@ -114,11 +113,10 @@ fn files_and_server(
 
 /// Beats once, or until a signal ends it.
 fn beat(options: &Options) -> Result<(), Error> {
-    match options.every {
-        Some(Every::Fixed(every)) if !(MIN_EVERY..=MAX_EVERY).contains(&every) => {
-            return Err(Error::Every(every));
-        }
-        _ => {}
+    if let Some(Every::Fixed(every)) = options.every
+        && !(MIN_EVERY..=MAX_EVERY).contains(&every)
+    {
+        return Err(Error::Every(every));
     }
     let Timespan(timeout) = options.timeout;
     if timeout.is_zero() {
@@ -441,12 +439,10 @@ impl Fatal for Error {
         match self {
             Error::Signals(_) | Error::Output(_) => Exit::Failure,
             Error::Every(_) | Error::NoTime | Error::Usage(_) => Exit::Usage,
-            Error::BoardAddress(_) | Error::Token(..) => Exit::Config,
-            Error::Malformed(_) => Exit::Protocol,
             Error::Setting(_) | Error::Credentials(_) | Error::Url { .. } => Exit::Config,
-            Error::Replace(_) | Error::NoName => Exit::Config,
+            Error::BoardAddress(_) | Error::Token(..) | Error::Replace(_) | Error::NoName => Exit::Config,
             Error::NotYet(_) => Exit::TryLater,
-            Error::NotUsed(_) => Exit::Protocol,
+            Error::Malformed(_) | Error::NotUsed(_) => Exit::Protocol,
             Error::Connect(_) | Error::Timeout { .. } => Exit::Unavailable,
             Error::Exchange(exchange::Error::Closed | exchange::Error::Io(_)) => Exit::Unavailable,
             // rustls reports a fault of the peer as invalid data; the rest is the network.

@@ -12,6 +12,8 @@ use std::time::Instant;
 use async_std::channel::{self, Receiver, Sender};
 use serde_json::{Value, json};
 
+mod memory;
+
 use memory::{DEAF_AFTER, Entry, Memory, PlaceOf, began, borrowed, describe};
 
 use super::time;
@@ -464,6 +466,5 @@ impl People {
     }
 }
 
-mod memory;
 #[cfg(test)]
 mod tests;

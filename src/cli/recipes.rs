@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-/// A recipe that messages and documents name, and the command behind it. tests/it/manuals.rs compares both with the
-/// justfile.
+/// A recipe that messages and documents name, and the command behind it. tests/it/documents/justless.rs
+/// compares both with the justfile and docs/reference.md.
 const PROGRAMS: [(&str, &str); 23] = [
     ("board", "rollcall-board link"),
     ("ca", "rollcall-admin ca"),

@@ -12,7 +12,7 @@ pub trait Program: Sync {
     /// router would.
     const USUAL: Option<&'static str> = None;
 
-    /// Did the usual request come from nginx, and not from somebody else on this host? Of one that did not, the router says.
+    /// Did the usual request come from nginx, and not from somebody else on this host? The router refuses one that did not.
     fn knows(&self, _: &Forwarded<'_>) -> bool {
         false
     }

@@ -1,5 +1,5 @@
-//! Standard output. A listener waits for its reader, and the kernel counts whatever comes meanwhile. A relay must not: a
-//! thread of its own prints, and what a reader leaves unread for too long is given up and counted.
+//! Standard output. A listener waits for its reader; meanwhile the kernel keeps datagrams, or drops and counts them. A relay
+//! must not wait: a thread of its own prints, and a page for which there is no room is given up and counted.
 
 use std::io::{self, StdoutLock, Write};
 use std::sync::Arc;

@@ -95,7 +95,7 @@ fn the_parts_of_a_server_run_in_the_image() {
     assert!(!said.contains("just "), "{said}");
 }
 
-/// The parts that compose.yaml starts are those that stack/part knows, and rollcall-setup would name.
+/// compose.yaml starts each part that stack/part knows.
 #[test]
 fn compose_starts_each_part() {
     let read = |file: &str| fs::read_to_string(Path::new(ROOT).join(file)).unwrap();

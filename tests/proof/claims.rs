@@ -18,7 +18,7 @@ pub struct Claim {
 enum Shown {
     /// A measurement of this program.
     Measured(fn() -> Came),
-    /// Tests of tests/it: all whose names begin so.
+    /// Tests of tests/it: all with one of these in their names.
     Tests(&'static [&'static str]),
     /// `just bench --quick`
     Bench,

@@ -10,7 +10,7 @@ use crate::ROOT;
 use crate::claims::{Came, Verdict};
 use crate::program::text;
 
-/// All whose names begin so.
+/// All with one of these in their names.
 pub fn tests(names: &[&str]) -> Came {
     let mut command = Command::new("just");
     command.args(["test", "--test", "it", "--"]).args(names).current_dir(ROOT);

@@ -57,7 +57,6 @@ fn one(stack: &Stack, person: (String, Pair)) -> (u64, u64, [Vec<Request>; WAYS.
     let pair = &people[0].1;
     let mut load = Load::new(Duration::from_millis(2));
     load.add(stack, None, "stack", &people);
-    // A while after the command is done.
     let ends = AtomicBool::new(false);
     let again = |ask: &dyn Fn() -> Option<u16>| {
         let mut requests = Vec::new();
@@ -83,6 +82,7 @@ fn one(stack: &Stack, person: (String, Pair)) -> (u64, u64, [Vec<Request>; WAYS.
         let done_ns = now_ns();
         let revoked = "select max(extract(epoch from revoked_at) * 1000000000)::bigint from certificates";
         let revoked_ns = stack.sql(&format!("{revoked} where email = '{email}'")).parse().unwrap();
+        // They go on for a while after the command is done.
         thread::sleep(Duration::from_secs(2));
         ends.store(true, Ordering::Relaxed);
         let ways = [new, tls_1_2, tls_1_3].map(|way| way.join().unwrap());

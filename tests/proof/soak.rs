@@ -147,7 +147,7 @@ impl Soak {
 
     fn is_flat(&self, size: usize) -> bool {
         let (start, end) = self.ends(size);
-        // The log begins anew beyond this size, and is looked at once a second.
+        // Half a megabyte of a table; two of a log, which begins anew beyond one and is looked at once a second.
         let besides = if NAMES[size].contains("kB") { 500.0 } else { BESIDES };
         end <= start * FLAT + besides
     }

@@ -77,7 +77,7 @@ pub fn borrowed(place: &Place) -> PlaceOf<'_> {
 }
 
 impl Memory {
-    pub fn server_of(&mut self, name: Option<&str>) -> u32 {
+    pub fn server_of(&self, name: Option<&str>) -> u32 {
         let at = name.and_then(|name| self.servers.iter().position(|server| server.name == name));
         at.map_or(NO_SERVER, |at| at as u32)
     }
@@ -137,7 +137,7 @@ impl Memory {
     }
 
     /// The state that is shown, and since when.
-    pub fn shown_since(&self, entry: &Entry) -> (State, Option<u64>) {
+    fn shown_since(&self, entry: &Entry) -> (State, Option<u64>) {
         match self.shown(entry) {
             State::Unknown => (State::Unknown, self.servers[entry.server as usize].since_ns),
             state => (state, entry.since_ns),
@@ -172,7 +172,7 @@ impl Memory {
         Some(Look { position: self.position, as_of_ns, counts, servers })
     }
 
-    pub fn count(&self) -> Counts {
+    fn count(&self) -> Counts {
         let mut counts = Counts::default();
         for entry in self.people.values() {
             match entry.person.disabled {
@@ -206,13 +206,13 @@ impl Memory {
 }
 
 impl Server {
-    pub fn json(&self) -> Value {
+    fn json(&self) -> Value {
         json!({ "name": self.name, "hears": !self.clock.is_deaf, "since": self.since_ns.map(time) })
     }
 }
 
 /// The most troubling first.
-pub fn rank(state: State) -> u8 {
+fn rank(state: State) -> u8 {
     State::ALL.iter().position(|other| *other == state).unwrap_or_default() as u8
 }
 
@@ -227,7 +227,7 @@ pub fn began(state: State, person: &Person, now_ns: u64) -> Option<u64> {
     })
 }
 
-pub fn due_ns(person: &Person, seen_ns: u64) -> u64 {
+fn due_ns(person: &Person, seen_ns: u64) -> u64 {
     seen_ns.saturating_add(u64::from(person.every_s) * 1_000_000_000)
 }
 
