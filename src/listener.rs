@@ -380,8 +380,7 @@ impl Listener<'_> {
     }
 
     fn save(&mut self) -> Result<(), Error> {
-        let is_due = self.judge.has_changed() && self.out.is_written();
-        if let Some(file) = self.options.state.as_deref().filter(|_| is_due) {
+        if let Some(file) = self.options.state.as_deref().filter(|_| self.judge.has_changed()) {
             state::save(file, &self.judge.memory()).map_err(Error::Save)?;
             self.judge.remembered();
         }

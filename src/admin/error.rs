@@ -39,9 +39,7 @@ pub enum Error {
     Certificate(sighting::Error),
     #[error(transparent)]
     Store(store::Error),
-    #[error(
-        "{0}; this was not done. just doctor says more; just up starts the private cluster, and no database of DATABASE_URL"
-    )]
+    #[error("{0}; this was not done. just doctor says more")]
     Away(store::Error),
     #[error(
         "{0}; it is not known whether this was done. Once just status is green run it again, which changes nothing that was"

@@ -139,7 +139,7 @@ async fn commit_all(
 ) {
     recorder.connect().await;
     let outage = Outage::of("the database");
-    let clock = Outage::of("the clock of the database");
+    let clock = Outage::of("the time of a row");
     let mut pending = Pending::default();
     loop {
         if let Some(watchdog) = &mut watchdog {

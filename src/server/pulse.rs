@@ -84,12 +84,12 @@ impl Lack {
     pub fn text(self) -> &'static str {
         match self {
             Lack::Away => "the database is unreachable or too slow",
-            Lack::Unreachable => "the database is unreachable or too slow: there is no connection to it",
+            Lack::Unreachable => "the database is unreachable: there is no connection to it",
             Lack::Untrusted => {
-                "the database is unreachable or too slow: TLS with it fails, as with a certificate that does not verify"
+                "the database is unreachable: TLS with it fails, as with a certificate that does not verify"
             }
-            Lack::NoPrimary => "the database is unreachable or too slow: no primary is behind its address",
-            Lack::Slow => "the database is unreachable or too slow: it did not answer in time",
+            Lack::NoPrimary => "the database is unreachable: no primary is behind its address",
+            Lack::Slow => "the database is too slow: it did not answer in time",
             Lack::Standby => "the database is too slow: a commit waits for the synchronous standby",
             Lack::ReadOnly => "the database takes no writes: it is read-only, or a standby",
             Lack::Rights => {

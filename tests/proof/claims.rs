@@ -114,7 +114,7 @@ pub const CLAIMS: [Claim; 14] = [
     },
     Claim {
         name: "documents",
-        says: "Each line of these documents but systemd's runs in a test",
+        says: "The lines of these documents run in tests",
         expected: "each does what its document says",
         shown: Shown::Tests(&["documents::"]),
     },

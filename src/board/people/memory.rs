@@ -206,7 +206,7 @@ impl Memory {
 }
 
 impl Server {
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         json!({ "name": self.name, "hears": !self.clock.is_deaf, "since": self.since_ns.map(time) })
     }
 }

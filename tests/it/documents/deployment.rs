@@ -4,7 +4,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
 use std::thread;
 
 use super::page::{Page, block, documented, documented_as};
@@ -16,21 +15,16 @@ use crate::stack::Builder;
 
 const PACKAGES: [&str; 3] = ["rollcall-server", "rollcall-client", "rollcall-listen"];
 
-/// Makes the packages of the programs under test, and moves them into a folder.
+/// Makes the packages of the programs under test, in a folder.
 fn package(folder: &Path, version: &str) -> [PathBuf; 3] {
-    // Each run begins its folder anew.
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _one = ONE_AT_A_TIME.lock().unwrap();
     let mut make = Command::new(Path::new(ROOT).join("stack/package"));
-    make.args(["--fast", "--deb-version", version]).env("ROLLCALL_BIN", binaries());
+    make.args(["--fast", "--deb-version", version]).env("ROLLCALL_BIN", binaries()).env("PACKAGES", folder);
     let output = make.output().unwrap();
     assert!(output.status.success(), "{}", text(&output));
-    fs::create_dir_all(folder).unwrap();
     PACKAGES.map(|name| {
-        let made = text(&output).lines().find(|line| line.contains(&format!("/{name}_"))).unwrap().to_owned();
-        let package = folder.join(Path::new(&made).file_name().unwrap());
-        fs::copy(&made, &package).unwrap();
-        package
+        let said = text(&output);
+        let made = said.lines().find(|line| line.contains(&format!("/{name}_"))).unwrap();
+        folder.join(Path::new(made).file_name().unwrap())
     })
 }
 
@@ -72,7 +66,6 @@ fn packages_are_clean_and_the_same_twice() {
         assert!(fs::read(one).unwrap() == fs::read(two).unwrap(), "{} differs", one.display());
     }
     let mut lintian = Command::new("lintian");
-    // With the manual pages.
     lintian.args(["--allow-root", "--fail-on", "error,warning"]);
     let output = lintian.args(&one).output().unwrap();
     assert!(output.status.success() && text(&output).is_empty(), "{}", text(&output));

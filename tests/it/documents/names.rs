@@ -10,7 +10,7 @@ use super::{PROGRAMS_OF_RECIPES, ROOT};
 use crate::stack::{binaries, text};
 
 /// The lines that no test types, and why.
-const NOT_RUN: [(&str, &str); 50] = [
+const NOT_RUN: [(&str, &str); 51] = [
     ("eval \"$(just ha env)\"", "tests/ha reads what it prints"),
     ("just ha in s1 target/release/rollcall-admin migrate", "tests/ha starts each server in this way"),
     (
@@ -55,6 +55,7 @@ const NOT_RUN: [(&str, &str); 50] = [
         "stack/setup && just demo",
         "it may install packages; .ci/run runs the first half, walkthrough.rs the second",
     ),
+    ("stack/setup --package", "it may install packages; stack/setup --tests does the same"),
     ("just test", "it runs these tests"),
     ("just lint", ".ci/run runs it"),
     ("just prove", "it takes ten minutes; proof.rs runs parts of it"),
