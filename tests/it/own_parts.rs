@@ -47,7 +47,8 @@ fn the_port_of_a_server_that_ended_is_taken_by_the_next_one_and_nobody_is_sent_t
 #[test]
 fn up_and_down_keep_their_hands_off_a_stack_of_systemds() {
     let stack = Builder::new().with_certificates().stopped();
-    // Its folder, as deploy/README.md makes it: nginx's file without a server beside it.
+    // Its folder, as rollcall-setup makes it: nginx's file, and no program beside the server's keys.
+    fs::create_dir_all(stack.state.join("server/own")).unwrap();
     fs::create_dir(stack.state.join("nginx")).unwrap();
     fs::write(stack.state.join("nginx/nginx.conf"), "# of the service").unwrap();
     for script in [UP, DOWN, STATUS] {

@@ -96,7 +96,8 @@ fn who(clone: &Clone) {
     let head = "just who --state late,offline";
     assert_eq!(clone.types_as(shape, head, 0, "STATE").lines().count(), 2);
     // Without the folder of the state it asks over nginx.
-    clone.types("rollcall-client who", 77, "just user reads valid_user@qt-test.com all");
+    // A program that was started without just names programs.
+    clone.types("rollcall-client who", 77, "rollcall-admin user reads valid_user@qt-test.com all");
     let shape = "rollcall-client who --cert FILE --key FILE --ca FILE --url https://HOST:PORT";
     let own = format!(
         "rollcall-client who valid_user@qt-test.com --cert certs/client.crt --key certs/client.key --ca certs/ca.crt --url {}",
