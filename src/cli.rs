@@ -135,7 +135,8 @@ impl FromStr for ServerName {
             _ => text.to_owned(),
         };
         match host.trim() {
-            "" => Ok(Self("server".to_owned())),
+            // Two of one name would take each other for one.
+            "" => Err("the name of this host cannot be read here: give one"),
             name if name.len() <= 253 && !name.contains(|c: char| c.is_control() || c.is_whitespace()) => {
                 Ok(Self(name.to_owned()))
             }

@@ -146,8 +146,8 @@ fn the_rows_of_the_other_identities() {
     let url = stack.server_database_url();
     for (serial, revoked_at) in [("600D", "null"), ("0BAD", "now()")] {
         stack.sql(&format!(
-            "insert into certificates (serial_number, email, fingerprint, not_after, revoked_at)
-             values ('{serial}', 'valid_user@qt-test.com', '{FINGERPRINT}', 2142618656, {revoked_at})"
+            "insert into certificates (serial_number, email, fingerprint, not_after, issuer, revoked_at)
+             values ('{serial}', 'valid_user@qt-test.com', '{FINGERPRINT}', 2142618656, 'CN=x', {revoked_at})"
         ));
     }
     let away = "postgres://rollcall_server@127.0.0.1:1/rollcall?sslmode=disable";

@@ -10,7 +10,7 @@ use super::{PROGRAMS_OF_RECIPES, ROOT};
 use crate::stack::{binaries, text};
 
 /// The lines that no test types, and why.
-const NOT_RUN: [(&str, &str); 51] = [
+const NOT_RUN: [(&str, &str); 54] = [
     ("eval \"$(just ha env)\"", "tests/ha reads what it prints"),
     ("just ha in s1 target/release/rollcall-admin migrate", "tests/ha starts each server in this way"),
     (
@@ -56,6 +56,9 @@ const NOT_RUN: [(&str, &str); 51] = [
         "it may install packages; .ci/run runs the first half, walkthrough.rs the second",
     ),
     ("stack/setup --package", "it may install packages; stack/setup --tests does the same"),
+    ("stack/setup --bench", "it may install packages"),
+    ("just bench --quick", "it builds the peers, and takes four minutes"),
+    ("just bench --long --minutes 30 --rows 1000000", "it takes half an hour"),
     ("just test", "it runs these tests"),
     ("just lint", ".ci/run runs it"),
     ("just prove", "it takes ten minutes; proof.rs runs parts of it"),
