@@ -15,7 +15,7 @@ use super::{Error, crl, is_joined, report, revoke, scram};
 use crate::cli::{ArgsInfo, FromArgs, ServerName, note, setting};
 use crate::files;
 use crate::keyfile;
-use crate::protocol::status::Email;
+use crate::protocol::pseudonym::Privacy;
 use crate::store::{self, Joining, NewRole, Store};
 use crate::x509::{self, NewKey};
 
@@ -98,16 +98,14 @@ pub async fn join(store: &Store, database_url: &str, invitation: Option<String>)
         }
     };
     pair(&answer.server, &keys[0])?;
-    let has_canary = !answer.canary_email.is_empty();
-    if has_canary {
+    if answer.canary_email.0.is_some() {
         pair(&answer.canary, &keys[1])?;
     }
     // All of it is verified: from here on this host changes.
     folder.publish(&folder.certificate("ca"), answer.ca.as_bytes())?;
     folder.place(&folder.stage("server", Some(&keys[0].pem()), &answer.server)?)?;
     report(&"server.crt", "made by the first host's CA")?;
-    if has_canary {
-        let email = Email::new(&answer.canary_email).map_err(Error::Email)?;
+    if let Some(email) = &answer.canary_email.0 {
         folder.place(&folder.stage(email.as_str(), Some(&keys[1].pem()), &answer.canary)?)?;
     }
     // Its script takes the lock, too.
@@ -129,7 +127,7 @@ pub async fn join(store: &Store, database_url: &str, invitation: Option<String>)
     drop(folder);
     report(&name, "has joined")?;
     report(&file.display(), "has its settings, with the passwords of its roles; just up reads them")?;
-    if answer.privacy == "pseudonym" {
+    if answer.privacy == Privacy::Pseudonym {
         report(
             &"privacy.key",
             &format!(
@@ -173,11 +171,12 @@ async fn wait(store: &Store, joining: &Joining, secret: &Secret) -> Result<Answe
             return Err(Error::Join("the first host refuses it; the log of its signer says why".to_owned()));
         };
         if let Some(sealed) = answer {
-            let answer = secret.open(ANSWER, &sealed).and_then(Answer::read);
-            return answer.ok_or_else(|| {
-                Error::Join(
-                    "the answer was not made with this invitation: somebody changed it on the way".to_owned(),
-                )
+            let refused = |why: &str| Error::Join(format!("the answer {why}"));
+            let answer = secret.open(ANSWER, &sealed).ok_or_else(|| {
+                refused("was not made with this invitation: somebody changed it on the way")
+            })?;
+            return Answer::read(answer).ok_or_else(|| {
+                refused("of the first host is malformed: is it of the same version, and still yours?")
             });
         }
         if Instant::now() > end {
@@ -196,14 +195,11 @@ pub async fn leave(store: &Store, Leave { name, forget }: &Leave) -> Result<(), 
             "{name} is the server of this host: just down, then just leave {name} on another"
         )));
     }
-    let mut is_known = false;
-    for group in GROUPS {
-        let role = format!("{group}_{name}");
-        let refused = |error: store::Error| if is_joined() { error.into() } else { roles(error) };
-        if store.drop_role(&role).await.map_err(refused)? {
-            report(&role, "dropped")?;
-            is_known = true;
-        }
+    // Closed first, for it could write its row anew. Its key and its certificate go in any case.
+    let own_roles = GROUPS.map(|group| format!("{group}_{name}"));
+    let mut closed = Ok(());
+    for role in &own_roles {
+        closed = closed.and(store.close_role(role).await);
     }
     let left = store.leave(name, *forget).await?;
     // The host may still have it.
@@ -216,6 +212,15 @@ pub async fn leave(store: &Store, Leave { name, forget }: &Leave) -> Result<(), 
             desk.folder.remove(&desk.folder.path("invited").join(name))?;
         }
         crl::refresh(store, &desk, crl::When::IfDue, crl::Forgotten::Revoke).await?;
+    }
+    let refused = |error: store::Error| if is_joined() { error.into() } else { roles(error) };
+    closed.map_err(refused)?;
+    let mut is_known = false;
+    for role in &own_roles {
+        if store.drop_role(role).await.map_err(refused)? {
+            report(role, "dropped")?;
+            is_known = true;
+        }
     }
     match left {
         None if !is_known => Err(Error::Join(format!("there is no server {name}; just keys names them"))),

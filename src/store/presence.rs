@@ -286,7 +286,7 @@ impl Store {
                 ") from users where server = $1
                          ) end) as heard_ms) as lost
                      on conflict (name) do update
-                    set epoch = servers.epoch + 1, role = current_user, heard_ms = greatest(servers.heard_ms, $2),
+                    set epoch = servers.epoch + 1, role = session_user, heard_ms = greatest(servers.heard_ms, $2),
                         resumed_ms = greatest(servers.heard_ms, $2), told_at = clock_timestamp()
               returning epoch, heard_ms, ",
                 now_ns!()

@@ -70,7 +70,7 @@ fn one_file_has_the_keys_of_all_servers() {
     expect(
         stack.tool("stack/rotate").env("ROLLCALL_NAME", "one").env("DATABASE_URL", stack.database_url()),
         0,
-        "the file of just keys",
+        "keys prints, which has both",
     );
     let next = keyfile::public_key(&stack.certs.join("broadcast.next.pub")).unwrap();
     let printed = text(&stack.admin(&["keys"]));
@@ -297,11 +297,13 @@ fn a_servers_role_writes_its_own_row_and_no_other() {
     let role = format!("rollcall_server_two{}", free_port());
     let name = role.strip_prefix("rollcall_server_").unwrap();
     stack.sql_as("postgres", &stack.database, &format!("create role {role} in role rollcall_server"));
-    let as_role = |statement: &str| {
+    // As if it had logged in.
+    let as_role_set = |set: &str, statement: &str| {
         let mut psql = stack.psql_as("postgres", &stack.database);
-        psql.args(["-c", &format!("set role {role}"), "-c", statement]);
+        psql.args(["-c", &format!("set session authorization {role}"), "-c", set, "-c", statement]);
         psql
     };
+    let as_role = |statement: &str| as_role_set("", statement);
     let begin = |name: &str| {
         format!(
             "insert into servers (name, epoch, heard_ms, resumed_ms, public_key)
@@ -309,24 +311,28 @@ fn a_servers_role_writes_its_own_row_and_no_other() {
             "ab".repeat(32)
         )
     };
-    expect(&mut as_role(&begin("evil")), 1, "row-level security");
-    expect(
-        &mut as_role(
-            "insert into servers (name, epoch, heard_ms, resumed_ms, role) values ('two', 1, 0, 0, 'rollcall_server')",
-        ),
-        1,
-        "row-level security",
-    );
-    let before = stack.sql("select name, epoch, encode(public_key, 'hex') from servers");
-    for change in
-        ["epoch = 9223372036854775807", "public_key = null", "left_at = clock_timestamp()", "name = 'x'"]
-    {
-        let changed = format!(
-            "with changed as (update servers set {change} where name = 'one' returning 1) select count(*) from changed"
+    let before = stack.sql("select name, epoch, role, encode(public_key, 'hex') from servers");
+    // Each is a member of the group, and so may call itself that.
+    for set in ["", "set role rollcall_server"] {
+        expect(&mut as_role_set(set, &begin("evil")), 1, "row-level security");
+        expect(
+            &mut as_role_set(
+                set,
+                "insert into servers (name, epoch, heard_ms, resumed_ms, role) values ('two', 1, 0, 0, 'rollcall_server')",
+            ),
+            1,
+            "row-level security",
         );
-        expect(&mut as_role(&changed), 0, "0");
+        for change in
+            ["epoch = 9223372036854775807", "public_key = null", "left_at = clock_timestamp()", "name = 'x'"]
+        {
+            let changed = format!(
+                "with changed as (update servers set {change} where name = 'one' returning 1) select count(*) from changed"
+            );
+            expect(&mut as_role_set(set, &changed), 0, "0");
+        }
     }
-    assert_eq!(stack.sql("select name, epoch, encode(public_key, 'hex') from servers"), before);
+    assert_eq!(stack.sql("select name, epoch, role, encode(public_key, 'hex') from servers"), before);
     expect(&mut as_role(&begin(name)), 0, "");
     expect(
         &mut as_role(&format!("update servers set name = 'one2' where name = '{name}'")),
