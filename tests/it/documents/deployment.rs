@@ -301,12 +301,13 @@ fn refuses_before_it_changes_anything(host: &Machine) {
             "sed -i 's/^local  *all  *postgres  *peer/local all postgres md5/' pg_hba.conf",
             "no password supplied",
         ),
-        ("sed -i 's/^port = 5432/port = 5433/' postgresql.conf", ".s.PGSQL.5433"),
+        ("sed -i 's/^port = 5432/port = 5433/' postgresql.conf", "listens on port 5433"),
     ] {
-        let begin = format!("cd {postgresql}; cp -a . /root/kept; {change}; systemctl restart postgresql");
+        let begin =
+            format!("cd {postgresql}; cp -a . /root/kept; {change}; systemctl restart postgresql@15-main");
         host.runs(&begin);
         refuses(host, "rollcall-setup --yes", words);
-        host.runs(&format!("cp -a /root/kept/. {postgresql}; systemctl restart postgresql"));
+        host.runs(&format!("cp -a /root/kept/. {postgresql}; systemctl restart postgresql@15-main"));
     }
 }
 
