@@ -56,6 +56,22 @@ fn certificates(machine: &Machine, folder: &Path, files: &[&str]) {
     }
 }
 
+/// Fails, with these words.
+#[track_caller]
+fn refuses(machine: &Machine, script: &str, words: &str) {
+    let output = machine.shell(script).output().unwrap();
+    assert!(!output.status.success() && text(&output).contains(words), "{script}: {}", text(&output));
+}
+
+/// Fails with a line in stack.env, with these words; then the line goes.
+#[track_caller]
+fn refuses_with(machine: &Machine, line: &str, words: &str) {
+    machine.runs(&format!("cp /etc/rollcall/stack.env /root/good; echo '{line}' >>/etc/rollcall/stack.env"));
+    refuses(machine, "rollcall-setup --yes", words);
+    refuses(machine, "rollcall-setup --dry-run", words);
+    machine.runs("cp /root/good /etc/rollcall/stack.env");
+}
+
 #[test]
 fn packages_are_clean_and_the_same_twice() {
     let (Some(()), Some(())) = (needs("cargo-deb"), needs("lintian")) else { return };
@@ -112,6 +128,7 @@ fn packages_make_servers_and_devices() {
     );
     let listed = types(&host, "rollcall-setup --dry-run");
     assert!(listed.contains("pg_hba.conf") && !listed.contains("204"), "{listed}");
+    refuses_before_it_changes_anything(&host);
     host.runs("[ ! -e /var/lib/rollcall/nginx ]; [ ! -e /etc/rollcall/certs/ca.key ]");
     let refused = text(&host.shell("rollcall-setup").output().unwrap());
     assert!(refused.contains("nobody can be asked here"), "{refused}");
@@ -125,6 +142,8 @@ fn packages_make_servers_and_devices() {
     let again = host.runs("rollcall-setup --yes --operator boss@example.com");
     assert!(again.contains("nothing has to be changed"), "{again}");
     host.runs("openssl pkcs12 -in /etc/rollcall/certs/boss@example.com.p12 -passin pass:secret -nokeys -out /dev/null");
+
+    sees_a_part_that_ended(&host);
 
     for line in
         ["rollcall-admin enrol alice@example.com", "rollcall-admin user list", "rollcall-server doctor"]
@@ -175,6 +194,16 @@ fn packages_make_servers_and_devices() {
     host.runs(&format!(
         "{boss}; curl -fsS --cacert ca.crt $pair https://localhost/api/who | grep -q alice@example.com"
     ));
+    types(&host, "ROLLCALL_STATE=/var/lib/rollcall rollcall-client who");
+    types_as(
+        &device,
+        "ROLLCALL_CERTS=/etc/rollcall/client rollcall-client who NAME --url https://rollcall.example.com",
+        "ROLLCALL_CERTS=/etc/rollcall/client rollcall-client who alice@example.com --url https://rollcall.example.com",
+    );
+    device.runs(
+        "cd; apt-get remove -y rollcall-client rollcall-listen; [ -z \"$(pidof rollcall-client rollcall-listen)\" ]
+        apt-get install -y ./rollcall-client_*.deb ./rollcall-listen_*.deb; systemctl is-active rollcall-client rollcall-listen",
+    );
 
     // A relay, whose destination is this host.
     let relay = Page::read("deploy/README.md")
@@ -249,6 +278,66 @@ fn packages_make_servers_and_devices() {
     goes_without_systemd(&host);
 }
 
+fn refuses_before_it_changes_anything(host: &Machine) {
+    let output = host.shell("rollcall-setup --yes --join postgres://nowhere").output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    assert!(text(&output).contains("needs --invitation"), "{}", text(&output));
+    refuses(host, "ROLLCALL_INVITATION=a:b rollcall-setup --yes", "needs --join");
+    refuses(host, "rollcall-setup --dry-run --operator boss", "not an email address");
+    refuses(host, "ROLLCALL_HTTPS_PORT=8443 rollcall-setup --yes", "set for this command alone");
+    for line in ["this is no line", "ROLLCALL_RATE = 3", "export ROLLCALL_RATE=3"] {
+        refuses_with(host, line, "of /etc/rollcall/stack.env is no setting");
+    }
+    refuses_with(host, "ROLLCALL_RATE=some", "ROLLCALL_RATE");
+    refuses_with(host, "ROLLCALL_CA=mine", "ROLLCALL_CA");
+    refuses_with(host, "ROLLCALL_BOARD_LISTEN=0.0.0.0:8001", "no loopback address");
+    host.runs("systemd-run -q --unit=taken systemd-socket-activate -l 443 cat");
+    host.until("ss -Htln sport = :443 | grep .");
+    refuses(host, "rollcall-setup --yes", "443 is taken: stop who holds it (\"systemd-socket");
+    host.runs("systemctl stop taken");
+    let postgresql = "/etc/postgresql/15/main";
+    for (change, words) in [
+        (
+            "sed -i 's/^local  *all  *postgres  *peer/local all postgres md5/' pg_hba.conf",
+            "no password supplied",
+        ),
+        ("sed -i 's/^port = 5432/port = 5433/' postgresql.conf", "listens on port 5433"),
+    ] {
+        let begin =
+            format!("cd {postgresql}; cp -a . /root/kept; {change}; systemctl restart postgresql@15-main");
+        host.runs(&begin);
+        refuses(host, "rollcall-setup --yes", words);
+        host.runs(&format!("cp -a /root/kept/. {postgresql}; systemctl restart postgresql@15-main"));
+    }
+}
+
+/// Also a wrong setting ends none that runs.
+fn sees_a_part_that_ended(host: &Machine) {
+    let pids = "systemctl show -P MainPID rollcall-server rollcall-board | xargs";
+    let before = host.runs(pids);
+    refuses_with(host, "ROLLCALL_PRIVACY=hidden", "either clear or pseudonym");
+    let upgrade = host.runs(
+        "echo ROLLCALL_PRIVACY=hidden >>/etc/rollcall/stack.env; /var/lib/dpkg/info/rollcall-server.postinst configure 0.1.0-1
+        cp /root/good /etc/rollcall/stack.env",
+    );
+    assert!(upgrade.contains("the parts that run go on"), "{upgrade}");
+    assert_eq!(host.runs(pids), before);
+
+    let folder = "/run/systemd/system/rollcall-canary.service.d";
+    host.runs(&format!(
+        "mkdir {folder}; printf '[Service]\\nExecStart=\\nExecStart=/bin/false\\nRestart=no\\n' >{folder}/wrong.conf
+        systemctl daemon-reload; systemctl stop rollcall-canary"
+    ));
+    refuses(host, "rollcall-setup --yes", "journalctl -u rollcall-canary.service");
+    host.runs(&format!("rm -r {folder}; systemctl daemon-reload; rollcall-setup --yes"));
+
+    // A bundle for somebody who has none.
+    host.runs(
+        "cd /etc/rollcall/certs; mv boss@example.com.p12 /root; ROLLCALL_P12_PASSWORD=secret rollcall-setup --yes --operator boss@example.com
+        test -s boss@example.com.p12",
+    );
+}
+
 /// The second host has the database by TCP.
 fn joins(host: &Machine, second: &Machine) {
     let rights = block("alter role rollcall createrole;");
@@ -268,6 +357,13 @@ END
     );
     assert!(joined.contains("Success! (204 No Content)"), "{joined}");
     second.runs("systemctl start rollcall-crl");
+    let again = "rollcall-setup --yes --join postgres://nowhere --invitation second:secret";
+    refuses(second, again, "has joined already");
+    refuses(host, again, "cannot join");
+    second.runs("cd; apt-get purge -y rollcall-server; apt-get install -y --no-install-recommends ./rollcall-server_*.deb");
+    let settings = "/var/lib/rollcall/settings";
+    refuses(second, &format!("mv {settings} /root; rollcall-setup --yes"), "needs --join");
+    second.runs(&format!("mv /root/settings {settings}; rollcall-setup --yes | grep 204"));
 }
 
 /// Nothing that was acknowledged is lost, and every part is the new one.
