@@ -11,12 +11,13 @@ use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Value, json};
 
 use super::desk::Desk;
+use super::folder::Folder;
 use super::issue::{noted, pem};
 use super::signer::{Subject, verify};
 use super::{Error, issue, report};
 use crate::cli::{ArgsInfo, FromArgs, ServerName, Timespan, note, printable, seconds, setting};
 use crate::files;
-use crate::http::identity::Canary;
+use crate::http::identity::{Canary, Identity};
 use crate::protocol::pseudonym::Privacy;
 use crate::store::{Joining, Store};
 use crate::x509::Request;
@@ -72,11 +73,11 @@ pub struct Answer {
     pub ca: String,
     pub server: String,
     pub canary: String,
-    /// The email of the canary.
-    pub canary_email: String,
-    /// The settings that all servers of one database share.
-    pub identity: String,
-    pub privacy: String,
+    /// The email of the canary, if there is one. This and the settings that all servers of one database share become lines of a
+    /// file that root reads: each has a type of its own, and no text of the first host goes there.
+    pub canary_email: Canary,
+    pub identity: Identity,
+    pub privacy: Privacy,
 }
 
 struct Invited {
@@ -127,8 +128,8 @@ impl Answer {
     fn text(&self) -> String {
         let Self { ca, server, canary, canary_email, identity, privacy } = self;
         json!({
-            "ca": ca, "server": server, "canary": canary, "canary_email": canary_email, "identity": identity,
-            "privacy": privacy,
+            "ca": ca, "server": server, "canary": canary, "canary_email": canary_email.to_string(),
+            "identity": identity.to_string(), "privacy": privacy.to_string(),
         })
         .to_string()
     }
@@ -136,13 +137,18 @@ impl Answer {
     pub fn read(text: &str) -> Option<Self> {
         let value: Value = serde_json::from_str(text).ok()?;
         let field = |name| field(&value, name);
+        let canary_email: Canary = field("canary_email")?.parse().ok()?;
+        // The email is the name of a file, too.
+        if let Some(email) = &canary_email.0 {
+            Folder::check_name(email.as_str()).ok()?;
+        }
         Some(Self {
             ca: field("ca")?,
             server: field("server")?,
             canary: field("canary")?,
-            canary_email: field("canary_email")?,
-            identity: field("identity")?,
-            privacy: field("privacy")?,
+            canary_email,
+            identity: field("identity")?.parse().ok()?,
+            privacy: field("privacy")?.parse().ok()?,
         })
     }
 }
@@ -249,27 +255,26 @@ async fn answer(store: &Store, desk: &Desk, joining: &Joining) -> Result<(), Err
             invited.write(desk, &joining.name)?;
         }
     }
-    let canary = setting::<Canary>(None, "ROLLCALL_CANARY", "")?.0;
+    let canary_email: Canary = setting(None, "ROLLCALL_CANARY", "")?;
     let issuer = desk.issuer()?;
     let sign = |subject: &Subject<'_>, request: &Request| {
         desk.signer()?.sign(subject, &request.der, issuer.as_ref(), &desk.trusted)
     };
     let server = sign(&Subject::Server(&invited.hosts), &server)?;
-    let (mut canary_email, mut canary_pem) = (String::new(), String::new());
-    if let Some(email) = canary {
-        let chain = sign(&Subject::Client(&email), &bird)?;
+    let mut canary_pem = String::new();
+    if let Some(email) = &canary_email.0 {
+        let chain = sign(&Subject::Client(email), &bird)?;
         let authority = verify(&chain, &desk.trusted).map_err(Error::Unverified)?;
-        store.note(&noted(&email, &chain[0], authority, Some(device(&joining.name)))?, true).await?;
-        (canary_email, canary_pem) = (email.to_string(), pem(&chain));
+        store.note(&noted(email, &chain[0], authority, Some(device(&joining.name)))?, true).await?;
+        canary_pem = pem(&chain);
     }
-    let privacy: Privacy = setting(None, "ROLLCALL_PRIVACY", "clear")?;
     let answer = Answer {
         ca: pem(&desk.trusted),
         server: pem(&server),
         canary: canary_pem,
         canary_email,
-        identity: desk.settings.identity.to_string(),
-        privacy: if matches!(privacy, Privacy::Pseudonym) { "pseudonym" } else { "clear" }.to_owned(),
+        identity: desk.settings.identity,
+        privacy: setting(None, "ROLLCALL_PRIVACY", "clear")?,
     };
     match store.answer_join(joining, &secret.seal(ANSWER, &answer.text())).await? {
         true => report(&joining.name, &format!("joins, with a certificate for {}", invited.hosts.join(", "))),
@@ -285,6 +290,26 @@ pub fn device(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The first host may be anybody's by now.
+    #[test]
+    fn an_answer_with_a_line_too_many_is_none() {
+        let good = json!({
+            "ca": "", "server": "", "canary": "", "canary_email": "bird@example.com", "identity": "cn", "privacy": "pseudonym",
+        });
+        let read = Answer::read(&good.to_string()).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&read.text()).unwrap(), good);
+        for (field, value) in [
+            ("identity", "cn\nROLLCALL_RELOAD=/tmp/x"),
+            ("privacy", "clear\nROLLCALL_RELOAD=/tmp/x"),
+            ("canary_email", "bird@example.com\nROLLCALL_RELOAD=/tmp/x"),
+            ("canary_email", "/etc/bird@example.com"),
+        ] {
+            let mut bad = good.clone();
+            bad[field] = value.into();
+            assert!(Answer::read(&bad.to_string()).is_none(), "{field} {value:?}");
+        }
+    }
 
     #[test]
     fn what_was_changed_on_the_way_is_not_opened() {

@@ -15,7 +15,7 @@ use super::{Error, crl, is_joined, report, revoke, scram};
 use crate::cli::{ArgsInfo, FromArgs, ServerName, note, setting};
 use crate::files;
 use crate::keyfile;
-use crate::protocol::status::Email;
+use crate::protocol::pseudonym::Privacy;
 use crate::store::{self, Joining, NewRole, Store};
 use crate::x509::{self, NewKey};
 
@@ -98,16 +98,14 @@ pub async fn join(store: &Store, database_url: &str, invitation: Option<String>)
         }
     };
     pair(&answer.server, &keys[0])?;
-    let has_canary = !answer.canary_email.is_empty();
-    if has_canary {
+    if answer.canary_email.0.is_some() {
         pair(&answer.canary, &keys[1])?;
     }
     // All of it is verified: from here on this host changes.
     folder.publish(&folder.certificate("ca"), answer.ca.as_bytes())?;
     folder.place(&folder.stage("server", Some(&keys[0].pem()), &answer.server)?)?;
     report(&"server.crt", "made by the first host's CA")?;
-    if has_canary {
-        let email = Email::new(&answer.canary_email).map_err(Error::Email)?;
+    if let Some(email) = &answer.canary_email.0 {
         folder.place(&folder.stage(email.as_str(), Some(&keys[1].pem()), &answer.canary)?)?;
     }
     // Its script takes the lock, too.
@@ -129,7 +127,7 @@ pub async fn join(store: &Store, database_url: &str, invitation: Option<String>)
     drop(folder);
     report(&name, "has joined")?;
     report(&file.display(), "has its settings, with the passwords of its roles; just up reads them")?;
-    if answer.privacy == "pseudonym" {
+    if answer.privacy == Privacy::Pseudonym {
         report(
             &"privacy.key",
             &format!(
@@ -173,11 +171,12 @@ async fn wait(store: &Store, joining: &Joining, secret: &Secret) -> Result<Answe
             return Err(Error::Join("the first host refuses it; the log of its signer says why".to_owned()));
         };
         if let Some(sealed) = answer {
-            let answer = secret.open(ANSWER, &sealed).and_then(Answer::read);
-            return answer.ok_or_else(|| {
-                Error::Join(
-                    "the answer was not made with this invitation: somebody changed it on the way".to_owned(),
-                )
+            let refused = |why: &str| Error::Join(format!("the answer {why}"));
+            let answer = secret.open(ANSWER, &sealed).ok_or_else(|| {
+                refused("was not made with this invitation: somebody changed it on the way")
+            })?;
+            return Answer::read(answer).ok_or_else(|| {
+                refused("of the first host is malformed: is it of the same version, and still yours?")
             });
         }
         if Instant::now() > end {

@@ -60,6 +60,12 @@ impl FromStr for Canary {
     }
 }
 
+impl fmt::Display for Canary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|email| email.fmt(f))
+    }
+}
+
 /// The secret that nginx shows with each request: by it a program knows that nobody else on the host made the request. It
 /// has no `Debug`, so that it cannot reach a log.
 pub struct Credential(String);

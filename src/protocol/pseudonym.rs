@@ -3,6 +3,7 @@
 //! docs/wire.md, "Privacy", has the construction, the protection that it gives and its limits.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::str::FromStr;
 
 use ring::hmac::{self, HMAC_SHA256};
@@ -32,6 +33,15 @@ impl FromStr for Privacy {
             "pseudonym" => Ok(Privacy::Pseudonym),
             _ => Err("it is either clear or pseudonym"),
         }
+    }
+}
+
+impl fmt::Display for Privacy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Privacy::Clear => "clear",
+            Privacy::Pseudonym => "pseudonym",
+        })
     }
 }
 
