@@ -195,14 +195,11 @@ pub async fn leave(store: &Store, Leave { name, forget }: &Leave) -> Result<(), 
             "{name} is the server of this host: just down, then just leave {name} on another"
         )));
     }
-    let mut is_known = false;
-    for group in GROUPS {
-        let role = format!("{group}_{name}");
-        let refused = |error: store::Error| if is_joined() { error.into() } else { roles(error) };
-        if store.drop_role(&role).await.map_err(refused)? {
-            report(&role, "dropped")?;
-            is_known = true;
-        }
+    // Closed first, for it could write its row anew. Its key and its certificate go in any case.
+    let own_roles = GROUPS.map(|group| format!("{group}_{name}"));
+    let mut closed = Ok(());
+    for role in &own_roles {
+        closed = closed.and(store.close_role(role).await);
     }
     let left = store.leave(name, *forget).await?;
     // The host may still have it.
@@ -215,6 +212,15 @@ pub async fn leave(store: &Store, Leave { name, forget }: &Leave) -> Result<(), 
             desk.folder.remove(&desk.folder.path("invited").join(name))?;
         }
         crl::refresh(store, &desk, crl::When::IfDue, crl::Forgotten::Revoke).await?;
+    }
+    let refused = |error: store::Error| if is_joined() { error.into() } else { roles(error) };
+    closed.map_err(refused)?;
+    let mut is_known = false;
+    for role in &own_roles {
+        if store.drop_role(role).await.map_err(refused)? {
+            report(role, "dropped")?;
+            is_known = true;
+        }
     }
     match left {
         None if !is_known => Err(Error::Join(format!("there is no server {name}; just keys names them"))),

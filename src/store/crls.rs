@@ -191,24 +191,34 @@ impl Store {
         .await
     }
 
-    /// Drops a role, and ends its sessions. `false` if there is none.
-    pub async fn drop_role(&self, role: &str) -> Result<bool, Error> {
+    /// Ends the sessions of a role, and lets it begin none.
+    pub async fn close_role(&self, role: &str) -> Result<(), Error> {
+        // Only a member may end them.
+        self.of_role(role, "grant %1$I to current_user; alter role %1$I nologin").await?;
         self.run(async |connection| {
-            // Only a member may end its sessions. None may begin between that and the end.
-            let statements = sqlx::query_as::<_, (String, String)>(
-                "select format('grant %1$I to current_user; alter role %1$I nologin', rolname),
-                        format('drop role %I', rolname)
-                   from pg_roles where rolname = $1",
-            );
-            let Some((close, drop)) = statements.bind(role).fetch_optional(&mut *connection).await? else {
-                return Ok(false);
-            };
-            connection.execute(sqlx::raw_sql(AssertSqlSafe(close))).await?;
             sqlx::query("select pg_terminate_backend(pid) from pg_stat_activity where usename = $1")
                 .bind(role)
-                .execute(&mut *connection)
+                .execute(connection)
                 .await?;
-            connection.execute(sqlx::raw_sql(AssertSqlSafe(drop))).await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Drops a role that is closed, with that which it made in this database. `false` if there is none.
+    pub async fn drop_role(&self, role: &str) -> Result<bool, Error> {
+        self.of_role(role, "drop owned by %1$I; drop role %1$I").await
+    }
+
+    /// Executes statements if there is such a role.
+    async fn of_role(&self, role: &str, statements: &str) -> Result<bool, Error> {
+        self.run(async |connection| {
+            let of_it = sqlx::query_scalar::<_, String>(
+                "select format($2, rolname) from pg_roles where rolname = $1",
+            );
+            let of_it = of_it.bind(role).bind(statements).fetch_optional(&mut *connection).await?;
+            let Some(of_it) = of_it else { return Ok(false) };
+            connection.execute(sqlx::raw_sql(AssertSqlSafe(of_it))).await?;
             Ok(true)
         })
         .await

@@ -268,7 +268,14 @@ fn a_second_host_joins_takes_each_crl_and_leaves() {
     );
     crl_comes(&second, &newest);
 
-    // It leaves: nobody is offline by that.
+    // It leaves, whatever its role has made that would hold it: nobody is offline by that.
+    for role in ["server", "reader"].map(|group| format!("rollcall_{group}_{name}")) {
+        let mut makes = first.psql_as("postgres", &first.database);
+        let set = format!("set session authorization \"{role}\"");
+        makes.args(["-c", &set, "-c", "select lo_create(0)"]);
+        makes.args(["-c", "alter default privileges grant select on tables to public"]);
+        expect(&mut makes, 0, "");
+    }
     let mut leave = first.administer(&["leave", &name]);
     leave.env("DATABASE_URL", &owner).env("ROLLCALL_NAME", "one");
     expect(&mut leave, 0, &format!("{name} has left"));
