@@ -105,7 +105,7 @@ fn keep_key(settings: &Settings) -> Result<(), Error> {
 }
 
 /// The folder is the server's, and a file of it must neither lead elsewhere nor hold anybody up.
-fn read_no_link(path: &Path) -> io::Result<Vec<u8>> {
+pub fn read_no_link(path: &Path) -> io::Result<Vec<u8>> {
     let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
     let mut content = Vec::new();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;

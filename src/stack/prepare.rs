@@ -2,7 +2,7 @@
 //!
 //! Each thing is made once and mended each time. Run it again after a change of the settings.
 
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, File, Metadata, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use std::process::Stdio;
 use nix::sys::stat::{Mode, umask};
 use ring::rand::{SecureRandom, SystemRandom};
 
-use super::folder::make_open;
+use super::folder::{make_open, read_no_link};
 use super::trust::{Lists, Trust};
 use super::users::Users;
 use super::{Error, Settings, print};
@@ -26,6 +26,8 @@ const TAKE: &str = r#"rm -rf -- "$1.new" && cat >"$1.new" && mv -fT -- "$1.new" 
 
 /// nginx shows them to the server and to the board.
 const CREDENTIALS: [&str; 2] = ["proxy-credential", "board/proxy-credential"];
+/// A reader on this host shows it to the board.
+const TOKEN: &str = "board/token";
 
 pub fn prepare(template: &Path) -> Result<(), Error> {
     umask(Mode::from_bits_truncate(0o077));
@@ -35,7 +37,7 @@ pub fn prepare(template: &Path) -> Result<(), Error> {
     let make = |name| credential(&settings.state.join(name), &users);
     let [server, board] = CREDENTIALS;
     let credentials = [make(server)?, make(board)?];
-    make("board/token")?;
+    make(TOKEN)?;
     keys(&settings, &users)?;
     let configuration = configuration(template, &settings, &users, credentials)?;
     // nginx has to take it first.
@@ -47,18 +49,23 @@ pub fn prepare(template: &Path) -> Result<(), Error> {
 pub fn check(template: &Path) -> Result<(), Error> {
     let settings = Settings::read()?;
     let users = Users::find()?;
-    let found = |path: &Path| fs::read(path).unwrap_or_default();
+    let found = |path: &Path| read_no_link(path).unwrap_or_default();
     for key in ["broadcast.key", "privacy.key"] {
         let copy = settings.own().join(key);
         if found(&settings.certs.join(key)) != found(&copy) || !copy.exists() {
             print(copy.display())?;
         }
     }
-    let credentials = CREDENTIALS.map(|name| settings.state.join(name));
-    for path in credentials.iter().filter(|path| found(path).is_empty()) {
-        print(path.display())?;
+    for path in CREDENTIALS.iter().chain([&TOKEN]).map(|name| settings.state.join(name)) {
+        let stays = fs::symlink_metadata(&path).is_ok_and(|found| {
+            found.is_file() && found.len() > 0 && is_closed(&found) && users.owns_as_server(found.uid())
+        });
+        if !stays {
+            print(path.display())?;
+        }
     }
-    let credentials = credentials.map(|path| String::from_utf8_lossy(&found(&path)).trim().to_owned());
+    let credentials =
+        CREDENTIALS.map(|name| String::from_utf8_lossy(&found(&settings.state.join(name))).trim().to_owned());
     let file = settings.state.join("nginx/nginx.conf");
     if configuration(template, &settings, &users, credentials)?.as_bytes() != found(&file) {
         print(file.display())?;
@@ -108,14 +115,13 @@ fn credential(path: &Path, users: &Users) -> Result<String, Error> {
     let error = Error::of(path);
     let exposed = match fs::symlink_metadata(path) {
         Ok(found) if !found.is_file() => return Err(Error::NoFile(path.to_owned())),
-        Ok(found) if found.len() > 0 => match found.mode() & 0o777 {
-            mode if mode & 0o077 != 0 => Some(mode),
-            _ if users.owns_as_server(found.uid()) => return read(path),
-            _ => {
+        Ok(found) if found.len() > 0 && is_closed(&found) => {
+            if !users.owns_as_server(found.uid()) {
                 users.give_to_server(path).map_err(error)?;
-                return read(path);
             }
-        },
+            return read(path);
+        }
+        Ok(found) if found.len() > 0 => Some(found.mode() & 0o777),
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(Error::File(path.to_owned(), error));
         }
@@ -137,6 +143,11 @@ fn credential(path: &Path, users: &Users) -> Result<String, Error> {
         ))?;
     }
     read(path)
+}
+
+/// Only its owner may read it.
+fn is_closed(file: &Metadata) -> bool {
+    file.mode() & 0o077 == 0
 }
 
 fn read(path: &Path) -> Result<String, Error> {

@@ -176,7 +176,33 @@ fn a_credential_that_others_could_read_is_replaced() {
     let stack = Stack::up();
     let file = stack.state.join("proxy-credential");
     let exposed = stack.credential();
-    fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).unwrap();
+    // As rollcall-setup asks for its plan.
+    let plan = || {
+        let template = concat!(env!("CARGO_MANIFEST_DIR"), "/nginx/rollcall.conf.in");
+        let mut check = stack.tool("stack/run");
+        let output =
+            check.args(["rollcall-admin", "stack", "prepare", "--check", template]).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(plan(), "");
+    let token = stack.state.join("board/token");
+    for exposed in [&file, &token] {
+        fs::set_permissions(exposed, PermissionsExt::from_mode(0o644)).unwrap();
+    }
+    assert_eq!(plan(), format!("{}\n{}\n", file.display(), token.display()));
+    fs::set_permissions(&token, PermissionsExt::from_mode(0o600)).unwrap();
+    // The folder is the server's, who may put there whatever it likes.
+    let copy = stack.state.join("server/own/broadcast.key");
+    let good = fs::read(&copy).unwrap();
+    for trap in ["mkfifo", "ln -s /dev/zero"] {
+        fs::remove_file(&copy).unwrap();
+        let mut make = stack.command("sh");
+        expect(make.args(["-c", &format!("{trap} \"$0\"")]).arg(&copy), 0, "");
+        assert_eq!(plan(), format!("{}\n{}\n", copy.display(), file.display()));
+    }
+    fs::remove_file(&copy).unwrap();
+    fs::write(&copy, good).unwrap();
     expect(&mut stack.tool(UP), 0, "others could read");
     assert_ne!(stack.credential(), exposed);
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
