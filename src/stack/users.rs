@@ -3,7 +3,6 @@
 
 use std::io;
 use std::os::unix::fs::chown;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -71,19 +70,49 @@ impl Users {
 
     /// A command that runs as the server does.
     pub fn as_server(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
-        if let Some(ids) = &self.0 {
-            command.uid(ids.server.uid.as_raw()).gid(ids.server.gid.as_raw());
-        }
-        command
+        self.0.as_ref().map_or_else(|| Command::new(program), |ids| as_user(&ids.server, program))
     }
 
     /// May PostgreSQL and the server enter the folder?
     pub fn can_enter(&self, folder: &Path) -> bool {
         self.0.iter().flat_map(|ids| ids.postgres.iter().chain([&ids.server])).all(|user| {
-            let mut test = Command::new("test");
-            test.arg("-x").arg(folder).current_dir("/").uid(user.uid.as_raw()).gid(user.gid.as_raw());
+            let mut test = as_user(user, "test");
+            test.arg("-x").arg(folder).current_dir("/");
             test.status().is_ok_and(|status| status.success())
         })
+    }
+}
+
+/// In a session of its own before it is that user's, who could otherwise trace it and type into root's terminal
+/// (ioctl_tty(2), TIOCSTI).
+fn as_user(user: &User, program: &str) -> Command {
+    let mut command = Command::new("setsid");
+    command
+        .args(["--wait", "setpriv", "--reuid"])
+        .arg(user.uid.to_string())
+        .arg("--regid")
+        .arg(user.gid.to_string())
+        .args(["--clear-groups", "--no-new-privs", "--", program]);
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// Only root may give a process to another user.
+    #[test]
+    fn a_process_of_another_user_has_no_terminal_of_roots() {
+        let Some(user) = User::from_name("nobody").unwrap().filter(|_| geteuid().is_root()) else { return };
+        let output = as_user(&user, "cat").args(["/proc/self/stat", "/proc/self/status"]).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        // pid (comm) state ppid pgrp session (proc(5)).
+        let session = |stat: &str| stat.split(' ').nth(5).unwrap().to_owned();
+        assert_ne!(session(&said), session(&fs::read_to_string("/proc/self/stat").unwrap()));
+        let ids = format!("Uid:\t{0}\t{0}\t{0}\t{0}\n", user.uid);
+        assert!(said.contains(&ids) && said.contains("Groups:\t \n"), "{said}");
+        assert_eq!(as_user(&user, "false").status().unwrap().code(), Some(1));
     }
 }
