@@ -309,7 +309,7 @@ impl Listener<'_> {
     fn hear(&mut self, datagram: &[u8], source: SocketAddr) {
         let verdict = self.judge.judge(datagram, now_ns());
         if let Some(relay) = &mut self.relay {
-            relay.pass_on(datagram, source.ip(), &verdict, Instant::now());
+            relay.pass_on(datagram, source, &verdict, Instant::now());
         }
         match verdict {
             Verdict::New(announcement) => {

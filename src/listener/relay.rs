@@ -56,12 +56,14 @@ impl Relay {
     }
 
     /// Passes on a verified datagram that was not heard before, of whatever kind, and nothing else.
-    pub fn pass_on(&mut self, datagram: &[u8], from: IpAddr, verdict: &Verdict, now: Instant) {
+    pub fn pass_on(&mut self, datagram: &[u8], from: SocketAddr, verdict: &Verdict, now: Instant) {
         let Announcement { key, verified } = match verdict {
             Verdict::New(announcement) => announcement,
             // Without it the other site would miss a number.
             Verdict::Ignored(Ignored::OtherKind(announcement)) => announcement,
-            Verdict::Ignored(Ignored::Duplicate) => return self.course.hears_again(datagram, from, now),
+            Verdict::Ignored(Ignored::Duplicate) => {
+                return self.course.hears_again(datagram, from, now, sockets::is_own);
+            }
             _ => return,
         };
         match self.course.takes(key, (verified.epoch(), verified.sequence()), datagram, from, now) {
@@ -173,7 +175,7 @@ struct Newest {
     /// Epoch and sequence.
     number: (u64, u64),
     /// Whence it came first, and when it came from there last.
-    from: IpAddr,
+    from: SocketAddr,
     heard: Instant,
     is_repeated: bool,
     repetition: Repetition,
@@ -191,7 +193,7 @@ impl Course {
         key: &PublicKey,
         number: (u64, u64),
         datagram: &[u8],
-        from: IpAddr,
+        from: SocketAddr,
         now: Instant,
     ) -> bool {
         let known = self.newest.iter().position(|newest| newest.key == *key);
@@ -213,9 +215,19 @@ impl Course {
         has_room
     }
 
-    fn hears_again(&mut self, datagram: &[u8], from: IpAddr, now: Instant) {
-        let is_it =
-            |newest: &&mut Newest| newest.from == from && newest.repetition.newest() == Some(datagram);
+    /// A port may change on the way (NAT). On this host it does not, and tells the server from the relays beside it.
+    fn hears_again(
+        &mut self,
+        datagram: &[u8],
+        from: SocketAddr,
+        now: Instant,
+        is_own: impl Fn(IpAddr) -> bool,
+    ) {
+        let is_it = |newest: &&mut Newest| {
+            newest.repetition.newest() == Some(datagram)
+                && newest.from.ip() == from.ip()
+                && (newest.from == from || !is_own(from.ip()))
+        };
         if let Some(newest) = self.newest.iter_mut().find(is_it) {
             (newest.heard, newest.is_repeated) = (now, true);
         }
@@ -251,8 +263,12 @@ mod tests {
 
     use super::*;
 
-    const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
-    const RELAY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+    const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 40_000);
+    const RELAY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)), 40_000);
+
+    fn elsewhere(_: IpAddr) -> bool {
+        false
+    }
 
     fn keys() -> [PublicKey; 2] {
         [1, 2].map(|byte| PublicKey::from_bytes([byte; 32]))
@@ -300,23 +316,39 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         course.takes(&one, (1, 2), b"one", SERVER, start);
         for minute in 1..120 {
-            course.hears_again(b"one", SERVER, at(60 * minute));
+            course.hears_again(b"one", SERVER, at(60 * minute), elsewhere);
             assert_eq!(said(&mut course, at(60 * minute)).len(), 1, "{minute}");
         }
         let last = 119 * 60;
         // Another relay repeats it, and somebody an older one.
-        course.hears_again(b"one", RELAY, at(last + 60));
-        course.hears_again(b"older", SERVER, at(last + 60));
+        course.hears_again(b"one", RELAY, at(last + 60), elsewhere);
+        course.hears_again(b"older", SERVER, at(last + 60), elsewhere);
         assert_eq!(said(&mut course, at(last + 75)).len(), 1);
         assert_eq!(said(&mut course, at(last + 76)).len(), 0);
         assert_eq!((course.next(), course.newest().count()), (None, 0));
         // The server is back, and goes on.
-        course.hears_again(b"one", SERVER, at(last + 600));
+        course.hears_again(b"one", SERVER, at(last + 600), elsewhere);
         assert_eq!(said(&mut course, at(last + 600)), [b"one"]);
         assert!(course.next().is_some_and(|next| next > at(last + 600)));
         assert!(course.takes(&one, (2, 1), b"new", RELAY, at(last + 601)));
-        course.hears_again(b"one", SERVER, at(last + 602));
+        course.hears_again(b"one", SERVER, at(last + 602), elsewhere);
         assert_eq!(course.newest().collect::<Vec<_>>(), [b"new"]);
+    }
+
+    /// It hears itself where its destination is this host, too.
+    #[test]
+    fn a_relay_on_the_servers_host_does_not_speak_for_one_that_ended() {
+        let [one, _] = keys();
+        let start = Instant::now();
+        let beside = SocketAddr::new(SERVER.ip(), 50_000);
+        for (from, is_own, goes_on) in
+            [(SERVER, true, 1), (SERVER, false, 1), (beside, true, 0), (beside, false, 1), (RELAY, false, 0)]
+        {
+            let mut course = Course::at_most(RATE);
+            course.takes(&one, (1, 2), b"one", SERVER, start);
+            course.hears_again(b"one", from, start + Duration::from_secs(60), |_| is_own);
+            assert_eq!(said(&mut course, start + Duration::from_secs(76)).len(), goes_on, "{from} {is_own}");
+        }
     }
 
     #[test]
