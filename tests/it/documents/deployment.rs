@@ -200,6 +200,7 @@ fn packages_make_servers_and_devices() {
         "ROLLCALL_CERTS=/etc/rollcall/client rollcall-client who NAME --url https://rollcall.example.com",
         "ROLLCALL_CERTS=/etc/rollcall/client rollcall-client who alice@example.com --url https://rollcall.example.com",
     );
+    documented("apt-get remove rollcall-client");
     device.runs(
         "cd; apt-get remove -y rollcall-client rollcall-listen; [ -z \"$(pidof rollcall-client rollcall-listen)\" ]
         apt-get install -y ./rollcall-client_*.deb ./rollcall-listen_*.deb; systemctl is-active rollcall-client rollcall-listen",
@@ -275,6 +276,7 @@ fn packages_make_servers_and_devices() {
         "apt-get purge -y rollcall-client rollcall-listen; test -s /etc/rollcall/client/client.key
         [ ! -e /var/lib/private/rollcall-relay ]",
     );
+    types(&device, "rm -r /etc/rollcall/client");
     goes_without_systemd(&host);
 }
 

@@ -242,7 +242,8 @@ fn flags(text: &str) -> Vec<String> {
 fn variables(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
     words
-        .filter(|word| is_variable(word) && (word.starts_with("ROLLCALL_") || *word == "DATABASE_URL"))
+        .filter(|word| is_variable(word) && !word.ends_with('_'))
+        .filter(|word| word.starts_with("ROLLCALL_") || *word == "DATABASE_URL")
         .map(str::to_owned)
         .collect()
 }
