@@ -217,6 +217,14 @@ pub fn kill_board(stack: &Stack) {
     wait_until("the board is gone", || has_ended(pid));
 }
 
+/// Keeps them online for days of silence, however long a test takes.
+fn expect_for_days(stack: &Stack, email: &str) {
+    stack.sql(&format!(
+        "update users set server = (select name from servers), good_until_ms = 1000000000, gone_after_ms = 1000000000
+         where email = '{email}'"
+    ));
+}
+
 /// Starts it again, and waits until it has compared everybody with the record.
 pub fn restart_board(stack: &Stack) {
     let before = stack.log("board/log").matches("INFO  writes the history").count();
@@ -233,7 +241,8 @@ fn a_row_is_written_for_a_transition_and_none_for_a_restart() {
     let pair = stack.member(EVE);
     expect(&mut stack.client(&pair), 0, "Success!");
     wait_until("she is online", || kinds(&stack, EVE) == "online");
-    assert_eq!(stack.sql("select since <= at and ip = '127.0.0.1' and server is not null from events"), "t");
+    expect_for_days(&stack, EVE);
+    assert_eq!(stack.sql("select since <= at and ip = '127.0.0.1' and server is not null from events where email is not null"), "t");
     let since = board::json(&board::host(&stack, &format!("/api/who/{EVE}")))["since"].clone();
 
     kill_board(&stack);
@@ -260,28 +269,27 @@ fn a_row_is_written_for_a_transition_and_none_for_a_restart() {
         "since the last sighting"
     );
     kill_board(&stack);
+    wait_until("its last statement has ended", || stack.backends("rollcall_reader").is_empty());
     let dead = stack.sql("select watched_until from journal");
-    stack.sql(
-        "update users set server = (select name from servers), good_until_ms = 1000000000, gone_after_ms = 1000000000",
-    );
+    expect_for_days(&stack, EVE);
     restart_board(&stack);
     assert_eq!(kinds(&stack, EVE), "online,offline,online");
     assert_eq!(
-        stack.sql("select since from events order by id desc limit 1"),
+        stack.sql("select since from events where email is not null order by id desc limit 1"),
         dead,
         "since when nobody looked"
     );
-    assert_eq!(
-        stack.sql("select count(*) from events where email is null"),
-        "0",
-        "the server heard all the time"
-    );
+    // A busy machine may make the server deaf for a moment. It is told once, whatever the board does.
+    let told = "select kind = 'deaf' from events where email is null order by id";
+    let told = stack.sql(told);
+    assert!(told.lines().enumerate().all(|(index, deaf)| (deaf == "t") == (index % 2 == 0)), "{told}");
 
     let history = board::json(&board::host(&stack, &format!("/api/history/{EVE}")));
-    let told: Vec<&str> =
-        history["events"].as_array().unwrap().iter().map(|event| event["kind"].as_str().unwrap()).collect();
-    assert_eq!(told, ["online", "offline", "online"], "{history}");
-    let last = history["events"][2]["at"].as_str().unwrap();
+    let mut told = history["events"].as_array().unwrap().clone();
+    told.retain(|event| event["kind"] != "deaf" && event["kind"] != "hears");
+    let told: Vec<(&str, &str)> =
+        told.iter().map(|event| (event["kind"].as_str().unwrap(), event["at"].as_str().unwrap())).collect();
+    let [("online", _), ("offline", _), ("online", last)] = told[..] else { panic!("{history}") };
     let since = |since: &str| board::host(&stack, &format!("/api/history/{EVE}?since={since}"));
     assert_eq!(board::json(&since(last))["events"].as_array().unwrap().len(), 1);
     assert_eq!(board::json(&since("2999-01-01T00:00:00Z"))["events"].as_array().unwrap().len(), 0);
@@ -362,7 +370,7 @@ fn a_server_that_cannot_hear_is_one_event() {
     for email in &emails {
         expect(&mut stack.client(&stack.member(email)), 0, "Success!");
     }
-    wait_until("all are online", || stack.sql("select count(*) from events") == "5");
+    wait_until("all are online", || stack.sql("select count(*) from events where kind = 'online'") == "5");
     let server = stack.pid("server/pid");
     signal("STOP", &[server]);
     wait_until("it is deaf", || stack.sql("select count(*) from events where kind = 'deaf'") == "1");

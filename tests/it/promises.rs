@@ -60,7 +60,7 @@ fn the_time_of_a_sighting_is_the_databases() {
         store.time().learn(now, now, now_ns().saturating_add_signed(off));
         (Recorder::new(store.clone(), name.to_owned()), store)
     };
-    for off in [0, 900_000_000, 5_000_000_000, -5_000_000_000, HOUR as i64, -(HOUR as i64)] {
+    for off in [0, 500_000_000, 5_000_000_000, -5_000_000_000, HOUR as i64, -(HOUR as i64)] {
         stack.sql("update users set last_seen_ns = null, ip = null, port = null, server = null");
         let (mut right, right_knows) = server("right", 0);
         let (mut wrong, wrong_knows) = server("wrong", off);

@@ -530,13 +530,20 @@ impl Drop for Stack {
                 "nginx/access.log",
                 "postgres/log",
             ] {
-                eprintln!("--- {log}\n{}", self.log(log));
+                eprintln!("--- the end of {log}\n{}", end_of(&self.log(log)));
             }
         } else {
             assert!(down.status.success(), "stack/down: {}", text(&down));
         }
         let _ = fs::remove_dir_all(&self.state);
     }
+}
+
+/// Its last lines, short enough to read beside those of other tests.
+fn end_of(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    let last = &lines[lines.len().saturating_sub(10)..];
+    last.iter().map(|line| line.chars().take(240).chain(['\n']).collect::<String>()).collect()
 }
 
 pub struct Pair {
