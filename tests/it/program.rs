@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::guardian;
 
 /// Longest wait for anything that should happen; reached only when a test fails.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A program that runs while the test goes on; ended, at the latest, when it is dropped.
 pub struct Running {

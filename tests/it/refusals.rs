@@ -100,9 +100,8 @@ fn nobody_can_fill_the_log() {
     assert!(log.lines().count() < 900 + 2 - refused / 2, "{} lines for 900 requests", log.lines().count());
     assert_eq!(stack.log("nginx/error.log"), "");
 
-    // A slow machine lets a second pass before the client asks.
+    let _crowd = stack.crowding(&pair);
     wait_until("the client is told to wait", || {
-        over_tls(&stack, Some(&pair), (get.repeat(100) + last).as_bytes());
         text(&stack.client(&pair).output().unwrap()).contains("not now, says nginx (429")
     });
 }
@@ -155,14 +154,29 @@ fn a_strangers_serial_number_takes_nothing_from_its_holder() {
 fn slow_bodies_are_few_and_hold_up_no_stop() {
     let stack = Stack::up();
     let pair = stack.pair("client");
-    let slow: Vec<Running> = (0..36)
-        .map(|_| {
-            let request = b"PATCH /api/client HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{";
-            stack.over_tls(Some(&pair), &["-quiet"], request)
-        })
-        .collect();
+    let mut command = stack.command("curl");
+    command
+        .arg("--cert")
+        .arg(&pair.cert)
+        .arg("--key")
+        .arg(&pair.key)
+        .arg("--cacert")
+        .arg(stack.certs.join("ca.crt"));
+    command.args([
+        "-sS",
+        "-Z",
+        "--parallel-immediate",
+        "--parallel-max",
+        "36",
+        "--limit-rate",
+        "10",
+        "-X",
+        "PATCH",
+    ]);
+    command.args(["-d", &"x".repeat(1000), "-o", "/dev/null", "-w", "%{http_code}\\n"]);
+    let slow = Running::start(&stack, command.arg(format!("{}/api/client?[1-36]", stack.url())));
     wait_until("those beyond the bound are refused", || {
-        slow.iter().filter(|slow| slow.out().contains("HTTP/1.1 429")).count() >= 4
+        slow.out().lines().filter(|status| *status == "429").count() >= 4
     });
     // Without a body the same certificate goes on.
     expect(&mut stack.client(&pair), 0, "Success!");

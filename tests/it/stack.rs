@@ -416,6 +416,15 @@ impl Stack {
         Running::start(self, command)
     }
 
+    /// Requests with this certificate, one after the other until it is dropped.
+    pub fn crowding(&self, pair: &Pair) -> Running {
+        let mut command = self.command("curl");
+        command.arg("--cert").arg(&pair.cert).arg("--key").arg(&pair.key);
+        command.arg("--cacert").arg(self.certs.join("ca.crt"));
+        command.args(["-sS", "-o", "/dev/null", &format!("{}/none?[1-10000000]", self.url())]);
+        Running::start(self, command)
+    }
+
     /// Bytes over TLS, on a connection that stays open.
     #[track_caller]
     pub fn over_tls(&self, pair: Option<&Pair>, options: &[&str], bytes: &[u8]) -> Running {
