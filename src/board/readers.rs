@@ -96,10 +96,9 @@ impl Readers {
     }
 
     /// Did nginx send it, or a holder of the token? Asks nobody.
-    pub fn knows(&self, headers: &impl AsRef<Headers>) -> bool {
-        self.credential.admit(&Forwarded::of(headers)).is_ok()
-            || self.has_token(headers)
-            || self.has_cookie(headers)
+    pub fn knows(&self, forwarded: &Forwarded<'_>, headers: Option<&Headers>) -> bool {
+        self.credential.admit(forwarded).is_ok()
+            || headers.is_some_and(|headers| self.has_token(headers) || self.has_cookie(headers))
     }
 
     /// Is the request from this host, and not from nginx?

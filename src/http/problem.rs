@@ -1,5 +1,6 @@
 //! Error bodies (RFC 9457), and their lines in the log.
 
+use tide::http::Headers;
 use tide::{Request, Response, StatusCode};
 
 use super::identity::{Forwarded, Refusal};
@@ -12,10 +13,9 @@ pub trait Program: Sync {
     /// router would.
     const USUAL: Option<&'static str> = None;
 
-    /// Did the usual request come from nginx, and not from somebody else on this host? The router refuses one that did not.
-    fn knows(&self, _: &Forwarded<'_>) -> bool {
-        false
-    }
+    /// Did nginx send this request, or another whose connection is kept, and not anybody on this host? The usual one has
+    /// no headers beside those that nginx forwards.
+    fn knows(&self, forwarded: &Forwarded<'_>, headers: Option<&Headers>) -> bool;
 
     /// The answer to the usual request, which has no body. `None` is a 204 and nothing else.
     fn answer_usual(&self, _: &Forwarded<'_>) -> impl Future<Output = Option<Response>> + Send {

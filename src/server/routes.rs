@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hex::FromHex;
-use tide::http::Method;
+use tide::http::{Headers, Method};
 use tide::{Request, Response, StatusCode};
 
 use super::broadcast::Broadcaster;
@@ -43,7 +43,7 @@ impl Program for Arc<State> {
     const NAME: &'static str = "rollcall-server";
     const USUAL: Option<&'static str> = Some("PATCH /api/client HTTP/1.1");
 
-    fn knows(&self, forwarded: &Forwarded<'_>) -> bool {
+    fn knows(&self, forwarded: &Forwarded<'_>, _: Option<&Headers>) -> bool {
         self.credential.admit(forwarded).is_ok()
     }
 
@@ -189,9 +189,4 @@ fn unavailable(lacks: &str) -> Problem {
 
 fn try_again(detail: String) -> Problem {
     Problem::new(StatusCode::ServiceUnavailable, detail).with_header("Retry-After", "2")
-}
-
-/// Did this request come from nginx, and not from somebody else on this host?
-pub fn came_through_nginx(state: &Arc<State>, request: &tide::http::Request) -> bool {
-    state.knows(&Forwarded::of(request))
 }
