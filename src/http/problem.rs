@@ -6,6 +6,14 @@ use tide::{Request, Response, StatusCode};
 use super::identity::{Forwarded, Refusal};
 use super::refusals;
 
+/// Why somebody whom nginx let in is refused: the same words to whoever beats, renews or reads.
+pub const NOT_ENROLLED: &str = "this email is not enrolled; ask the administrator of rollcall to add it";
+pub const DISABLED: &str =
+    "this email is enrolled and disabled; ask the administrator of rollcall to enable it";
+pub const REVOKED: &str = "this certificate is revoked; ask the administrator of rollcall for a new one";
+pub const NOT_REGISTERED: &str = "this certificate is not registered; the administrator of rollcall notes its holder with: \
+                                  rollcall-admin enrol EMAIL --cert FILE";
+
 /// The state of a program's router. Its error bodies name the program.
 pub trait Program: Sync {
     const NAME: &'static str;
