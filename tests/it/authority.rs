@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::stack::{Builder, Pair, Stack, date, expect, needs, needs_root, text, wait_until};
+use crate::stack::{Builder, Pair, Stack, expect, text, wait_until};
 
 mod company;
 mod earlier;

@@ -1,13 +1,9 @@
 //! `rollcall-board`: the calls, the rights, the stream.
 
 use std::fs;
-use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::program::signal;
 use crate::stack::{Answer, Builder, Pair, Stack, expect, text, wait_until};
 
 mod contract;

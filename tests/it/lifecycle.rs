@@ -1,7 +1,6 @@
 //! The life of a certificate: enrolled, renewed, listed, revoked.
 
-use crate::session::patch;
-use crate::stack::{Pair, Stack, date, expect, free_port, text, wait_until};
+use crate::stack::{Pair, Stack, date, expect, text, wait_until};
 use std::fs;
 
 mod revocation;

@@ -1,6 +1,7 @@
 //! A CA that is no work of ours, as a company has it.
 
 use std::fs;
+use std::io::Write;
 
 use super::{admin, beats, is_refused, openssl};
 use crate::stack::{Builder, Stack, expect, text, wait_until};

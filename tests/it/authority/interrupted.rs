@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use super::{admin, beats, is_refused, listed, openssl};
+use super::{admin, beats, is_refused, listed};
 use crate::disk::Disk;
 use crate::stack::{Builder, Stack, expect, needs, needs_root, text, wait_until};
 

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::{MINUTE, admin, beats, is_refused, openssl};
-use crate::stack::{Builder, Stack, date, expect, text};
+use crate::stack::{Stack, date, expect, text};
 
 #[test]
 fn a_signer_that_lies_replaces_nothing() {

@@ -4,7 +4,7 @@ use std::fs;
 
 use super::{admin, serial};
 use crate::session::patch;
-use crate::stack::{Pair, Stack, date, expect, free_port, text, wait_until};
+use crate::stack::{Stack, date, expect, free_port, text, wait_until};
 
 const REVOKED: &str = "this certificate is revoked; ask the administrator of rollcall for a new one";
 
