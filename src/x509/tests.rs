@@ -5,6 +5,8 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{env, fs, process};
 
+use ring::rsa;
+
 use super::parts::{BITS, INTEGER, OCTETS, OID, SEQUENCE, SET, TIME, UTC, UTF8, element};
 use super::*;
 
@@ -164,6 +166,18 @@ const DAY: [&str; 2] = ["270101000000Z", "270102000000Z"];
 fn with_names(names: &[u8]) -> Certificate {
     let names = extension(17, false, &part(SEQUENCE, &[names]));
     Certificate::read(&unsigned(&[1], &name_of(&[]), DAY, &[&names])).unwrap()
+}
+
+fn rsa_key(bits: usize, exponent: &[u8]) -> Vec<u8> {
+    let mut modulus = vec![0xff; bits.div_ceil(8)];
+    modulus[0] >>= modulus.len() * 8 - bits;
+    if modulus[0] >= 0x80 {
+        modulus.insert(0, 0);
+    }
+    let numbers = part(SEQUENCE, &[&part(INTEGER, &[&modulus]), &part(INTEGER, &[exponent])]);
+    let algorithm = part(OID, &[&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01]]);
+    let algorithm = part(SEQUENCE, &[&algorithm, &[0x05, 0x00]]);
+    part(SEQUENCE, &[&algorithm, &part(BITS, &[&[0], &numbers])])
 }
 
 #[test]

@@ -1,20 +1,6 @@
 //! Keys, and requests for them.
 
-use ring::rsa;
-
 use super::*;
-
-fn rsa_key(bits: usize, exponent: &[u8]) -> Vec<u8> {
-    let mut modulus = vec![0xff; bits.div_ceil(8)];
-    modulus[0] >>= modulus.len() * 8 - bits;
-    if modulus[0] >= 0x80 {
-        modulus.insert(0, 0);
-    }
-    let numbers = part(SEQUENCE, &[&part(INTEGER, &[&modulus]), &part(INTEGER, &[exponent])]);
-    let algorithm = part(OID, &[&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01]]);
-    let algorithm = part(SEQUENCE, &[&algorithm, &[0x05, 0x00]]);
-    part(SEQUENCE, &[&algorithm, &part(BITS, &[&[0], &numbers])])
-}
 
 #[test]
 fn only_keys_that_both_sides_take_are_usable() {
