@@ -1,4 +1,4 @@
-//! One answer over HTTP.
+//! Questions over HTTP, and their answers.
 
 use std::io::{Read, Write};
 

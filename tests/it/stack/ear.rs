@@ -1,4 +1,4 @@
-//! A socket on the broadcast port.
+//! The datagrams of a stack, heard.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, UdpSocket};
