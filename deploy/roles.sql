@@ -5,6 +5,6 @@ select 'create role rollcall_server login' where not exists (select from pg_role
 select 'create role rollcall_reader login' where not exists (select from pg_roles where rolname = 'rollcall_reader') \gexec
 select 'create database rollcall owner rollcall' where not exists (select from pg_database where datname = 'rollcall') \gexec
 revoke temporary on database rollcall from public;
--- The server needs two. A backend that waits for a standby outlives the server's patience, with its locks.
+-- The server needs three. A backend that waits for a standby outlives the server's patience, with its locks.
 alter role rollcall_server connection limit 8;
 alter role rollcall_reader connection limit 8;

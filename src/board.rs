@@ -106,7 +106,7 @@ pub fn run(options: Options) -> Result<(), Error> {
             people.end();
         };
         log::info!("rollcall-board {} listens on {listen}", env!("CARGO_PKG_VERSION"));
-        connection::serve(listener, app, routes::is_known, &AtomicBool::new(true), stop).await;
+        connection::serve(listener, app, &AtomicBool::new(true), stop).await;
         // What waits is written, if the database takes it at once.
         drop(running);
         let _ = timeout(DEADLINE, keeper).await;

@@ -4,14 +4,13 @@
 //! line each, with a remedy. The checks run beside each other, and one that hangs holds up no other.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::cli::{Exit, Fatal, here, printable, setting};
-use crate::server::{self, Options};
+use crate::cli::{Exit, Fatal, here, printable};
+use crate::server::{self, Options, Settings};
 
 mod database;
 mod disk;
@@ -75,19 +74,6 @@ pub fn run(options: Options, only: &[String]) -> Result<Level, Error> {
         print(&report.summary())?;
     }
     Ok(report.worst())
-}
-
-/// The settings of the server, and the folder of its stack's certificates.
-struct Settings {
-    server: server::Settings,
-    certs: PathBuf,
-}
-
-impl Settings {
-    fn read(options: Options) -> Result<Self, server::Error> {
-        let server = server::Settings::read(options)?;
-        Ok(Self { server, certs: setting(None, "ROLLCALL_CERTS", "certs")? })
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -43,7 +43,7 @@ use metrics::{About, Heartbeats};
 use proof::Proof;
 use pulse::Lack;
 use registry::Registry;
-use routes::{State, came_through_nginx};
+use routes::State;
 use settings::{MAX_DEADLINE, MIN_DEADLINE, load_signing};
 use supervisor::{Supervisor, Watchdog};
 
@@ -166,8 +166,8 @@ pub fn run(options: Options) -> Result<(), Error> {
             let _ = stopped.recv().await;
         };
         let of_port = AtomicBool::new(true);
-        connection::serve(for_nginx, app.clone(), came_through_nginx, &accepts, both_stop)
-            .join(connection::serve(port, app, came_through_nginx, &of_port, stopped))
+        connection::serve(for_nginx, app.clone(), &accepts, both_stop)
+            .join(connection::serve(port, app, &of_port, stopped))
             .await;
         broadcaster.end().await;
         failure.map_or(Ok(()), |error| Err(Error::Store(error)))

@@ -135,7 +135,7 @@ pub fn renew() -> Result<(), Error> {
         &"ca.crt",
         &format!(
             "renewed until {}; clients go on with the one that they have",
-            issue::day(desk.trusted[0].not_after)
+            issue::rfc3339(desk.trusted[0].not_after)
         ),
     )
 }

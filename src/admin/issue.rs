@@ -366,8 +366,8 @@ fn bundle(desk: Desk, email: &Email, name: &str, legacy: bool) -> Result<(), Err
     )
 }
 
-/// For humans: until when.
-pub fn day(time: u64) -> String {
+/// A time in seconds since the Unix epoch.
+pub fn rfc3339(time: u64) -> String {
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(time);
     humantime::format_rfc3339_seconds(time).to_string()
 }

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::time::SystemTime;
 
 use super::desk::{Desk, Settings};
-use super::issue::day;
+use super::issue::rfc3339;
 use super::{Certs, Error, time, unless_closed};
 use crate::cli::{Timespan, seconds};
 use crate::store::sighting::Certificate;
@@ -38,14 +38,18 @@ pub async fn list(store: &Store, options: &Certs) -> Result<(), Error> {
         unless_closed(if options.json {
             let line = serde_json::json!({
                 "serial": serial.as_str(), "email": email, "device": device, "fingerprint": fingerprint,
-                "issuer": issuer, "not_after": day(*not_after), "last_used": used, "state": state,
+                "issuer": issuer, "not_after": rfc3339(*not_after), "last_used": used, "state": state,
                 "revoked": revoked_at.is_some(),
             });
             writeln!(out, "{line}")
         } else {
             let used = used.map_or("never used".to_owned(), |used| format!("used {used}"));
             let device = device.as_deref().unwrap_or("-");
-            writeln!(out, "{}  {device:<24} {email:<32} {state:<9}  {serial:<40}  {used}", day(*not_after))
+            writeln!(
+                out,
+                "{}  {device:<24} {email:<32} {state:<9}  {serial:<40}  {used}",
+                rfc3339(*not_after)
+            )
         })?;
     }
     Ok(())

@@ -14,7 +14,7 @@ use async_std::prelude::FutureExt;
 use async_std::task;
 
 use super::desk::{Desk, Settings};
-use super::issue::{LONGEST_CN, day, noted, pem};
+use super::issue::{LONGEST_CN, noted, pem, rfc3339};
 use super::signer::{self, Subject};
 use super::{DEADLINE, Error, crl, folder, invite, report, taken};
 use crate::cli::{note, seconds, signals};
@@ -172,7 +172,7 @@ async fn answer(store: &Store, desk: &Desk, waiting: &Waiting) -> Result<(), Err
             report(
                 &format_args!("{email} ({})", device(waiting)),
                 &match granted {
-                    true => format!("renewed: {}, until {}", chain[0].serial, day(chain[0].not_after)),
+                    true => format!("renewed: {}, until {}", chain[0].serial, rfc3339(chain[0].not_after)),
                     false => "is not renewed: it was refused, or asked anew, meanwhile".to_owned(),
                 },
             )

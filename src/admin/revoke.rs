@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use super::desk::{Desk, Settings};
 use super::folder::{Folder, read_certificates};
-use super::issue::day;
+use super::issue::rfc3339;
 use super::{Error, Revoke, crl, import, report};
 use crate::cli::{note, seconds};
 use crate::protocol::status::Email;
@@ -137,7 +137,7 @@ async fn others(store: &Store, rows: &Rows) -> Result<(), Error> {
                     "rollcall-admin: {device} of {email} has another certificate, {}, until {}: just revoke {device} \
                      revokes all of them",
                     certificate.serial,
-                    day(certificate.not_after)
+                    rfc3339(certificate.not_after)
                 ));
             }
         }

@@ -64,7 +64,6 @@ pub async fn rows(store: Store, people: Arc<People>, believed: Arc<Believed>) {
 async fn everybody(store: &Store, people: &People) -> Result<(), Error> {
     let began = Instant::now();
     people.clocks(Some(store.servers().await?));
-    people.begin(journal::online_since(store).await?);
     let mut after = String::new();
     loop {
         let page = store.people_after(&after, PAGE).await?;

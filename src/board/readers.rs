@@ -13,7 +13,7 @@ use super::{Error, random};
 use crate::cli::{here, now_ns};
 use crate::http::identity::{Credential, Forwarded, Identity};
 use crate::http::outage::Outage;
-use crate::http::problem::Problem;
+use crate::http::problem::{self, Problem};
 use crate::protocol::status::Email;
 use crate::store::presence::Reads;
 use crate::store::sighting::{Certificate, Serial};
@@ -96,10 +96,9 @@ impl Readers {
     }
 
     /// Did nginx send it, or a holder of the token? Asks nobody.
-    pub fn knows(&self, headers: &impl AsRef<Headers>) -> bool {
-        self.credential.admit(&Forwarded::of(headers)).is_ok()
-            || self.has_token(headers)
-            || self.has_cookie(headers)
+    pub fn knows(&self, forwarded: &Forwarded<'_>, headers: Option<&Headers>) -> bool {
+        self.credential.admit(forwarded).is_ok()
+            || headers.is_some_and(|headers| self.has_token(headers) || self.has_cookie(headers))
     }
 
     /// Is the request from this host, and not from nginx?
@@ -176,19 +175,9 @@ impl Readers {
         }
         match standing {
             Standing::Good => {}
-            Standing::NotEnrolled => {
-                return forbidden("this email is not enrolled; ask the administrator of rollcall to add it");
-            }
-            Standing::Disabled => {
-                return forbidden(
-                    "this email is enrolled and disabled; ask the administrator of rollcall to enable it",
-                );
-            }
-            Standing::Revoked => {
-                return forbidden(
-                    "this certificate is revoked; ask the administrator of rollcall for a new one",
-                );
-            }
+            Standing::NotEnrolled => return forbidden(problem::NOT_ENROLLED),
+            Standing::Disabled => return forbidden(problem::DISABLED),
+            Standing::Revoked => return forbidden(problem::REVOKED),
             Standing::Unknown => {
                 return forbidden(
                     "this certificate is noted as somebody else's; ask the administrator of rollcall for a new one",
@@ -222,11 +211,7 @@ impl Readers {
     async fn holder(&self, certificate: &Certificate) -> Result<Email, Problem> {
         match self.store.holder(certificate).await {
             Ok(Some(email)) => Ok(email),
-            Ok(None) => Err(Problem::new(
-                StatusCode::Forbidden,
-                "this certificate is not registered; the administrator of rollcall notes its holder with: \
-                 rollcall-admin enrol EMAIL --cert FILE",
-            )),
+            Ok(None) => Err(Problem::new(StatusCode::Forbidden, problem::NOT_REGISTERED)),
             Err(error) => {
                 self.outage.failed(&error);
                 let key = (certificate.fingerprint.clone(), certificate.serial.clone());

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use async_std::future::timeout;
 use serde_json::{Value, json};
-use tide::http::Method;
+use tide::http::{Headers, Method};
 use tide::{Request, Response, StatusCode};
 
 use super::people::{Event, Look, People};
@@ -13,6 +13,7 @@ use super::query::{self, Parameters, cursor, decode, gone};
 use super::readers::{Reader, Readers};
 use super::stream::{self, Streams};
 use super::{history, metrics, page, time};
+use crate::http::identity::Forwarded;
 use crate::http::problem::{Problem, Program, answer};
 use crate::protocol::status::Email;
 use crate::store::Store;
@@ -44,6 +45,10 @@ impl State {
 
 impl Program for Arc<State> {
     const NAME: &'static str = "rollcall-board";
+
+    fn knows(&self, forwarded: &Forwarded<'_>, headers: Option<&Headers>) -> bool {
+        self.readers.knows(forwarded, headers)
+    }
 }
 
 /// The router: every path and method, without a port.
@@ -67,11 +72,6 @@ pub fn app(state: State) -> tide::Server<Arc<State>> {
     app.at("/readyz").get(|request| answer(request, readyz));
     app.at("/*").all(|request| answer(request, elsewhere));
     app
-}
-
-/// Is the sender of this request one whose connection is kept?
-pub fn is_known(state: &Arc<State>, request: &tide::http::Request) -> bool {
-    state.readers.knows(request)
 }
 
 /// The reader of a call that only reads.

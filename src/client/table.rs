@@ -54,7 +54,7 @@ fn deaf(server: &Server, now: SystemTime) -> String {
     }
 }
 
-/// A line for each person that is in the answer.
+/// The people of an answer.
 pub fn people(values: &[serde_json::Value]) -> Result<Vec<Person>, Error> {
     values.iter().map(Person::read).collect()
 }

@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(4);
 const QUESTIONS: u32 = 3;
 
 pub fn check(settings: &Settings) -> Vec<Finding> {
-    let Some(url) = &settings.server.database_url else {
+    let Some(url) = &settings.database_url else {
         return vec![Finding::yellow(
             "DATABASE_URL is not set: the database was not checked",
             "just doctor sets it; elsewhere set it as for the server",
@@ -35,7 +35,7 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
     };
     let mut findings = Vec::new();
     let asking = async {
-        let store = &Store::open(url, settings.server.deadline.min(DEADLINE))?;
+        let store = &Store::open(url, settings.deadline.min(DEADLINE))?;
         findings.push(of_guarantee(&store.guarantee().await?));
         let ready = store.ready().await;
         if ready.is_err() {
@@ -52,11 +52,7 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
         if let Some(authority) = trusted.first().filter(|_| is_own) {
             // Of the living, as `rollcall-admin crl` lists them.
             let revocations = store.revocations(seconds(SystemTime::now())).await?;
-            findings.extend(of_the_list(
-                &revocations,
-                authority,
-                &settings.server.state.join("nginx/crl.pem"),
-            ));
+            findings.extend(of_the_list(&revocations, authority, &settings.state.join("nginx/crl.pem")));
         }
         store.close().await;
         Ok(())

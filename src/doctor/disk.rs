@@ -18,7 +18,7 @@ const LITTLE: u64 = 128 << 20;
 const SOME: u64 = 1 << 30;
 
 pub fn check(settings: &Settings) -> Vec<Finding> {
-    let state = &settings.server.state;
+    let state = &settings.state;
     let below = ["postgres", "postgres/data", "nginx", "server"].map(|name| state.join(name));
     let folders = [state, &settings.certs].into_iter().chain(&below);
     let mut seen = BTreeSet::new();

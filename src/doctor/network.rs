@@ -23,7 +23,7 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
             )];
         }
     };
-    let destinations = &settings.server.destinations;
+    let destinations = &settings.destinations;
     let (targets, absent) = destination::targets(destinations, &interfaces);
     // Before this check holds the port itself.
     let port = port::check(&targets);

@@ -9,28 +9,27 @@ use crate::keyfile;
 use crate::server::epoch::LastEpoch;
 
 pub fn check(settings: &Settings) -> Vec<Finding> {
-    let signing = match &settings.server.broadcast_key {
+    let signing = match &settings.broadcast_key {
         Some(key) => of_signing(key, &settings.certs),
         None => Finding::yellow(
             "announcements are not signed: ROLLCALL_BROADCAST_KEY is not set, and anybody can forge them",
             "just up makes a key and sets it",
         ),
     };
-    let pseudonyms = settings.server.privacy_key.as_deref().map(of_pseudonyms);
+    let pseudonyms = settings.privacy_key.as_deref().map(of_pseudonyms);
     [signing].into_iter().chain(pseudonyms).collect()
 }
 
 /// The server believes the name of a caller from nginx alone, by a secret that nobody else hears.
 pub fn check_nginx(settings: &Settings) -> Vec<Finding> {
-    let server = &settings.server;
-    let judged = || match server.credential().and_then(|_| server.check_folder()) {
+    let judged = || match settings.credential().and_then(|_| settings.check_folder()) {
         Ok(()) => Finding::green(format!(
             "only nginx can name callers to the server, on {}",
-            server.socket.display()
+            settings.socket.display()
         )),
         Err(error) => no_start(error, "just up"),
     };
-    vec![hidden(&server.proxy_credential, "the proxy credential").unwrap_or_else(judged)]
+    vec![hidden(&settings.proxy_credential, "the proxy credential").unwrap_or_else(judged)]
 }
 
 fn of_signing(key: &Path, certs: &Path) -> Finding {

@@ -16,8 +16,6 @@ pub const SOON: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// A timer renews the CRL when it has 20 days left. With fewer than this, it did not run.
 const CRL_SOON: Duration = Duration::from_secs(10 * 24 * 60 * 60);
 const CRL_LATE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// No CRL is longer than this.
-const LARGEST: u64 = 64 << 20;
 
 /// A file that ends some day, the consequence of that, and the remedy.
 struct Dated {
@@ -48,7 +46,7 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
         let (name, kind) = ("the certificate", ItemKind::Certificate);
         Dated { path, name, kind, soon: SOON, late: Duration::ZERO, consequence, remedy }
     };
-    let path = settings.server.state.join("nginx/crl.pem");
+    let path = settings.state.join("nginx/crl.pem");
     let is_one_of_several = spans(&path, ItemKind::Crl).is_ok_and(|spans| spans.len() > 1);
     let crl = Dated {
         path,
@@ -126,7 +124,7 @@ fn of_spans(spans: &[Span], name: &str, dated: &Dated, now: SystemTime) -> Findi
 
 /// At least one, in the order of the file.
 fn spans(path: &Path, kind: ItemKind) -> Result<Vec<Span>, Fault> {
-    let bytes = files::read(path, LARGEST)?;
+    let bytes = files::read(path, x509::LARGEST_CRL)?;
     let time = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
     let span = |begin, end: Option<u64>| Span { begin: time(begin), end: end.map(time) };
     let spans: Vec<Span> = if kind == ItemKind::Crl {

@@ -69,12 +69,34 @@ impl<S: Read + Unpin> Bounded<S> {
     pub async fn next(&mut self) -> io::Result<Vec<u8>> {
         poll_fn(|cx| {
             BUFFER.with_borrow_mut(|buffer| {
-                let read = ready!(Pin::new(&mut *self).poll_read(cx, &mut buffer[..]));
+                let read = ready!(self.poll_bytes(cx, &mut buffer[..]));
                 Poll::Ready(read.map(|len| buffer[..len].to_vec()))
             })
         })
         .await
     }
+
+    fn poll_bytes(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let left = self.bounds.left.load(Ordering::Relaxed);
+        if left == 0 {
+            return refused("the request is too large");
+        }
+        let len = buffer.len().min(left);
+        let read = Pin::new(&mut self.stream).poll_read(cx, &mut buffer[..len]);
+        match read {
+            Poll::Pending => return self.bounds.poll_silence(cx).map(Err),
+            Poll::Ready(Ok(read)) => {
+                self.bounds.left.store(left - read, Ordering::Relaxed);
+                self.bounds.heard_since_tick.store(true, Ordering::Relaxed);
+            }
+            Poll::Ready(Err(_)) => {}
+        }
+        read
+    }
+}
+
+fn refused(why: &'static str) -> Poll<io::Result<usize>> {
+    Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, why)))
 }
 
 impl Bounds {
@@ -100,30 +122,16 @@ impl<S: Read + Unpin> Read for Bounded<S> {
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        let refused = |why| Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, why)));
         let mut unread = self.bounds.unread();
-        if !unread.is_empty() {
-            let len = buffer.len().min(unread.len());
-            buffer[..len].copy_from_slice(&unread[..len]);
-            unread.drain(..len);
-            return Poll::Ready(Ok(len));
-        }
+        let len = buffer.len().min(unread.len());
+        buffer[..len].copy_from_slice(&unread[..len]);
+        unread.drain(..len);
         drop(unread);
-        let left = self.bounds.left.load(Ordering::Relaxed);
-        if left == 0 {
-            return refused("the request is too large");
+        let read = if len > 0 { len } else { ready!(self.poll_bytes(cx, buffer))? };
+        if !buffer[..read].is_ascii() {
+            return refused("a byte is not ASCII");
         }
-        let len = buffer.len().min(left);
-        match Pin::new(&mut self.stream).poll_read(cx, &mut buffer[..len]) {
-            Poll::Pending => self.bounds.poll_silence(cx).map(Err),
-            Poll::Ready(Ok(read)) if !buffer[..read].is_ascii() => refused("a byte is not ASCII"),
-            Poll::Ready(Ok(read)) => {
-                self.bounds.left.store(left - read, Ordering::Relaxed);
-                self.bounds.heard_since_tick.store(true, Ordering::Relaxed);
-                Poll::Ready(Ok(read))
-            }
-            failed => failed,
-        }
+        Poll::Ready(Ok(read))
     }
 }
 

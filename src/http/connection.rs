@@ -28,8 +28,6 @@ use super::usual;
 /// A connection that says nothing for longer than this, and at the latest after twice as long, is closed.
 /// nginx closes an idle connection after half of it, so the two never meet in the middle.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long a connection may be there before its first request is whole. nginx opens one to send one.
-const FIRST_REQUEST: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of one request, head and body. nginx forwards a body of 8 kB at most, and a head that is smaller.
 const MAX_REQUEST: usize = 16 * 1024;
@@ -39,9 +37,6 @@ const NO_CONTENT: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
 const NO_CONTENT_AND_CLOSE: &[u8] = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
 /// How long a shutdown waits for the requests that are being answered.
 const GRACE: Duration = Duration::from_secs(10);
-
-/// Whether a request came from nginx, and not from somebody else on this host.
-pub type Knows<T> = fn(&T, &tide::http::Request) -> bool;
 
 /// Where connections come from. Both kinds behave the same from the first byte on.
 pub trait Listener {
@@ -86,13 +81,12 @@ impl Stream for UnixStream {
 /// Answers every connection until `shutdown` resolves; then stops accepting, lets the requests
 /// that are being answered finish, and returns. Connections without one are left to end with the process.
 ///
-/// A connection is kept after its first answer only if `knows` accepts the sender of that request. Any user of this host
+/// A connection is kept after its first answer only if the program knows the sender of that request. Any user of this host
 /// can open others. Only so many of them are there at once, and none for long. `accepts` says whether the last could be
 /// taken.
 pub async fn serve<L: Listener, T: Program + Clone + Send + Sync + 'static>(
     listener: L,
     app: tide::Server<T>,
-    knows: Knows<T>,
     accepts: &AtomicBool,
     shutdown: impl Future<Output = ()> + Send,
 ) {
@@ -106,7 +100,7 @@ pub async fn serve<L: Listener, T: Program + Clone + Send + Sync + 'static>(
                     outage.worked();
                     accepts.store(true, Ordering::Relaxed);
                     let newcomer = newcomers.admit(stream.clone());
-                    task::spawn(converse(stream, newcomer, app.clone(), knows, Arc::clone(&progress)));
+                    task::spawn(converse(stream, newcomer, app.clone(), Arc::clone(&progress)));
                 }
                 Err(error) => {
                     outage.failed(&error);
@@ -162,80 +156,62 @@ async fn converse<S: Stream, T: Program + Clone + Send + Sync + 'static>(
     stream: S,
     newcomer: Newcomer<S>,
     app: tide::Server<T>,
-    knows: Knows<T>,
     progress: Arc<Progress>,
 ) {
     let mut stream = Bounded::new(stream, PATIENCE);
     let mut newcomer = Some(newcomer);
-    let end_of_first = Instant::now() + FIRST_REQUEST;
     loop {
         stream.allow(MAX_REQUEST);
-        let mut begun = Ok(());
-        if let Some(line) = T::USUAL {
-            let head = match newcomer {
-                None => stream.next().await,
-                Some(_) => before(end_of_first, stream.next()).await,
-            };
-            match head {
-                Ok(head) if head.is_empty() => return,
-                Ok(head) => {
-                    let forwarded = usual::read(line, &head);
-                    if forwarded.as_ref().is_some_and(|forwarded| app.state().knows(forwarded)) {
-                        newcomer = None;
-                    }
-                    if newcomer.is_none()
-                        && let Some(forwarded) = forwarded
-                    {
-                        if answer_usual(&mut stream, &forwarded, app.state(), &progress).await {
-                            continue;
-                        }
-                        return;
-                    }
-                    stream.unread(head);
-                }
-                Err(error) => begun = Err(error),
+        let head = match in_time(newcomer.as_ref(), stream.next()).await {
+            Ok(head) if !head.is_empty() => head,
+            _ => return,
+        };
+        let usual = T::USUAL
+            .and_then(|line| usual::read(line, &head))
+            .filter(|forwarded| newcomer.is_none() || app.state().knows(forwarded, None));
+        let is_kept = match usual {
+            Some(forwarded) => {
+                newcomer = None;
+                answer_usual(&mut stream, &forwarded, app.state(), &progress).await
             }
-        }
-        let answering = answer_other(&mut stream, begun, &mut newcomer, end_of_first, &app, knows, &progress);
-        if !Box::pin(answering).await {
+            None => {
+                stream.unread(head);
+                Box::pin(answer_other(&mut stream, &mut newcomer, &app, &progress)).await
+            }
+        };
+        if !is_kept {
             return;
         }
     }
 }
 
-/// The end of a wait that is over by then.
-async fn before<T>(end: Instant, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    let left = end.saturating_duration_since(Instant::now());
-    timeout(left, work).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()))
+/// The end of this work, which a newcomer may not put off.
+async fn in_time<S, T, E: From<io::Error>>(
+    newcomer: Option<&Newcomer<S>>,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    match newcomer {
+        None => work.await,
+        Some(newcomer) => timeout(newcomer.time_left(), work)
+            .await
+            .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into())),
+    }
 }
 
-/// Answers any request, of which the beginning may have been read or not. Is the connection kept?
+/// Answers any request, of which the first bytes were read. Is the connection kept?
 async fn answer_other<S: Stream, T: Program + Clone + Send + Sync + 'static>(
     stream: &mut Bounded<S>,
-    begun: io::Result<()>,
     newcomer: &mut Option<Newcomer<S>>,
-    end_of_first: Instant,
     app: &tide::Server<T>,
-    knows: Knows<T>,
     progress: &Progress,
 ) -> bool {
-    let decoded = match (begun, &newcomer) {
-        (Err(error), _) => Err(error.into()),
-        (Ok(()), None) => decode(stream.clone()).await,
-        (Ok(()), Some(_)) => {
-            let left = end_of_first.saturating_duration_since(Instant::now());
-            match timeout(left, decode(stream.clone())).await {
-                Ok(decoded) => decoded,
-                Err(_) => return false,
-            }
-        }
-    };
+    let decoded = in_time(newcomer.as_ref(), decode(stream.clone())).await;
     let _unanswered = Unanswered::count(progress);
     let (method, response, keep) = match decoded {
         Ok(None) => return false,
         Ok(Some((request, _body))) => {
             let method = request.method();
-            if newcomer.is_some() && knows(app.state(), &request) {
+            if newcomer.is_some() && app.state().knows(&Forwarded::of(&request), Some(request.as_ref())) {
                 *newcomer = None;
             }
             // Only a renewal reads its body. The rest of one would look like the next request.

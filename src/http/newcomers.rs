@@ -5,12 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::connection::Stream;
 
 /// Fewer than the descriptors that a process has. So many that a flood needs longer to push one of nginx's out than
 /// the server to read its request.
 const MAX: usize = 4096;
+/// How long a connection may be there before its first request is whole. nginx opens one to send one.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
 
 pub struct Newcomers<S>(Mutex<Line<S>>);
 
@@ -24,6 +27,7 @@ struct Line<S> {
 pub struct Newcomer<S> {
     line: Arc<Newcomers<S>>,
     number: u64,
+    end: Instant,
 }
 
 impl<S> Default for Newcomers<S> {
@@ -43,13 +47,20 @@ impl<S: Stream> Newcomers<S> {
         let number = line.next;
         line.next += 1;
         line.streams.insert(number, stream);
-        Newcomer { line: Arc::clone(self), number }
+        Newcomer { line: Arc::clone(self), number, end: Instant::now() + FIRST_REQUEST }
     }
 }
 
 impl<S> Newcomers<S> {
     fn lock(&self) -> MutexGuard<'_, Line<S>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S> Newcomer<S> {
+    /// Until its first request must be whole.
+    pub fn time_left(&self) -> Duration {
+        self.end.saturating_duration_since(Instant::now())
     }
 }
 

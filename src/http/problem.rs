@@ -1,9 +1,18 @@
 //! Error bodies (RFC 9457), and their lines in the log.
 
+use tide::http::Headers;
 use tide::{Request, Response, StatusCode};
 
 use super::identity::{Forwarded, Refusal};
 use super::refusals;
+
+/// Why somebody whom nginx let in is refused: the same words to whoever beats, renews or reads.
+pub const NOT_ENROLLED: &str = "this email is not enrolled; ask the administrator of rollcall to add it";
+pub const DISABLED: &str =
+    "this email is enrolled and disabled; ask the administrator of rollcall to enable it";
+pub const REVOKED: &str = "this certificate is revoked; ask the administrator of rollcall for a new one";
+pub const NOT_REGISTERED: &str = "this certificate is not registered; the administrator of rollcall notes its holder with: \
+                                  rollcall-admin enrol EMAIL --cert FILE";
 
 /// The state of a program's router. Its error bodies name the program.
 pub trait Program: Sync {
@@ -12,10 +21,9 @@ pub trait Program: Sync {
     /// router would.
     const USUAL: Option<&'static str> = None;
 
-    /// Did the usual request come from nginx, and not from somebody else on this host? The router refuses one that did not.
-    fn knows(&self, _: &Forwarded<'_>) -> bool {
-        false
-    }
+    /// Did nginx send this request, or another whose connection is kept, and not anybody on this host? The usual one has
+    /// no headers beside those that nginx forwards.
+    fn knows(&self, forwarded: &Forwarded<'_>, headers: Option<&Headers>) -> bool;
 
     /// The answer to the usual request, which has no body. `None` is a 204 and nothing else.
     fn answer_usual(&self, _: &Forwarded<'_>) -> impl Future<Output = Option<Response>> + Send {

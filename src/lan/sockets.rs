@@ -97,11 +97,6 @@ pub fn receive_buffer(socket: &UdpSocket) -> io::Result<usize> {
     SockRef::from(socket).recv_buffer_size().map(|bytes| bytes / 2)
 }
 
-/// The same of the other buffer.
-pub fn send_buffer(socket: &UdpSocket) -> io::Result<usize> {
-    SockRef::from(socket).send_buffer_size().map(|bytes| bytes / 2)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

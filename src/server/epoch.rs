@@ -8,7 +8,6 @@ use crate::files::{self, FileError, OwnFile};
 const ROLE: &str = "the last epoch";
 const DAMAGED: &str = "it must hold one number and a line end; if the clock is right, remove the file";
 
-/// The last epoch of a server, in a file that outlives it.
 pub struct LastEpoch {
     path: PathBuf,
     epoch: u64,

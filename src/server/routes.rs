@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hex::FromHex;
-use tide::http::Method;
+use tide::http::{Headers, Method};
 use tide::{Request, Response, StatusCode};
 
 use super::broadcast::Broadcaster;
@@ -16,7 +16,7 @@ use super::registry::Registry;
 use super::renewal;
 use crate::cli::now_ns;
 use crate::http::identity::{Credential, Forwarded, Identity};
-use crate::http::problem::{Problem, Program, answer, refuse};
+use crate::http::problem::{self, Problem, Program, answer, refuse};
 use crate::prometheus;
 use crate::store::Store;
 use crate::store::sighting::Sighting;
@@ -43,7 +43,7 @@ impl Program for Arc<State> {
     const NAME: &'static str = "rollcall-server";
     const USUAL: Option<&'static str> = Some("PATCH /api/client HTTP/1.1");
 
-    fn knows(&self, forwarded: &Forwarded<'_>) -> bool {
+    fn knows(&self, forwarded: &Forwarded<'_>, _: Option<&Headers>) -> bool {
         self.credential.admit(forwarded).is_ok()
     }
 
@@ -156,19 +156,10 @@ impl From<Refused> for Problem {
     fn from(refused: Refused) -> Self {
         let forbidden = |detail| Problem::new(StatusCode::Forbidden, detail);
         match refused {
-            Refused::NotEnrolled => {
-                forbidden("this email is not enrolled; ask the administrator of rollcall to add it")
-            }
-            Refused::Disabled => forbidden(
-                "this email is enrolled and disabled; ask the administrator of rollcall to enable it",
-            ),
-            Refused::Revoked => {
-                forbidden("this certificate is revoked; ask the administrator of rollcall for a new one")
-            }
-            Refused::NotRegistered => forbidden(
-                "this certificate is not registered; the administrator of rollcall notes its holder with: \
-                 rollcall-admin enrol EMAIL --cert FILE",
-            ),
+            Refused::NotEnrolled => forbidden(problem::NOT_ENROLLED),
+            Refused::Disabled => forbidden(problem::DISABLED),
+            Refused::Revoked => forbidden(problem::REVOKED),
+            Refused::NotRegistered => forbidden(problem::NOT_REGISTERED),
             Refused::Unavailable => unavailable(Lack::Away.text()),
             Refused::Held => unavailable(
                 "somebody else holds the row of this email in the database: a commit of another server, or an \
@@ -189,9 +180,4 @@ fn unavailable(lacks: &str) -> Problem {
 
 fn try_again(detail: String) -> Problem {
     Problem::new(StatusCode::ServiceUnavailable, detail).with_header("Retry-After", "2")
-}
-
-/// Did this request come from nginx, and not from somebody else on this host?
-pub fn came_through_nginx(state: &Arc<State>, request: &tide::http::Request) -> bool {
-    state.knows(&Forwarded::of(request))
 }

@@ -19,10 +19,10 @@ impl Store {
         self.transaction(async |connection| {
             // A board writes no event before this is over, and afterwards it finds that nobody has this email.
             connection.execute("lock table events in share row exclusive mode").await?;
-            let remove = |statement: &'static str| sqlx::query(statement).bind(email.as_str());
-            let events = remove("delete from events where email = $1").execute(&mut *connection).await?;
+            let of_them = |statement: &'static str| sqlx::query(statement).bind(email.as_str());
+            let events = of_them("delete from events where email = $1").execute(&mut *connection).await?;
             // A heartbeat that notes a further certificate waits, and then finds nobody.
-            let user = remove("select from users where email = $1 for update").fetch_optional(&mut *connection).await?;
+            let user = of_them("select from users where email = $1 for update").fetch_optional(&mut *connection).await?;
             if user.is_none() && events.rows_affected() == 0 {
                 return Err(Error::NotEnrolled(email.clone()));
             }
@@ -41,7 +41,7 @@ impl Store {
                 "delete from certificates where email = $1",
                 "delete from users where email = $1",
             ] {
-                remove(statement).execute(&mut *connection).await?;
+                of_them(statement).execute(&mut *connection).await?;
             }
             Ok(Forgotten { certificates, events: events.rows_affected() })
         })

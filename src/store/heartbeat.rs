@@ -9,7 +9,7 @@ use super::alarm::Alarm;
 use super::connection::Session;
 use super::presence::{EVERY, gone_ms_sql, good_ms_sql};
 use super::sighting::Sighting;
-use super::time::DatabaseTime;
+use super::time::{DatabaseTime, step_ns};
 use super::{Error, Store};
 use crate::protocol::status::{AHEAD, Status};
 
@@ -104,7 +104,9 @@ macro_rules! record {
         concat!(
             "with clock as materialized (
     select now_ns, now_ns + $8 as future_ns,
-           case when abs(now_ns - $13::bigint) <= 1000000000 then 0 else now_ns - $13 end as shift_ns
+           case when abs(now_ns - $13::bigint) <= ",
+            step_ns!(),
+            " then 0 else now_ns - $13 end as shift_ns
       from (select ",
             now_ns!(),
             " as now_ns) as clock

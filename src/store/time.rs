@@ -11,7 +11,14 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 /// A clock that drifts stays within this between two answers, and the estimate of it in a heartbeat's statement counts.
-const STEP: Duration = Duration::from_secs(1);
+macro_rules! step_ns {
+    () => {
+        1_000_000_000
+    };
+}
+pub(super) use step_ns;
+
+const STEP: Duration = Duration::from_nanos(step_ns!());
 
 pub struct DatabaseTime {
     start: Instant,

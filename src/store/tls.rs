@@ -46,9 +46,9 @@ pub enum Fault {
 impl Files {
     /// Finds what is missing, unreadable, exposed or of another kind.
     pub fn check(&self) -> Result<(), FileError<Fault>> {
-        certificate("sslrootcert", &self.sslrootcert)?;
+        certificate("DATABASE_URL: sslrootcert", &self.sslrootcert)?;
         if let Some((sslcert, sslkey)) = &self.own {
-            let certificate = certificate("sslcert", sslcert)?;
+            let certificate = certificate("DATABASE_URL: sslcert", sslcert)?;
             let read = files::read_secret(sslkey).map_err(Fault::Read);
             let key = read.and_then(|bytes| holds(&bytes, ItemKind::PrivateKey, "pkey"));
             let pair = key.and_then(|key| match keyfile::may_be_pair(&certificate, &key) {
@@ -69,8 +69,7 @@ impl Files {
     }
 }
 
-fn certificate(parameter: &'static str, path: &Path) -> Result<Vec<u8>, FileError<Fault>> {
-    let role = if parameter == "sslcert" { "DATABASE_URL: sslcert" } else { "DATABASE_URL: sslrootcert" };
+fn certificate(role: &'static str, path: &Path) -> Result<Vec<u8>, FileError<Fault>> {
     let read = files::read(path, LARGEST).map_err(Fault::Read);
     read.and_then(|bytes| holds(&bytes, ItemKind::Certificate, "x509")).map_err(FileError::of(role, path))
 }

@@ -103,12 +103,6 @@ impl Certificate {
         Signed::read(&self.der)?.verify(&authority.public_key)
     }
 
-    /// Did its own key sign it, as that of a root does?
-    pub fn is_self_signed(&self) -> bool {
-        self.issuer == self.subject
-            && Signed::read(&self.der).is_ok_and(|it| it.verify(&self.public_key).is_ok())
-    }
-
     pub(super) fn is_named(&self, issuer: &[u8], text: &str) -> Result<(), Error> {
         if self.subject == issuer {
             return Ok(());

@@ -1,6 +1,8 @@
 //! The history of who was here when: its table, the visits, and the end of it.
 
 use std::fs;
+use std::io::Write;
+use std::process::Stdio;
 
 use serde_json::Value;
 
@@ -314,12 +316,8 @@ fn a_row_is_written_for_a_transition_and_none_for_a_restart() {
     assert_eq!(kinds(&stack, EVE), "");
 }
 
-#[test]
-fn of_two_boards_one_writes_and_the_other_goes_on() {
-    let stack = board::up();
-    let pair = stack.member(EVE);
-    expect(&mut stack.client(&pair), 0, "Success!");
-    wait_until("she is online", || kinds(&stack, EVE) == "online");
+/// A board beside that of the stack.
+fn second_board(stack: &Stack) -> Running {
     let state = stack.state.join("second");
     fs::create_dir_all(state.join("board")).unwrap();
     let copied = stack
@@ -333,7 +331,28 @@ fn of_two_boards_one_writes_and_the_other_goes_on() {
         .env("ROLLCALL_STATE", &state)
         .env("ROLLCALL_BOARD_LISTEN", format!("127.0.0.1:{}", free_port()))
         .env("DATABASE_URL", stack.database_url());
-    let second = Running::start(&stack, second);
+    Running::start(stack, second)
+}
+
+/// It may be large, and nobody waits for it.
+#[test]
+fn a_board_is_ready_before_it_has_read_the_record() {
+    let stack = board::up();
+    let mut lock = Running::start(&stack, stack.psql().stdin(Stdio::piped()));
+    let statement = b"begin; lock table events in access exclusive mode; select 'locked';\n";
+    lock.child.stdin.as_mut().unwrap().write_all(statement).unwrap();
+    wait_until("the record is locked", || lock.out().contains("locked"));
+    let second = second_board(&stack);
+    wait_until("it knows everybody", || second.err().contains(" people, read in "));
+}
+
+#[test]
+fn of_two_boards_one_writes_and_the_other_goes_on() {
+    let stack = board::up();
+    let pair = stack.member(EVE);
+    expect(&mut stack.client(&pair), 0, "Success!");
+    wait_until("she is online", || kinds(&stack, EVE) == "online");
+    let second = second_board(&stack);
     wait_until("it waits", || second.err().contains("another board writes the history"));
     silence(&stack, EVE);
     wait_until("she is offline", || kinds(&stack, EVE) == "online,offline");

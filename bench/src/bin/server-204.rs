@@ -10,7 +10,9 @@ use async_std::net::TcpListener;
 use async_std::os::unix::net::UnixListener;
 use async_std::task;
 use rollcall::http::connection;
+use rollcall::http::identity::Forwarded;
 use rollcall::http::problem::Program;
+use tide::http::Headers;
 use tide::{Response, StatusCode};
 
 /// As in rollcall-server, the usual request does not reach the router.
@@ -20,6 +22,11 @@ struct Server204;
 impl Program for Server204 {
     const NAME: &'static str = "server-204";
     const USUAL: Option<&'static str> = Some("PATCH /api/client HTTP/1.1");
+
+    /// Everybody who asks is nginx.
+    fn knows(&self, _: &Forwarded<'_>, _: Option<&Headers>) -> bool {
+        true
+    }
 }
 
 fn main() -> ExitCode {
@@ -37,14 +44,10 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     task::block_on(async {
         let mut app = tide::with_state(Server204);
         app.at("/api/client").patch(|_| async { Ok(Response::new(StatusCode::NoContent)) });
-        // Everybody who asks is nginx.
-        let knows = |_: &Server204, _: &_| true;
         let (accepts, end) = (AtomicBool::new(true), future::pending());
         match listen.strip_prefix("unix:") {
-            Some(path) => {
-                connection::serve(UnixListener::bind(path).await?, app, knows, &accepts, end).await;
-            }
-            None => connection::serve(TcpListener::bind(&listen).await?, app, knows, &accepts, end).await,
+            Some(path) => connection::serve(UnixListener::bind(path).await?, app, &accepts, end).await,
+            None => connection::serve(TcpListener::bind(&listen).await?, app, &accepts, end).await,
         }
         Ok(())
     })

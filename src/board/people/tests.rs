@@ -52,9 +52,13 @@ fn a_row_is_read_before_somebody_is_called_late() {
 #[test]
 fn nobody_is_late_while_the_server_cannot_hear() {
     let (people, changes) = people(None);
+    people.begin(HashMap::from([("a@x".to_owned(), 7)]));
+    let since = || people.person("a@x").1.unwrap()["since"].clone();
+    let arrived = since();
     people.lock().servers[0].moved = Instant::now().checked_sub(DEAF_AFTER).unwrap();
     people.clocks(None);
     assert_eq!(state(&people, "a@x"), "unknown");
+    assert_ne!(since(), arrived);
     assert_eq!(people.look().unwrap().counts.states, [0, 0, 2, 0, 0]);
     // One event of the server, and none of the people.
     let (events, end) = people.since(0, 9).unwrap();
@@ -63,6 +67,8 @@ fn nobody_is_late_while_the_server_cannot_hear() {
     assert_eq!(state(&people, "a@x"), "unknown");
     people.clocks(clock(100_500, 0));
     assert_eq!((state(&people, "a@x"), people.doubtful(9)), ("online".to_owned(), vec!["a@x".to_owned()]));
+    // The silence of the server ended no state.
+    assert_eq!(since(), arrived);
     // An administrator says that it is gone.
     people.clocks(Some(Vec::new()));
     people.apply(vec![row("b@x", 120_000)]);
