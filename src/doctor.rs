@@ -19,6 +19,7 @@ mod hearing;
 mod network;
 mod port;
 mod secrets;
+mod server;
 mod validity;
 
 /// Longest wait for a check, counted from the start of all. Each is done earlier unless something hangs that
@@ -31,9 +32,10 @@ const COLUMN: usize = 8;
 type Check = fn(&Settings) -> Vec<Finding>;
 
 /// In the order of the report.
-const CHECKS: [(&str, Check); 6] = [
+const CHECKS: [(&str, Check); 7] = [
     ("network", network::check),
     ("nginx", secrets::check_nginx),
+    ("server", server::check),
     ("database", database::check),
     ("certificates", validity::check),
     ("keys", secrets::check),
@@ -175,9 +177,7 @@ impl Report {
     fn summary(&self) -> String {
         let count = |level| self.said.iter().filter(|said| **said == level).count();
         let [green, yellow, red] = [Level::Green, Level::Yellow, Level::Red].map(count);
-        format!(
-            "{green} green, {yellow} yellow, {red} red; whether PostgreSQL, server and nginx run, just status tells"
-        )
+        format!("{green} green, {yellow} yellow, {red} red; whether each part runs, just status tells")
     }
 
     fn worst(&self) -> Level {

@@ -12,7 +12,7 @@ use crate::http::identity::Identity;
 use crate::lan::destination;
 use crate::server;
 
-mod ask;
+pub mod ask;
 mod folder;
 mod prepare;
 pub mod trust;
@@ -177,7 +177,7 @@ pub enum Error {
         path = .0.display()
     )]
     TooLong(PathBuf),
-    #[error("the user {0} is missing; run stack/setup")]
+    #[error("the user {0} is missing: just setup makes it")]
     NoUser(&'static str),
     #[error(
         "the users {} and {} cannot enter {path}: choose a ROLLCALL_STATE that they can",

@@ -299,19 +299,12 @@ fn refuses_before_it_changes_anything(host: &Machine) {
     refuses(host, "rollcall-setup --yes", "443 is taken: stop who holds it (\"systemd-socket");
     host.runs("systemctl stop taken");
     let postgresql = "/etc/postgresql/15/main";
-    for (change, words) in [
-        (
-            "sed -i 's/^local  *all  *postgres  *peer/local all postgres md5/' pg_hba.conf",
-            "no password supplied",
-        ),
-        ("sed -i 's/^port = 5432/port = 5433/' postgresql.conf", "listens on port 5433"),
-    ] {
-        let begin =
-            format!("cd {postgresql}; cp -a . /srv/kept; {change}; systemctl restart postgresql@15-main");
-        host.runs(&begin);
-        refuses(host, "rollcall-setup --yes", words);
-        host.runs(&format!("cp -a /srv/kept/. {postgresql}; systemctl restart postgresql@15-main"));
-    }
+    host.runs(&format!(
+        "cd {postgresql}; cp -a pg_hba.conf /srv; sed -i 's/^local  *all  *postgres  *peer/local all postgres md5/' pg_hba.conf
+        systemctl restart postgresql@15-main"
+    ));
+    refuses(host, "rollcall-setup --yes", "no password supplied");
+    host.runs(&format!("cp -a /srv/pg_hba.conf {postgresql}; systemctl restart postgresql@15-main"));
 }
 
 /// Also a wrong setting ends none that runs.
@@ -402,8 +395,9 @@ fn gives_its_key_away(host: &Machine) {
     );
 }
 
-/// All is prepared, and each part runs by the command that is printed.
+/// All is prepared, and each part runs by the command that is printed. PostgreSQL has another port.
 fn goes_without_systemd(host: &Machine) {
+    host.runs("sed -i 's/^port = 5432/port = 5433/' /etc/postgresql/15/main/postgresql.conf; systemctl restart postgresql@15-main");
     host.runs(
         "unshare -m bash -euo pipefail -c '
         mount -t tmpfs tmpfs /run/systemd; cd /srv
