@@ -120,11 +120,6 @@ impl Settings {
             },
         })
     }
-
-    /// The server's own copies of its keys are in here.
-    fn own(&self) -> PathBuf {
-        self.state.join("server/own")
-    }
 }
 
 /// The values of `ROLLCALL_BOARD`.
@@ -178,7 +173,7 @@ pub enum Error {
     )]
     TooLong(PathBuf),
     #[error("the user {0} is missing: just setup makes it")]
-    NoUser(&'static str),
+    NoUser(String),
     #[error(
         "the users {} and {} cannot enter {path}: choose a ROLLCALL_STATE that they can",
         users::POSTGRES, users::SERVER, path = .0.display()

@@ -245,6 +245,7 @@ async fn answer(store: &Store, desk: &Desk, joining: &Joining) -> Result<(), Err
     let not = |why: &str| Error::Join(why.to_owned());
     check(&joining.name)?;
     let file = file(desk, &joining.name);
+    // The desk was opened just now, without those that have ended.
     let text = files::read_secret(&file)
         .map_err(|_| not("it is not invited here, or its invitation has ended: just invite NAME"))?;
     let damaged = || not("its invitation is damaged: just invite NAME");

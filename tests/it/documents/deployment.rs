@@ -144,6 +144,8 @@ fn packages_make_servers_and_devices() {
     assert!(again.contains("nothing has to be changed"), "{again}");
     host.runs("openssl pkcs12 -in /etc/rollcall/certs/boss@example.com.p12 -passin pass:secret -nokeys -out /dev/null");
 
+    is_not_started_by_hand(&host);
+    board_is_no_server(&host);
     sees_a_part_that_ended(&host);
 
     for line in
@@ -286,6 +288,19 @@ fn refuses_before_it_changes_anything(host: &Machine) {
     assert_eq!(output.status.code(), Some(2), "{}", text(&output));
     assert!(text(&output).contains("needs --invitation"), "{}", text(&output));
     refuses(host, "ROLLCALL_INVITATION=a:b rollcall-setup --yes", "needs --join");
+    for command in ["rollcall-admin user list", "rollcall-server doctor", "rollcall-board link"] {
+        refuses(host, command, "run rollcall-setup first");
+        refuses(host, &as_user("daemon", command), "run this as root");
+        host.runs(&as_user("daemon", &format!("{command} --help")));
+    }
+    refuses(host, "/usr/share/rollcall/stack/rotate", "run rollcall-setup first");
+    refuses(host, &as_user("daemon", "rollcall-setup --dry-run"), "run this as root");
+    refuses(
+        host,
+        "getent passwd rollcall >/srv/user; sed -i /^rollcall:/d /etc/passwd; rollcall-setup --yes",
+        "dpkg-reconfigure",
+    );
+    host.runs("cat /srv/user >>/etc/passwd");
     refuses(host, "rollcall-setup --dry-run --operator boss", "not an email address");
     refuses(host, "ROLLCALL_HTTPS_PORT=8443 rollcall-setup --yes", "set for this command alone");
     for line in ["this is no line", "ROLLCALL_RATE = 3", "export ROLLCALL_RATE=3"] {
@@ -305,6 +320,44 @@ fn refuses_before_it_changes_anything(host: &Machine) {
     ));
     refuses(host, "rollcall-setup --yes", "no password supplied");
     host.runs(&format!("cp -a /srv/pg_hba.conf {postgresql}; systemctl restart postgresql@15-main"));
+}
+
+fn as_user(user: &str, command: &str) -> String {
+    format!("setpriv --reuid {user} --regid {user} --clear-groups {command}")
+}
+
+/// Its files would be root's.
+fn is_not_started_by_hand(host: &Machine) {
+    for program in ["rollcall-server", "rollcall-board"] {
+        refuses(host, program, &format!("systemd runs {program}, as a user of its own"));
+        host.runs(&format!("{program} --check"));
+    }
+}
+
+/// Neither in the database nor by its files.
+fn board_is_no_server(host: &Machine) {
+    host.runs("[ $(stat -c %U /proc/$(systemctl show -P MainPID rollcall-board)) = rollcall-board ]");
+    let (server, board) = (("rollcall", "rollcall_server"), ("rollcall-board", "rollcall_reader"));
+    let enters = |user: &str, role: &str| {
+        let url = format!("postgres://{role}@localhost/rollcall?host=/var/run/postgresql");
+        as_user(user, &format!("psql -qXAt -c 'select 1' '{url}'"))
+    };
+    for (user, role) in [server, board] {
+        host.runs(&enters(user, role));
+    }
+    for (user, role) in
+        [(board.0, server.1), (board.0, "rollcall"), (server.0, board.1), (server.0, "rollcall")]
+    {
+        refuses(host, &enters(user, role), "Peer authentication failed");
+    }
+    for (user, file) in [
+        (board.0, "proxy-credential"),
+        (board.0, "server/own/broadcast.key"),
+        (server.0, "board/token"),
+        (server.0, "board/proxy-credential"),
+    ] {
+        refuses(host, &as_user(user, &format!("cat /var/lib/rollcall/{file}")), "Permission denied");
+    }
 }
 
 /// Also a wrong setting ends none that runs.
@@ -371,6 +424,11 @@ fn is_upgraded(host: &Machine) {
     let pids =
         "systemctl show -P MainPID rollcall-server rollcall-board rollcall-canary rollcall-signer | xargs";
     let (before, old) = (seen(), host.runs(pids));
+    // The board had the server's user once.
+    host.runs(
+        "cd /var/lib/rollcall/board; chown rollcall token proxy-credential; rm -r own
+        sed -i s/rollcall-board/rollcall/ /etc/postgresql/15/main/pg_ident.conf",
+    );
     host.runs("cd /srv; apt-get install -y ./*.deb");
     assert!(seen() >= before, "{before}");
     let new = host.runs(pids);
@@ -378,6 +436,7 @@ fn is_upgraded(host: &Machine) {
     assert!(new.split_whitespace().all(|pid| pid != "0" && !old.contains(&pid)), "{old:?} {new}");
     assert!(host.runs("rollcall-setup").contains("nothing has to be changed"));
     assert_eq!(host.runs("systemctl --failed --no-legend"), "");
+    board_is_no_server(host);
 }
 
 /// Somebody else makes the list of the revoked.
