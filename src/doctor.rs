@@ -18,8 +18,8 @@ mod disk;
 mod hearing;
 mod network;
 mod port;
+mod readiness;
 mod secrets;
-mod server;
 mod validity;
 
 /// Longest wait for a check, counted from the start of all. Each is done earlier unless something hangs that
@@ -35,7 +35,7 @@ type Check = fn(&Settings) -> Vec<Finding>;
 const CHECKS: [(&str, Check); 7] = [
     ("network", network::check),
     ("nginx", secrets::check_nginx),
-    ("server", server::check),
+    ("server", readiness::check),
     ("database", database::check),
     ("certificates", validity::check),
     ("keys", secrets::check),
