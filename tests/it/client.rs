@@ -25,7 +25,7 @@ fn files_that_prove_nothing_are_named() {
     let (cert, key, ca) = (certs.join("client.crt"), certs.join("client.key"), certs.join("ca.crt"));
     let (other, missing) = (certs.join("bad_client.key"), certs.join("missing"));
     let file = |name: &str| certs.join(name);
-    let advice = "os error 2); rollcall-admin enrol on the server's host makes the files of a device";
+    let advice = "os error 2); just enrol on the server's host makes the files of a device";
     let cases: Vec<(&Path, &Path, &Path, String)> = vec![
         (
             &missing,
