@@ -17,6 +17,7 @@ mod disk;
 mod hearing;
 mod network;
 mod port;
+mod readiness;
 mod secrets;
 mod validity;
 
@@ -30,9 +31,10 @@ const COLUMN: usize = 8;
 type Check = fn(&Settings) -> Vec<Finding>;
 
 /// In the order of the report.
-const CHECKS: [(&str, Check); 6] = [
+const CHECKS: [(&str, Check); 7] = [
     ("network", network::check),
     ("nginx", secrets::check_nginx),
+    ("server", readiness::check),
     ("database", database::check),
     ("certificates", validity::check),
     ("keys", secrets::check),
@@ -161,9 +163,7 @@ impl Report {
     fn summary(&self) -> String {
         let count = |level| self.said.iter().filter(|said| **said == level).count();
         let [green, yellow, red] = [Level::Green, Level::Yellow, Level::Red].map(count);
-        format!(
-            "{green} green, {yellow} yellow, {red} red; whether PostgreSQL, server and nginx run, just status tells"
-        )
+        format!("{green} green, {yellow} yellow, {red} red; whether each part runs, just status tells")
     }
 
     fn worst(&self) -> Level {

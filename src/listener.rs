@@ -17,6 +17,7 @@ use crate::lan::{Group, proc, sockets};
 use crate::protocol::announcer;
 use crate::protocol::judge::{Gap, Ignored, Judge, Policy, Verdict};
 use crate::protocol::keys::PublicKey;
+use crate::protocol::prefix;
 use crate::protocol::pseudonym::People;
 use crate::protocol::status::Status;
 
@@ -114,6 +115,9 @@ pub fn run(options: &Options) -> Result<(), Error> {
         true => keyfile::public_keys_of(&folder),
         false => options.key.clone(),
     };
+    if let Some(missing) = files.iter().find(|file| matches!(file.try_exists(), Ok(false))) {
+        return Err(Error::NoKey(missing.clone()));
+    }
     if options.state.is_some() && files.is_empty() {
         return Err(Error::NothingToRemember);
     }
@@ -316,6 +320,13 @@ impl Listener<'_> {
                 self.print(source, announcement.verified.status(), Provenance::Verified(&announcement));
             }
             Verdict::Unverified(status, doubt) => self.print(source, &status, Provenance::Doubted(doubt)),
+            Verdict::Ignored(Ignored::Foreign(_)) if datagram.starts_with(prefix::TEST) => {
+                if self.may_mention("test") {
+                    note(format_args!(
+                        "rollcall-listen: heard a test of rollcall-server doctor from {source} (said at most once a minute)"
+                    ));
+                }
+            }
             Verdict::Ignored(ignored) => self.mention(source, &ignored),
         }
     }

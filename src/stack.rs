@@ -12,7 +12,7 @@ use crate::http::identity::Identity;
 use crate::lan::destination;
 use crate::server;
 
-mod ask;
+pub mod ask;
 mod folder;
 mod prepare;
 pub mod trust;
@@ -120,11 +120,6 @@ impl Settings {
             },
         })
     }
-
-    /// The server's own copies of its keys are in here.
-    fn own(&self) -> PathBuf {
-        self.state.join("server/own")
-    }
 }
 
 /// The values of `ROLLCALL_BOARD`.
@@ -177,8 +172,8 @@ pub enum Error {
         path = .0.display()
     )]
     TooLong(PathBuf),
-    #[error("the user {0} is missing; run stack/setup")]
-    NoUser(&'static str),
+    #[error("the user {0} is missing: just setup makes it")]
+    NoUser(String),
     #[error(
         "the users {} and {} cannot enter {path}: choose a ROLLCALL_STATE that they can",
         users::POSTGRES, users::SERVER, path = .0.display()

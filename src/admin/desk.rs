@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Error;
 use super::folder::{self, Folder};
+use super::invite;
 use super::signer::{Issuer, Signer};
 use crate::cli::{note, setting};
 use crate::files;
@@ -77,6 +78,7 @@ impl Desk {
         for name in ["ca", "server", "bad_client"] {
             finish_pair(&folder, name)?;
         }
+        invite::forget_ended(&folder)?;
         let trusted = folder.read("ca")?;
         Ok(Self { settings, folder, trusted })
     }

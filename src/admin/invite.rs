@@ -166,8 +166,24 @@ pub fn check(name: &str) -> Result<(), Error> {
     }
 }
 
-fn file(desk: &Desk, name: &str) -> PathBuf {
-    desk.folder.path("invited").join(name)
+const INVITED: &str = "invited";
+
+pub fn file(desk: &Desk, name: &str) -> PathBuf {
+    desk.folder.path(INVITED).join(name)
+}
+
+/// Removes those that have ended. One that was used stays until then: the run may have failed, and is repeated with it.
+pub fn forget_ended(folder: &Folder) -> Result<(), Error> {
+    // Most hosts have invited nobody.
+    let Ok(files) = fs::read_dir(folder.path(INVITED)) else { return Ok(()) };
+    let now = seconds(SystemTime::now());
+    for path in files.flatten().map(|file| file.path()) {
+        let invited = files::read_secret(&path).ok().and_then(|text| Invited::read(&text));
+        if invited.is_some_and(|invited| invited.until <= now) {
+            folder.remove(&path)?;
+        }
+    }
+    Ok(())
 }
 
 pub async fn invite(store: &Store, Invite { name, hosts }: &Invite) -> Result<(), Error> {
@@ -188,7 +204,7 @@ pub async fn invite(store: &Store, Invite { name, hosts }: &Invite) -> Result<()
     SystemRandom::new().fill(&mut secret).map_err(|_| Error::Random)?;
     let secret = hex::encode(secret);
     let until = seconds(SystemTime::now()) + LIFETIME.as_secs();
-    let folder = desk.folder.path("invited");
+    let folder = desk.folder.path(INVITED);
     fs::create_dir_all(&folder).map_err(Error::file(&folder))?;
     let invited = Invited { secret, until, hosts: names, key: None };
     invited.write(&desk, name)?;
@@ -197,7 +213,7 @@ pub async fn invite(store: &Store, Invite { name, hosts }: &Invite) -> Result<()
     if !store.is_on_the_network().await? {
         note(
             "rollcall-admin: WARNING: no other host reaches this database: it listens on no address of the network \
-             (listen_addresses), as the private cluster of just up does. Move to one that does first: docs/operations.md, \
+             (listen_addresses). Give it one, or move to a database that has one, first: docs/operations.md, \
              \"A database of your own\"",
         );
     }
@@ -229,17 +245,15 @@ async fn answer(store: &Store, desk: &Desk, joining: &Joining) -> Result<(), Err
     let not = |why: &str| Error::Join(why.to_owned());
     check(&joining.name)?;
     let file = file(desk, &joining.name);
-    let text = files::read_secret(&file).map_err(|_| not("it is not invited here: just invite NAME"))?;
+    // The desk was opened just now, without those that have ended.
+    let text = files::read_secret(&file)
+        .map_err(|_| not("it is not invited here, or its invitation has ended: just invite NAME"))?;
     let damaged = || not("its invitation is damaged: just invite NAME");
     let mut invited = Invited::read(&text).ok_or_else(damaged)?;
     let secret = Secret::read(&invited.secret).ok_or_else(damaged)?;
     let asked = secret.open(REQUEST, &joining.request);
     let asked: Asked =
         asked.and_then(Asked::read).ok_or_else(|| not("its request was made with another invitation"))?;
-    if invited.until <= seconds(SystemTime::now()) {
-        desk.folder.remove(&file)?;
-        return Err(not("its invitation has ended: just invite NAME"));
-    }
     let read = |request: &str| {
         Request::read(request.as_bytes()).map_err(|error| Error::Join(format!("its request: {error}")))
     };

@@ -19,7 +19,7 @@ use crate::http::identity::Identity;
 use crate::keyfile::{self, ItemKind};
 use crate::protocol::status::Email;
 use crate::store::sighting::{Certificate as Known, Serial};
-use crate::store::{Noted, Store};
+use crate::store::{CertificateRow, Noted, Store};
 use crate::x509::{self, Certificate, NewKey, Request};
 
 /// ub-common-name of RFC 5280.
@@ -246,10 +246,13 @@ async fn note(
     authority: &Certificate,
     device: Option<String>,
 ) -> Result<bool, Error> {
+    // A server that met it first has noted neither CA nor device.
+    let is_whole = |row: &CertificateRow| row.issuer.is_some() && (row.device.is_some() || device.is_none());
+    let is_known = store.certificates_with(&certificate.fingerprint).await?.iter().any(is_whole);
     let (is_new, is_revoked) = store.note(&noted(email, certificate, authority, device)?, true).await?;
     if !is_revoked {
         report(email, if is_new { "enrolled" } else { "was enrolled already" })?;
-        report(&certificate.serial, "noted")?;
+        report(&certificate.serial, if is_known { "was noted already" } else { "noted" })?;
     }
     Ok(is_revoked)
 }
@@ -307,8 +310,7 @@ fn given<'a>(desk: &'a Desk, file: &Path, email: &Email) -> Result<(Certificate,
 async fn is_free(store: &Store, name: &str, email: &Email) -> Result<(), Error> {
     let now = seconds(SystemTime::now());
     let rows = store.certificates_on(name).await?;
-    let lives =
-        |row: &&crate::store::CertificateRow| row.revoked_at.is_none() && row.certificate.not_after > now;
+    let lives = |row: &&CertificateRow| row.revoked_at.is_none() && row.certificate.not_after > now;
     match rows.iter().filter(lives).find(|row| row.email != email.as_str()) {
         Some(row) => Err(Error::DeviceTaken(name.to_owned(), row.email.clone())),
         None => Ok(()),

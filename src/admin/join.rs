@@ -209,7 +209,7 @@ pub async fn leave(store: &Store, Leave { name, forget }: &Leave) -> Result<(), 
     if let Ok(desk) = Desk::open() {
         // Another name was never invited, and could lead elsewhere.
         if invite::check(name).is_ok() {
-            desk.folder.remove(&desk.folder.path("invited").join(name))?;
+            desk.folder.remove(&invite::file(&desk, name))?;
         }
         crl::refresh(store, &desk, crl::When::IfDue, crl::Forgotten::Revoke).await?;
     }

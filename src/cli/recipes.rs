@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 /// A recipe that messages and documents name, and the command behind it. tests/it/documents/justless.rs
 /// compares both with the justfile and docs/reference.md.
-const PROGRAMS: [(&str, &str); 23] = [
+const PROGRAMS: [(&str, &str); 24] = [
     ("board", "rollcall-board link"),
     ("ca", "rollcall-admin ca"),
     ("certs", "rollcall-admin certs"),
@@ -24,6 +24,7 @@ const PROGRAMS: [(&str, &str); 23] = [
     ("renew-server", "rollcall-admin renew --server"),
     ("revoke", "rollcall-admin revoke"),
     ("rotate-key", "/usr/share/rollcall/stack/rotate"),
+    ("setup", "dpkg-reconfigure rollcall-server"),
     ("status", r#"systemctl status "rollcall-*""#),
     ("up", "rollcall-setup"),
     ("user", "rollcall-admin user"),

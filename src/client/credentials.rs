@@ -275,6 +275,17 @@ impl Error {
     }
 }
 
+fn way_out(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            "; just enrol on the server's host makes the files of a device, and --cert, --key and --ca, or the folder \
+             ROLLCALL_CERTS, say where they are"
+        }
+        io::ErrorKind::PermissionDenied => "; run this as its owner, or as root",
+        _ => "",
+    }
+}
+
 impl fmt::Display for Advice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -288,7 +299,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display();
         match &self.fault {
-            Fault::Unreadable(error) => write!(f, "cannot read {path}: {error}"),
+            Fault::Unreadable(error) => write!(f, "cannot read {path}: {error}{}", way_out(error)),
             Fault::Empty => write!(f, "{path} is empty"),
             Fault::Damaged(damaged) => write!(f, "{path} is damaged: {damaged}"),
             Fault::Missing { wanted, instead } => {

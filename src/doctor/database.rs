@@ -60,8 +60,7 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
     let done = task::block_on(future::timeout(PATIENCE, asking));
     let done = done.unwrap_or(Err(store::Error::Deadline(PATIENCE)));
     findings.extend(done.err().map(|error: store::Error| {
-        let advice = "look at DATABASE_URL; just up, as the user of the stack, starts the private cluster and \
-                      brings the schema up to date";
+        let advice = "look at DATABASE_URL, if you have set it; the stack's own just up mends, as the user of the stack";
         let text = match error.is_transient() {
             true => format!("the database is unreachable or too slow: {error}"),
             false => error.to_string(),

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::cli::now_ns;
 use crate::lan::destination::Target;
 use crate::lan::{group, sockets};
+use crate::protocol::prefix;
 
 /// Longest wait for a datagram of ours.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -48,12 +49,10 @@ fn try_one(target: &Target) -> Outcome {
     }
 }
 
-/// 0xff says that an email of 255 bytes follows, one more than any has, and fewer do follow: a listener of any version
-/// takes this for foreign and can make no status of it. The text is for readers of tcpdump(8). Process, time and number
-/// tell it from every other.
+/// Process, time and number tell it from every other.
 fn datagram() -> Vec<u8> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let mut datagram = b"\xffrollcall-server doctor ".to_vec();
+    let mut datagram = prefix::TEST.to_vec();
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     datagram.extend_from_slice(format!("{}.{}.{number}", std::process::id(), now_ns()).as_bytes());
     datagram
@@ -86,8 +85,8 @@ fn receives(receiver: &UdpSocket, datagram: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::lan::{destination, interfaces};
+    use crate::protocol;
     use crate::protocol::judge::{Ignored, Judge, Policy, Verdict};
-    use crate::protocol::{self, prefix};
     use std::net::Ipv4Addr;
 
     fn targets(text: &str) -> Vec<Target> {

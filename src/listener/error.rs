@@ -15,6 +15,11 @@ pub enum Error {
     Setting(#[from] SettingError),
     #[error(transparent)]
     Key(#[from] keyfile::Error),
+    #[error(
+        "there is no public key {path}: copy certs/broadcast.pub of the server's host to it, or that which just keys prints there",
+        path = .0.display()
+    )]
+    NoKey(PathBuf),
     #[error("--privacy-key and --people resolve pseudonyms together; one is missing")]
     HalfOfPrivacy,
     #[error("--stats-file {path}: node_exporter reads files alone whose names end in .prom", path = .0.display())]
@@ -65,7 +70,7 @@ impl Fatal for Error {
             | Error::RelayRate
             | Error::StatsFile(_) => Exit::Usage,
             Error::State(error) if error.may_pass() => Exit::Failure,
-            Error::Setting(_) | Error::Key(_) | Error::State(_) => Exit::Config,
+            Error::Setting(_) | Error::Key(_) | Error::NoKey(_) | Error::State(_) => Exit::Config,
             _ => Exit::Failure,
         }
     }

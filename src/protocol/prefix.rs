@@ -18,6 +18,10 @@ use super::status::{Email, EmailError, Status};
 /// Bytes of the longest prefix: the longest email, and the longest text of an IPv6 address (39).
 pub const MAX_PREFIX: usize = 1 + Email::MAX_LEN + 8 + 1 + 39 + 2;
 
+/// How a test of `rollcall-server doctor` begins. 0xff says that an email of 255 bytes follows, one more than any has, and
+/// fewer do follow: a listener of any version takes it for foreign and can make no status of it. The text is for people.
+pub const TEST: &[u8] = b"\xffrollcall-server doctor ";
+
 /// Appends the datagram that announces `status` to `out`.
 pub fn encode(status: &Status, out: &mut Vec<u8>) {
     push_text(out, status.email.as_str());

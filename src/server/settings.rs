@@ -100,7 +100,7 @@ pub enum Command {
 #[derive(ArgsInfo, FromArgs)]
 #[argh(subcommand, name = "doctor")]
 pub struct Doctor {
-    /// only these: network, nginx, database, certificates, keys, disk
+    /// only these: network, nginx, server, database, certificates, keys, disk
     #[argh(positional)]
     pub checks: Vec<String>,
 }

@@ -1,6 +1,6 @@
 //! Whose server answers where ours should, and with which settings.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -45,18 +45,19 @@ pub fn server(wait_for: Option<u32>) -> Result<(), Error> {
     // The program that `stack/up` starts lies beside this one.
     let own = std::env::current_exe().map_err(Error::of(Path::new("/proc/self/exe")))?;
     let ours = Proof::of(&settings, &own.with_file_name("rollcall-server"))?;
+    let lacking = || lacking(&settings.listen, PATIENCE).map(|lacking| lacking.to_string());
     let end = Instant::now() + STARTING;
     loop {
-        let found = meet(&ours, |request| ask_port(&settings.listen, request));
+        let found = meet(&ours, |request| ask_port(&settings.listen, request, PATIENCE));
         let (is, announces, lacks) = match &found {
             Found::Nobody => ("nobody", "", None),
             Found::Stranger => ("stranger", "", None),
             Found::Ours(statement) => {
                 let announces = statement.lines().find_map(|line| line.strip_prefix("announces "));
                 let (is, lacks) = match statement == ours.statement() {
-                    false => ("older", lacking(&settings.listen)),
+                    false => ("older", lacking()),
                     true => match meet(&ours, |request| ask_socket(&settings.socket, request)) {
-                        Found::Ours(_) => ("current", lacking(&settings.listen)),
+                        Found::Ours(_) => ("current", lacking()),
                         // Whatever has become of the socket: only a new start mends it.
                         _ => (
                             "older",
@@ -121,17 +122,33 @@ fn is_nobody(error: &io::Error) -> bool {
     )
 }
 
+/// The lack of a server that is not ready.
+pub enum Lacking {
+    /// In its own words.
+    Reason(String),
+    Answer(io::Error),
+}
+
+impl fmt::Display for Lacking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Lacking::Reason(detail) => f.write_str(detail),
+            Lacking::Answer(error) => error.fmt(f),
+        }
+    }
+}
+
 /// Why the server is not ready; `None` if it is.
-fn lacking(address: &Address) -> Option<String> {
-    match ask_port(address, &get("/readyz", "")) {
+pub fn lacking(address: &Address, patience: Duration) -> Option<Lacking> {
+    match ask_port(address, &get("/readyz", ""), patience) {
         Ok(answer) if answer.starts_with("HTTP/1.1 204 ") => None,
         Ok(answer) => {
             let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
             let problem: Option<serde_json::Value> = serde_json::from_str(body).ok();
             let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str());
-            Some(detail.unwrap_or("it does not say why").to_owned())
+            Some(Lacking::Reason(detail.unwrap_or("it does not say why").to_owned()))
         }
-        Err(error) => Some(error.to_string()),
+        Err(error) => Some(Lacking::Answer(error)),
     }
 }
 
@@ -139,47 +156,51 @@ fn get(path: &str, header: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: rollcall\r\n{header}Connection: close\r\n\r\n")
 }
 
-fn ask_port(address: &Address, request: &str) -> io::Result<String> {
+fn ask_port(address: &Address, request: &str, patience: Duration) -> io::Result<String> {
     let (address, request) = (address.clone(), request.to_owned());
-    within_patience(move || {
+    within(2 * patience, move || {
         let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
         for address in address.0.to_socket_addrs()? {
-            result = TcpStream::connect_timeout(&address, PATIENCE);
+            result = TcpStream::connect_timeout(&address, patience);
             if result.is_ok() {
                 break;
             }
         }
         let stream: TcpStream = result?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        exchange(stream, &request)
+        stream.set_read_timeout(Some(patience))?;
+        exchange(stream, &request, patience)
     })
 }
 
 fn ask_socket(socket: &Path, request: &str) -> io::Result<String> {
     let (socket, request) = (socket.to_owned(), request.to_owned());
-    within_patience(move || {
+    within(2 * PATIENCE, move || {
         let stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        exchange(stream, &request)
+        exchange(stream, &request, PATIENCE)
     })
 }
 
 /// A name may take its time, and connect(2) to a Unix socket with a full backlog has no timeout: so a thread waits.
-fn within_patience(ask: impl FnOnce() -> io::Result<String> + Send + 'static) -> io::Result<String> {
+fn within(limit: Duration, ask: impl FnOnce() -> io::Result<String> + Send + 'static) -> io::Result<String> {
     let (done, answer) = mpsc::channel();
     thread::spawn(move || done.send(ask()));
-    answer.recv_timeout(2 * PATIENCE).unwrap_or(Err(io::ErrorKind::TimedOut.into()))
+    answer.recv_timeout(limit).unwrap_or(Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// The answer, until the other end closes or patience is over.
-fn exchange(mut stream: impl Read + Write, request: &str) -> io::Result<String> {
-    let end = Instant::now() + PATIENCE;
+fn exchange(mut stream: impl Read + Write, request: &str, patience: Duration) -> io::Result<String> {
+    let end = Instant::now() + patience;
     stream.write_all(request.as_bytes())?;
     let (mut answer, mut buffer) = (Vec::new(), [0; 1024]);
     while (answer.len() as u64) < MOST && Instant::now() < end {
-        match stream.read(&mut buffer)? {
-            0 => break,
-            len => answer.extend_from_slice(&buffer[..len]),
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(len) => answer.extend_from_slice(&buffer[..len]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            Err(error) => return Err(error),
         }
     }
     Ok(String::from_utf8_lossy(&answer).into_owned())

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 
+use super::prepare;
 use super::users::Users;
 use super::{Error, Settings, print};
 use crate::cli::note;
@@ -85,7 +86,7 @@ fn keep_key(settings: &Settings) -> Result<(), Error> {
     if fs::metadata(&key).is_ok_and(|key| key.len() > 0) {
         return Ok(());
     }
-    let copy = settings.own().join("broadcast.key");
+    let copy = settings.state.join(prepare::OWN).join("broadcast.key");
     let believed = public.exists().then(|| keyfile::public_key(&public).ok());
     let kept = read_no_link(&copy).ok();
     let signer = kept.as_ref().and_then(|kept| keyfile::parse_signing_key(kept).ok());

@@ -13,7 +13,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use super::folder::{make_open, read_no_link};
 use super::trust::{Lists, Trust};
-use super::users::Users;
+use super::users::{Part, Users};
 use super::{Error, Settings, print};
 use crate::cli::setting;
 use crate::files;
@@ -21,23 +21,32 @@ use crate::http::identity::Identity;
 use crate::keyfile;
 use crate::server::{self, Privacy};
 
-/// The folder is the server's, which may have put anything there: so the server's user writes.
+/// The folder is the part's, which may have put anything there: so the part's user writes.
 const TAKE: &str = r#"rm -rf -- "$1.new" && cat >"$1.new" && mv -fT -- "$1.new" "$1""#;
 
-/// nginx shows them to the server and to the board.
-const CREDENTIALS: [&str; 2] = ["proxy-credential", "board/proxy-credential"];
-/// A reader on this host shows it to the board.
-const TOKEN: &str = "board/token";
+/// nginx shows the first to the server and the second to the board, a reader on this host shows the third to the board.
+const CREDENTIALS: [(Part, &str); 3] = [
+    (Part::Server, "proxy-credential"),
+    (Part::Board, "board/proxy-credential"),
+    (Part::Board, "board/token"),
+];
+/// Copies of keys in a folder of the part alone.
+const COPIES: [(Part, &str, &str); 3] =
+    [(Part::Server, OWN, SIGNING), (Part::Server, OWN, PSEUDONYMS), (Part::Board, BOARDS_OWN, PSEUDONYMS)];
+/// The server remembers its epoch in there, too.
+pub const OWN: &str = "server/own";
+const BOARDS_OWN: &str = "board/own";
+const SIGNING: &str = "broadcast.key";
+const PSEUDONYMS: &str = "privacy.key";
 
 pub fn prepare(template: &Path) -> Result<(), Error> {
     umask(Mode::from_bits_truncate(0o077));
     let settings = Settings::read()?;
     let users = Users::find()?;
     folders(&settings, &users)?;
-    let make = |name| credential(&settings.state.join(name), &users);
-    let [server, board] = CREDENTIALS;
-    let credentials = [make(server)?, make(board)?];
-    make(TOKEN)?;
+    let [server, board, token] = CREDENTIALS.map(|of| credential(&settings, of, &users));
+    token?;
+    let credentials = [server?, board?];
     keys(&settings, &users)?;
     let configuration = configuration(template, &settings, &users, credentials)?;
     // nginx has to take it first.
@@ -50,24 +59,25 @@ pub fn check(template: &Path) -> Result<(), Error> {
     let settings = Settings::read()?;
     let users = Users::find()?;
     let found = |path: &Path| read_no_link(path).unwrap_or_default();
-    for key in ["broadcast.key", "privacy.key"] {
-        let copy = settings.own().join(key);
+    for (_, folder, key) in COPIES {
+        let copy = settings.state.join(folder).join(key);
         if found(&settings.certs.join(key)) != found(&copy) || !copy.exists() {
             print(copy.display())?;
         }
     }
-    for path in CREDENTIALS.iter().chain([&TOKEN]).map(|name| settings.state.join(name)) {
+    for (part, name) in CREDENTIALS {
+        let path = settings.state.join(name);
         let stays = fs::symlink_metadata(&path).is_ok_and(|found| {
-            found.is_file() && found.len() > 0 && is_closed(&found) && users.owns_as_server(found.uid())
+            found.is_file() && found.len() > 0 && is_closed(&found) && users.owns(part, found.uid())
         });
         if !stays {
             print(path.display())?;
         }
     }
-    let credentials =
-        CREDENTIALS.map(|name| String::from_utf8_lossy(&found(&settings.state.join(name))).trim().to_owned());
+    let [server, board, _] = CREDENTIALS
+        .map(|(_, name)| String::from_utf8_lossy(&found(&settings.state.join(name))).trim().to_owned());
     let file = settings.state.join("nginx/nginx.conf");
-    if configuration(template, &settings, &users, credentials)?.as_bytes() != found(&file) {
+    if configuration(template, &settings, &users, [server, board])?.as_bytes() != found(&file) {
         print(file.display())?;
     }
     Ok(())
@@ -82,8 +92,10 @@ fn folders(settings: &Settings, users: &Users) -> Result<(), Error> {
     folder(&state.join("nginx/tmp"), 0o700)?;
     folder(&state.join("server"), 0o755)?;
     folder(&state.join("board"), 0o755)?;
-    let own = folder(&settings.own(), 0o700)?;
-    users.give_to_server(&own).map_err(Error::of(&own))?;
+    for (part, own) in [(Part::Server, OWN), (Part::Board, BOARDS_OWN)] {
+        let own = folder(&state.join(own), 0o700)?;
+        users.give_to(part, &own).map_err(Error::of(&own))?;
+    }
     let database_url: String = setting(None, "DATABASE_URL", "")?;
     if database_url.is_empty() {
         // Closed to others: each connection to the socket, also one that is refused, takes one of PostgreSQL's.
@@ -111,13 +123,14 @@ fn folder(path: &Path, mode: u32) -> Result<PathBuf, Error> {
 
 /// A secret that nginx shows to the server or to the board, or a reader on this host; a new one if there is none, or if
 /// others could read it.
-fn credential(path: &Path, users: &Users) -> Result<String, Error> {
+fn credential(settings: &Settings, (part, name): (Part, &str), users: &Users) -> Result<String, Error> {
+    let path = &settings.state.join(name);
     let error = Error::of(path);
     let exposed = match fs::symlink_metadata(path) {
         Ok(found) if !found.is_file() => return Err(Error::NoFile(path.to_owned())),
         Ok(found) if found.len() > 0 && is_closed(&found) => {
-            if !users.owns_as_server(found.uid()) {
-                users.give_to_server(path).map_err(error)?;
+            if !users.owns(part, found.uid()) {
+                users.give_to(part, path).map_err(error)?;
             }
             return read(path);
         }
@@ -132,7 +145,7 @@ fn credential(path: &Path, users: &Users) -> Result<String, Error> {
     let new = path.with_extension("new");
     let make = || {
         files::replace(&new, (hex::encode(secret) + "\n").as_bytes())?;
-        users.give_to_server(&new)?;
+        users.give_to(part, &new)?;
         fs::rename(&new, path)
     };
     make().map_err(&error)?;
@@ -155,25 +168,25 @@ fn read(path: &Path) -> Result<String, Error> {
     Ok(String::from_utf8_lossy(&text).trim().to_owned())
 }
 
-/// The server's own copies of the key that signs announcements, beside which it remembers its epoch, and of the key
-/// of the pseudonyms. A key that is none does not take the place of a good copy.
+/// The copies of the key that signs announcements and of the key of the pseudonyms. A key that is none does not take the
+/// place of a good copy.
 fn keys(settings: &Settings, users: &Users) -> Result<(), Error> {
-    let [signing, pseudonyms] = ["broadcast.key", "privacy.key"].map(|name| settings.certs.join(name));
+    let [signing, pseudonyms] = [SIGNING, PSEUDONYMS].map(|name| settings.certs.join(name));
     keyfile::signing_key(&signing).map_err(server::Error::BroadcastKey)?;
     if let Ok(Privacy::Pseudonym) = setting(None, "ROLLCALL_PRIVACY", "clear") {
         keyfile::pseudonym_key(&pseudonyms).map_err(server::Error::PrivacyKey)?;
     }
     // One that is damaged waits for the day when it is needed.
-    let pseudonyms = keyfile::pseudonym_key(&pseudonyms).is_ok().then_some(pseudonyms);
-    for key in [Some(signing), pseudonyms].into_iter().flatten() {
-        let copy = settings.own().join(key.file_name().unwrap_or_default());
+    let has_pseudonyms = keyfile::pseudonym_key(&pseudonyms).is_ok();
+    for (part, folder, key) in COPIES.into_iter().filter(|(.., key)| *key != PSEUDONYMS || has_pseudonyms) {
+        let copy = settings.state.join(folder).join(key);
         let take = || {
-            let mut shell = users.as_server("sh");
+            let mut shell = users.run_as(part, "sh");
             shell.args(["-c", TAKE, "sh"]).arg(&copy).current_dir(&settings.state);
-            shell.stdin(Stdio::from(File::open(&key)?)).status()
+            shell.stdin(Stdio::from(File::open(settings.certs.join(key))?)).status()
         };
         if !take().map_err(Error::of(&copy))?.success() {
-            return Err(Error::File(copy, io::Error::other("the server's user cannot write it")));
+            return Err(Error::File(copy, io::Error::other("its user cannot write it")));
         }
     }
     Ok(())

@@ -22,7 +22,24 @@ struct Ids {
     /// Of a cluster of our own. With a database elsewhere this host may have no such user.
     postgres: Option<User>,
     server: User,
+    board: User,
     nginx: Group,
+}
+
+/// Whose a file is.
+#[derive(Clone, Copy)]
+pub enum Part {
+    Server,
+    Board,
+}
+
+impl Ids {
+    fn of(&self, part: Part) -> &User {
+        match part {
+            Part::Server => &self.server,
+            Part::Board => &self.board,
+        }
+    }
 }
 
 impl Users {
@@ -30,19 +47,22 @@ impl Users {
         if !geteuid().is_root() {
             return Ok(Self(None));
         }
-        let user = |name| User::from_name(name).ok().flatten().ok_or(Error::NoUser(name));
-        let group = |name| Group::from_name(name).ok().flatten().ok_or(Error::NoUser(name));
+        let user =
+            |name: &str| User::from_name(name).ok().flatten().ok_or_else(|| Error::NoUser(name.to_owned()));
+        let group =
+            |name: &str| Group::from_name(name).ok().flatten().ok_or_else(|| Error::NoUser(name.to_owned()));
         let elsewhere = !setting::<String>(None, "DATABASE_URL", "")?.is_empty();
         let postgres = if elsewhere { None } else { Some(user(POSTGRES)?) };
-        Ok(Self(Some(Ids { postgres, server: user(SERVER)?, nginx: group(NGINX)? })))
+        let board: String = setting(None, "ROLLCALL_BOARD_USER", SERVER)?;
+        Ok(Self(Some(Ids { postgres, server: user(SERVER)?, board: user(&board)?, nginx: group(NGINX)? })))
     }
 
     pub fn is_root(&self) -> bool {
         self.0.is_some()
     }
 
-    pub fn give_to_server(&self, path: &Path) -> io::Result<()> {
-        self.0.iter().try_for_each(|ids| chown(path, Some(ids.server.uid.as_raw()), None))
+    pub fn give_to(&self, part: Part, path: &Path) -> io::Result<()> {
+        self.0.iter().try_for_each(|ids| chown(path, Some(ids.of(part).uid.as_raw()), None))
     }
 
     /// The server's, and nginx may enter.
@@ -64,13 +84,13 @@ impl Users {
         self.0.iter().try_for_each(|ids| chown(path, None, Some(ids.nginx.gid.as_raw())))
     }
 
-    pub fn owns_as_server(&self, uid: u32) -> bool {
-        uid == self.0.as_ref().map_or(geteuid(), |ids| ids.server.uid).as_raw()
+    pub fn owns(&self, part: Part, uid: u32) -> bool {
+        uid == self.0.as_ref().map_or(geteuid(), |ids| ids.of(part).uid).as_raw()
     }
 
-    /// A command that runs as the server does.
-    pub fn as_server(&self, program: &str) -> Command {
-        self.0.as_ref().map_or_else(|| Command::new(program), |ids| as_user(&ids.server, program))
+    /// A command that runs as the part does.
+    pub fn run_as(&self, part: Part, program: &str) -> Command {
+        self.0.as_ref().map_or_else(|| Command::new(program), |ids| as_user(ids.of(part), program))
     }
 
     /// May PostgreSQL and the server enter the folder?

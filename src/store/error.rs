@@ -43,8 +43,8 @@ pub enum Error {
     #[error("DATABASE_URL leads to a connection pooler ({}): {DIRECTLY}", plain(.0))]
     Pooler(sqlx::Error),
     #[error(
-        "the database does not let the role of DATABASE_URL in ({}): look at its name and password there, at the role, and at \
-         pg_hba.conf", plain(.0)
+        "the database does not let the role of DATABASE_URL in ({}): one of the stack's own just up mends, as the user of the \
+         stack; for another look at the name and the password in DATABASE_URL, at the role, and at pg_hba.conf", plain(.0)
     )]
     Refused(sqlx::Error),
     /// HAProxy ends a connection that it can hand to nobody.

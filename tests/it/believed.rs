@@ -199,4 +199,9 @@ fn old_news_and_bad_keys_are_refused() {
          needed; openssl pkey -pubout makes one of it\n"
     );
     assert_eq!(said, expected);
+    let (_, said, exit) = scene.listen(&["--key", "/no/such.pub"]).ended();
+    assert!(
+        exit == 78 && said.contains("there is no public key /no/such.pub: copy certs/broadcast.pub "),
+        "{said}"
+    );
 }

@@ -25,8 +25,14 @@ fn files_that_prove_nothing_are_named() {
     let (cert, key, ca) = (certs.join("client.crt"), certs.join("client.key"), certs.join("ca.crt"));
     let (other, missing) = (certs.join("bad_client.key"), certs.join("missing"));
     let file = |name: &str| certs.join(name);
+    let advice = "os error 2); just enrol on the server's host makes the files of a device";
     let cases: Vec<(&Path, &Path, &Path, String)> = vec![
-        (&missing, &key, &ca, format!("cannot read {}: No such file", missing.display())),
+        (
+            &missing,
+            &key,
+            &ca,
+            format!("cannot read {}: No such file or directory ({advice}", missing.display()),
+        ),
         (&cert, &missing, &ca, format!("cannot read {}: No such file", missing.display())),
         (&cert, &key, &missing, format!("cannot read {}: No such file", missing.display())),
         (certs, &key, &ca, format!("cannot read {}: Is a directory", certs.display())),

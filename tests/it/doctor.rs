@@ -1,6 +1,7 @@
 //! `rollcall-server doctor`, as `just doctor` runs it: its findings on a stack that is well, and on broken ones.
 
 use crate::namespace::Namespace;
+use crate::program::signal;
 use crate::stack::{Builder, Running, Stack, date, expect, free_port, text, wait_until};
 use std::fs;
 use std::net::UdpSocket;
@@ -77,11 +78,18 @@ fn a_stack_that_is_well_is_green_and_is_not_disturbed() {
     let socket = stack.state.join("clerk/socket");
     says(&lines, &format!("green   only nginx can name callers to the server, on {}", socket.display()));
 
-    // Everything goes on, and the listener took the doctor's datagrams for somebody else's.
+    // Everything goes on, and the listener counts the doctor's datagrams as somebody else's.
     expect(&mut stack.client(&stack.pair("client")), 0, "Success!");
     assert_eq!(listener.exit(), 0, "{}", listener.err());
     assert!(listener.err().contains("unverified 1 (unsigned 0, unchecked 1,"), "{}", listener.err());
     assert!(!listener.err().contains("foreign 0"), "{}", listener.err());
+    // And says that it is a test.
+    assert!(
+        listener.err().contains("heard a test of rollcall-server doctor from 127."),
+        "{}",
+        listener.err()
+    );
+    assert!(!listener.err().contains("ignored a datagram"), "{}", listener.err());
     assert_eq!(listener.out().matches("User Email").count(), 1, "{}", listener.out());
 }
 
@@ -141,6 +149,31 @@ fn the_state_of_the_database_is_judged() {
 }
 
 #[test]
+fn a_server_that_is_not_ready_is_red() {
+    let stack = Stack::up();
+    let doctor = || {
+        let output = stack.program("rollcall-server").args(["doctor", "server"]).output().unwrap();
+        (text(&output), output.status.code())
+    };
+    let server = format!("the server on {}", stack.listen);
+    assert_eq!(doctor(), (format!("green   {server} is ready\n"), Some(0)));
+    stack.sql("revoke update on servers from rollcall_server");
+    let lacks = format!(
+        "red     {server} is not ready: the database does not take heartbeats: the server's role lacks rights of \
+         deploy/grants.sql; do: look at the lines of the database; "
+    );
+    wait_until("it is not ready", || doctor().0.starts_with(&lacks));
+    assert_eq!(doctor().1, Some(1));
+    signal("STOP", &[stack.pid("server/pid")]);
+    let silent = doctor();
+    signal("CONT", &[stack.pid("server/pid")]);
+    assert!(
+        silent.0.starts_with(&format!("red     {server} does not answer: timed out; do: ")),
+        "{silent:?}"
+    );
+}
+
+#[test]
 fn ended_broken_or_missing_certificates_are_red() {
     let stack = Builder::new().stopped();
     let (lines, exit) = doctor(&stack, &[]);
@@ -149,6 +182,8 @@ fn ended_broken_or_missing_certificates_are_red() {
         says(&lines, &format!("red     the certificate {}/{name}.crt is missing: ", stack.certs.display()));
     }
     says(&lines, "yellow  announcements are not signed: ROLLCALL_BROADCAST_KEY is not set");
+    let refused = "does not answer: Connection refused (os error 111); do: just up; ";
+    says(&lines, &format!("red     the server on {} {refused}", stack.listen));
     assert_eq!(exit, 1);
 
     expect(stack.program("rollcall-admin").args(["ca", "init"]), 0, "");

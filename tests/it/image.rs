@@ -102,7 +102,7 @@ fn the_parts_of_a_server_run_in_the_image() {
 fn compose_starts_each_part() {
     let read = |file: &str| fs::read_to_string(Path::new(ROOT).join(file)).unwrap();
     let (compose, part) = (read("deploy/compose.yaml"), read("stack/part"));
-    let usage = part.lines().find_map(|line| line.split_once("\"usage: stack/part ")).unwrap().1;
+    let usage = part.lines().find_map(|line| line.split_once("\"usage: $root/stack/part ")).unwrap().1;
     for name in usage.trim_end_matches("\" ;;").split('|') {
         let started = compose.contains(&format!("command: [{name}]"))
             || compose.contains(&format!("/usr/share/rollcall/stack/part {name};"));

@@ -113,7 +113,7 @@ impl Machine {
     /// A shell of root's in there.
     pub fn shell(&self, script: &str) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["-a", "-t", &self.first.to_string(), "env", "-i", "HOME=/root", "LC_ALL=C.UTF-8"]);
+        command.args(["-a", "-t", &self.first.to_string(), "env", "-i", "HOME=/", "LC_ALL=C.UTF-8"]);
         command.args(["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]);
         command.args(["DEBIAN_FRONTEND=noninteractive", "bash", "-euo", "pipefail", "-c", script]);
         command.stdin(Stdio::null());

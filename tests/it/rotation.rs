@@ -189,8 +189,8 @@ fn the_steps_come_in_their_order() {
     let certs = |name: &str| stack.certs.join(name);
     rotate(&stack, &["--switch"], 1, "there is no broadcast.next.pub to switch to: just rotate-key makes it");
     rotate(&stack, &["--finish"], 0, "nothing to do");
-    rotate(&stack, &["--back"], 1, "usage: stack/rotate");
-    rotate(&stack, &["--switch", "--finish"], 1, "usage: stack/rotate");
+    rotate(&stack, &["--back"], 1, "usage: just rotate-key ");
+    rotate(&stack, &["--switch", "--finish"], 1, "usage: just rotate-key ");
     rotate(&stack, &[], 0, "Copy it");
     rotate(&stack, &["--finish"], 1, "the switch to the next key comes first: just rotate-key --switch");
     // A damaged half never takes the server's place.

@@ -32,7 +32,7 @@ fn package(folder: &Path, version: &str) -> [PathBuf; 3] {
 fn give(machine: &Machine, packages: &[&PathBuf]) {
     for package in packages {
         let name = package.file_name().unwrap().to_str().unwrap();
-        machine.put(package, &format!("/root/{name}"));
+        machine.put(package, &format!("/srv/{name}"));
     }
 }
 
@@ -40,13 +40,13 @@ fn give(machine: &Machine, packages: &[&PathBuf]) {
 #[track_caller]
 fn types(machine: &Machine, line: &str) -> String {
     documented(line);
-    machine.runs(&format!("cd; {line}"))
+    machine.runs(&format!("cd /srv; {line}"))
 }
 
 #[track_caller]
 fn types_as(machine: &Machine, line: &str, typed: &str) -> String {
     documented_as(line, typed);
-    machine.runs(&format!("cd; {typed}"))
+    machine.runs(&format!("cd /srv; {typed}"))
 }
 
 fn certificates(machine: &Machine, folder: &Path, files: &[&str]) {
@@ -66,10 +66,10 @@ fn refuses(machine: &Machine, script: &str, words: &str) {
 /// Fails with a line in stack.env, with these words; then the line goes.
 #[track_caller]
 fn refuses_with(machine: &Machine, line: &str, words: &str) {
-    machine.runs(&format!("cp /etc/rollcall/stack.env /root/good; echo '{line}' >>/etc/rollcall/stack.env"));
+    machine.runs(&format!("cp /etc/rollcall/stack.env /srv/good; echo '{line}' >>/etc/rollcall/stack.env"));
     refuses(machine, "rollcall-setup --yes", words);
     refuses(machine, "rollcall-setup --dry-run", words);
-    machine.runs("cp /root/good /etc/rollcall/stack.env");
+    machine.runs("cp /srv/good /etc/rollcall/stack.env");
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn packages_make_servers_and_devices() {
                 "apt-get install ./rollcall-listen_*.deb",
                 "apt-get install ./rollcall-listen_*.deb -y",
             );
-            second.runs("cd; apt-get install -y --no-install-recommends ./rollcall-server_*.deb");
+            second.runs("cd /srv; apt-get install -y --no-install-recommends ./rollcall-server_*.deb");
         });
         types_as(
             &host,
@@ -144,6 +144,8 @@ fn packages_make_servers_and_devices() {
     assert!(again.contains("nothing has to be changed"), "{again}");
     host.runs("openssl pkcs12 -in /etc/rollcall/certs/boss@example.com.p12 -passin pass:secret -nokeys -out /dev/null");
 
+    is_not_started_by_hand(&host);
+    board_is_no_server(&host);
     sees_a_part_that_ended(&host);
 
     for line in
@@ -175,21 +177,21 @@ fn packages_make_servers_and_devices() {
         ("ca.crt", "ca.crt"),
         ("broadcast.pub", "broadcast.pub"),
     ] {
-        device.put(&folder.join(file), &format!("/root/{name}"));
+        device.put(&folder.join(file), &format!("/srv/{name}"));
     }
     device.runs("echo 192.0.2.1 rollcall.example.com >>/etc/hosts");
     let listener = block("install -m 0644 broadcast.pub /etc/rollcall/broadcast.pub");
-    device.runs(&format!("cd; {listener}"));
+    device.runs(&format!("cd /srv; {listener}"));
     device.until("journalctl -u rollcall-listen -o cat | grep 'listening on'");
     let beats = block("install -o rollcall-client -m 0400 NAME.crt /etc/rollcall/client/client.crt");
-    device.runs(&format!("cd; {beats}"));
+    device.runs(&format!("cd /srv; {beats}"));
     documented("journalctl -u rollcall-listen -o cat");
     device.until(
         "journalctl -u rollcall-listen -o cat | grep '\"email\":\"alice@example.com\",\"ip\":\"192.0.2.2\".*\"verified\":true'",
     );
     let boss = "cd /etc/rollcall/certs; pair='--cert boss@example.com.crt --key boss@example.com.key'";
     give(&host, &[client]);
-    host.runs("cd; apt-get install -y ./rollcall-client_*.deb");
+    host.runs("cd /srv; apt-get install -y ./rollcall-client_*.deb");
     let who = host.runs(&format!("{boss}; rollcall-client who $pair --ca ca.crt --url https://localhost"));
     assert!(who.contains("online") && who.contains("alice@example.com"), "{who}");
     host.runs(&format!(
@@ -203,7 +205,7 @@ fn packages_make_servers_and_devices() {
     );
     documented("apt-get remove rollcall-client");
     device.runs(
-        "cd; apt-get remove -y rollcall-client rollcall-listen; [ -z \"$(pidof rollcall-client rollcall-listen)\" ]
+        "cd /srv; apt-get remove -y rollcall-client rollcall-listen; [ -z \"$(pidof rollcall-client rollcall-listen)\" ]
         apt-get install -y ./rollcall-client_*.deb ./rollcall-listen_*.deb; systemctl is-active rollcall-client rollcall-listen",
     );
 
@@ -216,7 +218,7 @@ fn packages_make_servers_and_devices() {
     device.runs(&format!("cp /etc/rollcall/broadcast.pub /etc/rollcall/other.pub; cat >/etc/rollcall/relay.env <<'END'\n{relay}END"));
     device.runs("systemctl enable --now rollcall-relay");
     device.until("journalctl -u rollcall-relay -o cat | grep 'listening on'");
-    let beat = "cd; rollcall-client --cert NAME.crt --key NAME.key --ca ca.crt --url";
+    let beat = "cd /srv; rollcall-client --cert NAME.crt --key NAME.key --ca ca.crt --url";
     device.runs(&format!("{beat} https://rollcall.example.com; sleep 1; systemctl stop rollcall-relay"));
     device.runs("journalctl -u rollcall-relay -o cat | grep ', relayed [1-9]'; test -s /var/lib/private/rollcall-relay/state");
 
@@ -247,15 +249,15 @@ fn packages_make_servers_and_devices() {
     let rotate = "/usr/share/rollcall/stack/rotate";
     host.runs(&format!("{rotate}; {rotate} --switch; {rotate} --finish"));
     certificates(&host, folder, &["broadcast.pub"]);
-    device.put(&folder.join("broadcast.pub"), "/root/broadcast.pub");
-    device.runs(&format!("cd; {listener} systemctl restart rollcall-listen"));
+    device.put(&folder.join("broadcast.pub"), "/srv/broadcast.pub");
+    device.runs(&format!("cd /srv; {listener} systemctl restart rollcall-listen"));
     documented("rm /etc/rollcall/certs/privacy.key");
     host.runs("rm /etc/rollcall/certs/privacy.key; rollcall-setup --yes | grep -q 204");
 
     joins(&host, &second);
     device.runs(&format!("echo 192.0.2.3 second >>/etc/hosts; {beat} https://second"));
 
-    host.runs("cd; rm ./*.deb");
+    host.runs("cd /srv; rm ./*.deb");
     give(&host, &[&newer[0], &newer[1]]);
     is_upgraded(&host);
 
@@ -286,6 +288,19 @@ fn refuses_before_it_changes_anything(host: &Machine) {
     assert_eq!(output.status.code(), Some(2), "{}", text(&output));
     assert!(text(&output).contains("needs --invitation"), "{}", text(&output));
     refuses(host, "ROLLCALL_INVITATION=a:b rollcall-setup --yes", "needs --join");
+    for command in ["rollcall-admin user list", "rollcall-server doctor", "rollcall-board link"] {
+        refuses(host, command, "run rollcall-setup first");
+        refuses(host, &as_user("daemon", command), "run this as root");
+        host.runs(&as_user("daemon", &format!("{command} --help")));
+    }
+    refuses(host, "/usr/share/rollcall/stack/rotate", "run rollcall-setup first");
+    refuses(host, &as_user("daemon", "rollcall-setup --dry-run"), "run this as root");
+    refuses(
+        host,
+        "getent passwd rollcall >/srv/user; sed -i /^rollcall:/d /etc/passwd; rollcall-setup --yes",
+        "dpkg-reconfigure",
+    );
+    host.runs("cat /srv/user >>/etc/passwd");
     refuses(host, "rollcall-setup --dry-run --operator boss", "not an email address");
     refuses(host, "ROLLCALL_HTTPS_PORT=8443 rollcall-setup --yes", "set for this command alone");
     for line in ["this is no line", "ROLLCALL_RATE = 3", "export ROLLCALL_RATE=3"] {
@@ -299,18 +314,49 @@ fn refuses_before_it_changes_anything(host: &Machine) {
     refuses(host, "rollcall-setup --yes", "443 is taken: stop who holds it (\"systemd-socket");
     host.runs("systemctl stop taken");
     let postgresql = "/etc/postgresql/15/main";
-    for (change, words) in [
-        (
-            "sed -i 's/^local  *all  *postgres  *peer/local all postgres md5/' pg_hba.conf",
-            "no password supplied",
-        ),
-        ("sed -i 's/^port = 5432/port = 5433/' postgresql.conf", "listens on port 5433"),
+    host.runs(&format!(
+        "cd {postgresql}; cp -a pg_hba.conf /srv; sed -i 's/^local  *all  *postgres  *peer/local all postgres md5/' pg_hba.conf
+        systemctl restart postgresql@15-main"
+    ));
+    refuses(host, "rollcall-setup --yes", "no password supplied");
+    host.runs(&format!("cp -a /srv/pg_hba.conf {postgresql}; systemctl restart postgresql@15-main"));
+}
+
+fn as_user(user: &str, command: &str) -> String {
+    format!("setpriv --reuid {user} --regid {user} --clear-groups {command}")
+}
+
+/// Its files would be root's.
+fn is_not_started_by_hand(host: &Machine) {
+    for program in ["rollcall-server", "rollcall-board"] {
+        refuses(host, program, &format!("systemd runs {program}, as a user of its own"));
+        host.runs(&format!("{program} --check"));
+    }
+}
+
+/// Neither in the database nor by its files.
+fn board_is_no_server(host: &Machine) {
+    host.runs("[ $(stat -c %U /proc/$(systemctl show -P MainPID rollcall-board)) = rollcall-board ]");
+    let (server, board) = (("rollcall", "rollcall_server"), ("rollcall-board", "rollcall_reader"));
+    let enters = |user: &str, role: &str| {
+        let url = format!("postgres://{role}@localhost/rollcall?host=/var/run/postgresql");
+        as_user(user, &format!("psql -qXAt -c 'select 1' '{url}'"))
+    };
+    for (user, role) in [server, board] {
+        host.runs(&enters(user, role));
+    }
+    for (user, role) in
+        [(board.0, server.1), (board.0, "rollcall"), (server.0, board.1), (server.0, "rollcall")]
+    {
+        refuses(host, &enters(user, role), "Peer authentication failed");
+    }
+    for (user, file) in [
+        (board.0, "proxy-credential"),
+        (board.0, "server/own/broadcast.key"),
+        (server.0, "board/token"),
+        (server.0, "board/proxy-credential"),
     ] {
-        let begin =
-            format!("cd {postgresql}; cp -a . /root/kept; {change}; systemctl restart postgresql@15-main");
-        host.runs(&begin);
-        refuses(host, "rollcall-setup --yes", words);
-        host.runs(&format!("cp -a /root/kept/. {postgresql}; systemctl restart postgresql@15-main"));
+        refuses(host, &as_user(user, &format!("cat /var/lib/rollcall/{file}")), "Permission denied");
     }
 }
 
@@ -321,7 +367,7 @@ fn sees_a_part_that_ended(host: &Machine) {
     refuses_with(host, "ROLLCALL_PRIVACY=hidden", "either clear or pseudonym");
     let upgrade = host.runs(
         "echo ROLLCALL_PRIVACY=hidden >>/etc/rollcall/stack.env; /var/lib/dpkg/info/rollcall-server.postinst configure 0.1.0-1
-        cp /root/good /etc/rollcall/stack.env",
+        cp /srv/good /etc/rollcall/stack.env",
     );
     assert!(upgrade.contains("the parts that run go on"), "{upgrade}");
     assert_eq!(host.runs(pids), before);
@@ -336,7 +382,7 @@ fn sees_a_part_that_ended(host: &Machine) {
 
     // A bundle for somebody who has none.
     host.runs(
-        "cd /etc/rollcall/certs; mv boss@example.com.p12 /root; ROLLCALL_P12_PASSWORD=secret rollcall-setup --yes --operator boss@example.com
+        "cd /etc/rollcall/certs; mv boss@example.com.p12 /srv; ROLLCALL_P12_PASSWORD=secret rollcall-setup --yes --operator boss@example.com
         test -s boss@example.com.p12",
     );
 }
@@ -363,10 +409,10 @@ END
     let again = "rollcall-setup --yes --join postgres://nowhere --invitation second:secret";
     refuses(second, again, "has joined already");
     refuses(host, again, "cannot join");
-    second.runs("cd; apt-get purge -y rollcall-server; apt-get install -y --no-install-recommends ./rollcall-server_*.deb");
+    second.runs("cd /srv; apt-get purge -y rollcall-server; apt-get install -y --no-install-recommends ./rollcall-server_*.deb");
     let settings = "/var/lib/rollcall/settings";
-    refuses(second, &format!("mv {settings} /root; rollcall-setup --yes"), "needs --join");
-    second.runs(&format!("mv /root/settings {settings}; rollcall-setup --yes | grep 204"));
+    refuses(second, &format!("mv {settings} /srv; rollcall-setup --yes"), "needs --join");
+    second.runs(&format!("mv /srv/settings {settings}; rollcall-setup --yes | grep 204"));
 }
 
 /// Nothing that was acknowledged is lost, and every part is the new one.
@@ -378,13 +424,19 @@ fn is_upgraded(host: &Machine) {
     let pids =
         "systemctl show -P MainPID rollcall-server rollcall-board rollcall-canary rollcall-signer | xargs";
     let (before, old) = (seen(), host.runs(pids));
-    host.runs("cd; apt-get install -y ./*.deb");
+    // The board had the server's user once.
+    host.runs(
+        "cd /var/lib/rollcall/board; chown rollcall token proxy-credential; rm -r own
+        sed -i s/rollcall-board/rollcall/ /etc/postgresql/15/main/pg_ident.conf",
+    );
+    host.runs("cd /srv; apt-get install -y ./*.deb");
     assert!(seen() >= before, "{before}");
     let new = host.runs(pids);
     let old: Vec<&str> = old.split_whitespace().collect();
     assert!(new.split_whitespace().all(|pid| pid != "0" && !old.contains(&pid)), "{old:?} {new}");
     assert!(host.runs("rollcall-setup").contains("nothing has to be changed"));
     assert_eq!(host.runs("systemctl --failed --no-legend"), "");
+    board_is_no_server(host);
 }
 
 /// Somebody else makes the list of the revoked.
@@ -396,17 +448,18 @@ fn gives_its_key_away(host: &Machine) {
     host.runs(&format!("cat >>/etc/rollcall/stack.env <<'END'\n{}END", external.unwrap().text));
     documented("certs/ca crl");
     host.runs(
-        "cd /etc/rollcall/certs; mv ca.key /root; mkdir crl.d; export ROLLCALL_CERTS=$PWD
-        ROLLCALL_CA_PASSIN=file:/etc/rollcall/passphrase ROLLCALL_SIGN_KEY=/root/ca.key /usr/share/rollcall/certs/ca crl </dev/null >crl.d/ca.pem
+        "cd /etc/rollcall/certs; mv ca.key /srv; mkdir crl.d; export ROLLCALL_CERTS=$PWD
+        ROLLCALL_CA_PASSIN=file:/etc/rollcall/passphrase ROLLCALL_SIGN_KEY=/srv/ca.key /usr/share/rollcall/certs/ca crl </dev/null >crl.d/ca.pem
         rollcall-setup --yes; cmp crl.d/ca.pem /var/lib/rollcall/nginx/crl.pem; ! systemctl is-active rollcall-signer",
     );
 }
 
-/// All is prepared, and each part runs by the command that is printed.
+/// All is prepared, and each part runs by the command that is printed. PostgreSQL has another port.
 fn goes_without_systemd(host: &Machine) {
+    host.runs("sed -i 's/^port = 5432/port = 5433/' /etc/postgresql/15/main/postgresql.conf; systemctl restart postgresql@15-main");
     host.runs(
         "unshare -m bash -euo pipefail -c '
-        mount -t tmpfs tmpfs /run/systemd; cd
+        mount -t tmpfs tmpfs /run/systemd; cd /srv
         apt-get install -y ./rollcall-server_*.deb
         rollcall-setup --yes | sed -n \"s:^  /usr:/usr:p\" >parts
         while read -r part; do case $part in *daily) ;; *) $part >>log 2>&1 & ;; esac; done <parts

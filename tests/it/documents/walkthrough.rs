@@ -47,9 +47,14 @@ fn readme_from_top_to_bottom() {
     certificates(&clone);
     people(&clone);
     clone.types("just doctor", 0, "0 red");
-    for check in ["network", "nginx", "database", "certificates", "keys", "disk"] {
+    for check in ["network", "nginx", "server", "database", "certificates", "keys", "disk"] {
         let line = format!("just doctor {check}");
-        clone.types_as("just doctor [network|nginx|database|certificates|keys|disk]", &line, 0, "green ");
+        clone.types_as(
+            "just doctor [network|nginx|server|database|certificates|keys|disk]",
+            &line,
+            0,
+            "green ",
+        );
     }
     clone.types("just doctor disk", 0, "are free on the disk of");
     settings(&clone);

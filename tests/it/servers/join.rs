@@ -371,6 +371,18 @@ fn a_join_that_failed_half_way_is_repeated_with_the_same_invitation() {
     // Another host cannot, and this one no more.
     expect(&mut join(), 1, "the first host refuses it");
 
+    // It goes when its hour is over; one that has not ended stays.
+    let file = first.certs.join("invited").join(&name);
+    let text = fs::read_to_string(&file).unwrap();
+    let mut ended: serde_json::Value = serde_json::from_str(&text).unwrap();
+    ended["until"] = 0.into();
+    fs::write(&file, ended.to_string()).unwrap();
+    let other = first.certs.join("invited/other");
+    fs::copy(&file, &other).unwrap();
+    fs::write(&other, text).unwrap();
+    expect(&mut first.administer(&["crl", "--if-due"]), 0, "");
+    assert!(!file.exists() && other.exists());
+
     // One that is gone when its answer is ready gets none.
     let store = Store::open(&first.database_url(), PATIENCE).unwrap();
     block_on(async {
