@@ -106,12 +106,14 @@ impl Bed {
         Some(table.lines().filter(is_up).map(|line| line.split(',').nth(1).unwrap().to_owned()).collect())
     }
 
-    /// When a PostgreSQL began to take writes, by its log.
-    pub fn ready_ns(&self) -> BTreeSet<u64> {
-        let logs = DATABASES.map(|host| fs::read(format!("{}/{host}/patroni.log", self.folder())).unwrap());
-        let text = String::from_utf8_lossy(&logs.concat()).into_owned();
-        let ready =
-            text.lines().filter(|line| line.ends_with("database system is ready to accept connections"));
+    /// When the PostgreSQL of this host began to take writes, or a standby that its commits waited for came, by its log.
+    pub fn takes_writes_ns(&self, host: &str) -> BTreeSet<u64> {
+        let log = fs::read(format!("{}/{host}/patroni.log", self.folder())).unwrap();
+        let text = String::from_utf8_lossy(&log);
+        let ready = text.lines().filter(|line| {
+            line.ends_with("database system is ready to accept connections")
+                || line.contains("is now a synchronous standby")
+        });
         let time = |line: &str| {
             // 2026-11-29 08:11:42.123 UTC [1] …
             let time = humantime::parse_rfc3339_weak(line.get(..23)?).ok()?;
