@@ -110,9 +110,13 @@ impl Bed {
     pub fn takes_writes_ns(&self, host: &str) -> BTreeSet<u64> {
         let log = fs::read(format!("{}/{host}/patroni.log", self.folder())).unwrap();
         let text = String::from_utf8_lossy(&log);
+        let mut waits = true;
         let ready = text.lines().filter(|line| {
-            line.ends_with("database system is ready to accept connections")
-                || line.contains("is now a synchronous standby")
+            let comes = line.contains("is now a synchronous standby");
+            let was_waited_for = comes && waits;
+            // Patroni lets the commits of a new primary go without a standby, until it has assigned one.
+            waits = comes || waits && !line.ends_with("received promote request");
+            was_waited_for || line.ends_with("database system is ready to accept connections")
         });
         let time = |line: &str| {
             // 2026-11-29 08:11:42.123 UTC [1] …
