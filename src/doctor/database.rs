@@ -210,9 +210,12 @@ fn of_another(published: &[(String, CrlNumber)], trusted: &[String]) -> Option<F
         .collect();
     (!trusted.is_empty() && !others.is_empty()).then(|| {
         Finding::yellow(
-            format!("the database has the CRL of another CA too ({}): each host refuses the devices of the other", others.join(", ")),
-            "give the other host a database of its own, or make it one more server of this one (just invite NAME here, just join \
-             there); if that CA is no more, just ca init --forget-others",
+            format!(
+                "the database has the CRL of another CA too ({}): each host refuses the devices of the other",
+                others.join(", ")
+            ),
+            "give the other host a database of its own, or make it one more server of this one (just invite NAME here, \
+             just join there); if that CA is no more, just ca init --forget-others",
         )
     })
 }
