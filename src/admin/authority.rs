@@ -201,6 +201,7 @@ async fn finish(store: &Store, desk: &mut Desk, old: &Issuer, yes: bool) -> Resu
     desk.trusted.retain(|authority| authority.public_key != old.certificate.public_key);
     write(desk)?;
     crl::refresh(store, desk, crl::When::Now, crl::Forgotten::Revoke).await?;
+    store.forget_crl(&old.certificate.subject_text).await?;
     // The last step, so that each run before it begins anew.
     for file in [&old.key, &desk.folder.certificate("ca.old")] {
         desk.folder.remove(file)?;

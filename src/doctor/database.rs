@@ -12,7 +12,7 @@ use crate::cli::{seconds, setting};
 use crate::files;
 use crate::stack::trust::{Authority, Trust};
 use crate::store::sighting::Serial;
-use crate::store::{self, CertificateRow, Guarantee, Revocation, Store};
+use crate::store::{self, CertificateRow, CrlNumber, Guarantee, Revocation, Store};
 use crate::x509::{self, LARGEST_CRL};
 
 /// Clocks that are kept by NTP differ by less.
@@ -48,7 +48,11 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
         findings.push(of_certificates(&known, SystemTime::now(), soon()));
         let trusted = trusted(settings);
         findings.extend(of_issuers(&known, &trusted, SystemTime::now()));
-        let is_own = Trust::read().is_ok_and(|trust| trust.authority != Authority::External);
+        let authority = Trust::read().map(|trust| trust.authority);
+        if let Ok(Authority::Own) = authority {
+            findings.extend(of_another(&store.published_numbers().await?, &trusted));
+        }
+        let is_own = authority.is_ok_and(|authority| authority != Authority::External);
         if let Some(authority) = trusted.first().filter(|_| is_own) {
             // Of the living, as `rollcall-admin crl` lists them.
             let revocations = store.revocations(seconds(SystemTime::now())).await?;
@@ -188,6 +192,25 @@ fn of_issuers(known: &[CertificateRow], trusted: &[String], now: SystemTime) -> 
                 "{count} certificates in the database are of a CA that is not in ca.crt: nginx refuses them"
             ),
             "just certs says untrusted; just renew NAME for those that are still in use",
+        )
+    })
+}
+
+/// A host that shares the database already, with a CA of its own, publishes its list there too.
+fn of_another(published: &[(String, CrlNumber)], trusted: &[String]) -> Option<Finding> {
+    let others: Vec<&str> = published
+        .iter()
+        .map(|(issuer, _)| issuer.as_str())
+        .filter(|issuer| !trusted.iter().any(|own| own == issuer))
+        .collect();
+    (!trusted.is_empty() && !others.is_empty()).then(|| {
+        Finding::yellow(
+            format!(
+                "the database has the CRL of another CA too ({}): each host refuses the devices of the other",
+                others.join(", ")
+            ),
+            "give the other host a database of its own, or make it one more server of this one (just invite NAME here, \
+             just join there); if that CA is no more, just ca init --forget-others",
         )
     })
 }

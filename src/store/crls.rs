@@ -47,6 +47,15 @@ impl Store {
         .await
     }
 
+    /// Forgets the list of a CA that nobody trusts any more.
+    pub async fn forget_crl(&self, issuer: &str) -> Result<(), Error> {
+        self.run(async |connection| {
+            sqlx::query("delete from crls where issuer = $1").bind(issuer).execute(connection).await?;
+            Ok(())
+        })
+        .await
+    }
+
     /// Forgets the lists of all CAs but these. Returns whose they were.
     pub async fn forget_crls_but(&self, issuers: &[&str]) -> Result<Vec<String>, Error> {
         self.run(async |connection| {

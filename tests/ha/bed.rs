@@ -106,12 +106,21 @@ impl Bed {
         Some(table.lines().filter(is_up).map(|line| line.split(',').nth(1).unwrap().to_owned()).collect())
     }
 
-    /// When a PostgreSQL began to take writes, by its log.
-    pub fn ready_ns(&self) -> BTreeSet<u64> {
-        let logs = DATABASES.map(|host| fs::read(format!("{}/{host}/patroni.log", self.folder())).unwrap());
-        let text = String::from_utf8_lossy(&logs.concat()).into_owned();
-        let ready =
-            text.lines().filter(|line| line.ends_with("database system is ready to accept connections"));
+    /// When the PostgreSQL of this host began to take writes, when a standby that its commits waited for came, and when they
+    /// had to wait for none any more, by its log.
+    pub fn takes_writes_ns(&self, host: &str) -> BTreeSet<u64> {
+        let log = fs::read(format!("{}/{host}/patroni.log", self.folder())).unwrap();
+        let text = String::from_utf8_lossy(&log);
+        let mut waits = true;
+        let ready = text.lines().filter(|line| {
+            let comes = line.contains("is now a synchronous standby");
+            let was_waited_for = comes && waits;
+            // Patroni lets the commits of a new primary go without a standby, until it has assigned one.
+            waits = comes || waits && !line.ends_with("received promote request");
+            was_waited_for
+                || line.contains("\"synchronous_standby_names\" removed")
+                || line.ends_with("database system is ready to accept connections")
+        });
         let time = |line: &str| {
             // 2026-11-29 08:11:42.123 UTC [1] …
             let time = humantime::parse_rfc3339_weak(line.get(..23)?).ok()?;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::bed::DATABASES;
 use crate::program::{expect, signal};
 use crate::scene::Scene;
 
@@ -38,6 +39,10 @@ fn nothing(_: &Scene, _: &str) {}
 fn to(scene: &Scene, verb: &str, host: String) -> String {
     scene.bed.just(&format!("just ha {verb} {host}"));
     host
+}
+
+fn strict(scene: &Scene, on: bool) {
+    scene.bed.just(&format!("just ha ctl edit-config --force --quiet -s synchronous_mode_strict={on}"));
 }
 
 const CRASH: Fault = Fault {
@@ -112,6 +117,25 @@ const PROMOTED: Fault = Fault {
     // Patroni makes it a standby again. Its history is another than the primary's, so it has to be made anew.
     heal: |scene, host| drop(scene.bed.just(&format!("just ha ctl reinit rollcall {host} --force"))),
 };
+const STRICT: Fault = Fault {
+    name: "synchronous_mode_strict, both standbys killed for 20 s",
+    act: |scene| {
+        strict(scene, true);
+        let primary = primary(scene);
+        let standbys = DATABASES.into_iter().filter(|host| *host != primary);
+        standbys.map(|host| to(scene, "postgresql stop", host.to_owned())).collect::<Vec<_>>().join(" ")
+    },
+    lasts: for_seconds(20),
+    // With one of them all is well again.
+    heal: |scene, hosts| {
+        scene.assert_nothing_is_acknowledged_for(Duration::from_secs(10));
+        for host in hosts.split(' ') {
+            to(scene, "postgresql start", host.to_owned());
+            scene.until_acknowledged_for(Duration::from_secs(2));
+        }
+        strict(scene, false);
+    },
+};
 pub const FULL: Fault = Fault {
     name: "disk of the primary full",
     act: |scene| {
@@ -125,5 +149,16 @@ pub const FULL: Fault = Fault {
 };
 
 pub const SHORT: [Fault; 4] = [CRASH, SWITCHOVER, HAPROXY, STANDBY];
-pub const LONG: [Fault; 10] =
-    [CRASH, DIE, FREEZE, SWITCHOVER, HAPROXY, CUT, STANDBY, PROXY_AND_PRIMARY, SERVER_AND_STANDBY, PROMOTED];
+pub const LONG: [Fault; 11] = [
+    CRASH,
+    DIE,
+    FREEZE,
+    SWITCHOVER,
+    HAPROXY,
+    CUT,
+    STANDBY,
+    STRICT,
+    PROXY_AND_PRIMARY,
+    SERVER_AND_STANDBY,
+    PROMOTED,
+];

@@ -36,9 +36,10 @@ pub struct Scene {
 pub struct Played {
     /// Without a 204 of the first server.
     pub silence: Duration,
-    /// To the first 204, since a PostgreSQL took writes again, and since somebody else's commit came back.
-    pub after_ready: Option<Duration>,
-    pub after_commit: Option<Duration>,
+    /// From a primary that takes writes, and an HAProxy that runs, to one that leads there.
+    pub shown_after: Option<Duration>,
+    /// From then to the first 204, or from somebody else's commit if that came first.
+    pub after_both: Option<Duration>,
     pub acknowledged: usize,
     pub lost: Vec<Beat>,
     pub announced_only: Vec<Value>,
@@ -108,6 +109,17 @@ impl Scene {
         );
     }
 
+    /// Neither server has acknowledged anything for so long, and the first says why.
+    #[track_caller]
+    pub fn assert_nothing_is_acknowledged_for(&self, time: Duration) {
+        for host in ["s1", "s2"] {
+            let ago = now_ns() - self.load.last_acknowledged_ns(host);
+            assert!(ago > time.as_nanos() as u64, "{host} acknowledged something {ago} ns ago");
+        }
+        let mut status = self.stack.tool("stack/status");
+        expect(&mut status, 1, "a commit waits for the synchronous standby");
+    }
+
     fn last_lines(&self) -> String {
         self.stack.log("server/log").lines().rev().take(5).collect::<Vec<_>>().join("\n")
     }
@@ -169,6 +181,8 @@ impl Scene {
         let (from, to) = *silences.iter().max_by_key(|(from, to)| to.saturating_sub(*from)).unwrap();
         let witnessed = self.watch.seen.witnessed_ns.lock().unwrap().clone();
         let first_commit = |from: u64, to: u64| witnessed.iter().copied().find(|at| (from..to).contains(at));
+        let (shown, able) = self.begins(from, to);
+        let both = shown.max(able).into_iter().chain(first_commit(from, to)).min();
         let samples = self.watch.seen.samples.lock().unwrap().clone();
         let samples: Vec<Sample> = samples.into_iter().filter(|one| one.began_ns > begun_ns).collect();
         // The server's own write of each second may be the first that goes through again. A heartbeat that waits meanwhile
@@ -182,8 +196,10 @@ impl Scene {
         };
         Played {
             silence: Duration::from_nanos(to - from),
-            after_ready: self.bed.ready_ns().range(from..to).last().map(|at| Duration::from_nanos(to - at)),
-            after_commit: first_commit(from, to).map(|at| Duration::from_nanos(to - at)),
+            shown_after: shown
+                .zip(able)
+                .map(|(shown, able)| Duration::from_nanos(shown.saturating_sub(able))),
+            after_both: both.map(|at| Duration::from_nanos(to - at)),
             acknowledged: beats.iter().filter(|beat| beat.is_acknowledged()).count(),
             lost: history.lacks_acknowledged(&beats),
             announced_only,
@@ -197,6 +213,23 @@ impl Scene {
             told_wrongly,
             told_after,
         }
+    }
+
+    /// When HAProxy of the first server began to lead to the primary that took the commit at `to`, and when it could have:
+    /// HAProxy ran, and the primary took writes. As far as that happened in this time.
+    fn begins(&self, from: u64, to: u64) -> (Option<u64>, Option<u64>) {
+        let shown = self.watch.seen.shown.lock().unwrap().clone();
+        let before: Vec<_> = shown.into_iter().rev().filter(|(at, _)| *at < to).collect();
+        let alone = before
+            .iter()
+            .find_map(|(at, hosts)| Some((*at, hosts.as_ref()?)))
+            .filter(|(_, hosts)| hosts.len() == 1);
+        let Some((shown, hosts)) = alone else { return (None, None) };
+        let writes = self.bed.takes_writes_ns(&hosts[0]).range(from..to).last().copied();
+        // The first answer after it did not run.
+        let runs = before.windows(2).find(|two| two[1].1.is_none()).map(|two| two[0].0);
+        let within = |at: &u64| (from..to).contains(at);
+        (Some(shown).filter(within), writes.max(runs.filter(within)))
     }
 }
 

@@ -13,7 +13,7 @@ pub struct Row {
 }
 
 const HEAD: &str = "\
-| fault | times | without a 204, median (longest) | 204 after PostgreSQL is ready | 204 after another's commit | acknowledged | of them lost | \
+| fault | times | without a 204, median (longest) | HAProxy leads there after | 204 after both | acknowledged | of them lost | \
 announced, not kept | 503s (slowest) | looks, wrongly green | backends | an administrator waits |
 |---|---|---|---|---|---|---|---|---|---|---|---|
 ";
@@ -48,8 +48,8 @@ impl Row {
             self.name,
             self.played.len(),
             self.median(|one| Some(one.silence)),
-            self.median(|one| one.after_ready),
-            self.median(|one| one.after_commit),
+            self.median(|one| one.shown_after),
+            self.median(|one| one.after_both),
             self.sum(|one| one.acknowledged),
             self.sum(|one| one.lost.len()),
             self.sum(|one| one.announced_only.len()),
@@ -82,8 +82,8 @@ impl Row {
             assert!(!one.told_wrongly, "{}: the administrator was told that it succeeded", self.name);
             assert!(one.backends <= 8, "{}: {} backends", self.name, one.backends);
             assert!(one.acknowledged > 100 && one.looks > 5, "{}: {one:?}", self.name);
-            let late = one.after_commit.unwrap_or_default();
-            assert!(late < Duration::from_secs(20), "{}: {late:?} after another's commit", self.name);
+            let late = one.after_both.unwrap_or_default();
+            assert!(late < Duration::from_secs(20), "{}: {late:?} after HAProxy showed a primary", self.name);
         }
     }
 }

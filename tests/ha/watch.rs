@@ -32,8 +32,8 @@ pub struct Seen {
     pub witnessed_ns: Mutex<Vec<u64>>,
     /// The most backends of each server's role, by host.
     pub backends: Mutex<BTreeMap<(&'static str, &'static str), usize>>,
-    /// When HAProxy held two for primaries.
-    pub two_shown_ns: Mutex<Vec<u64>>,
+    /// Since when HAProxy held these for primaries; `None` while it does not run. It leads to one that it shows alone.
+    pub shown: Mutex<Vec<(u64, Option<Vec<String>>)>>,
 }
 
 pub struct Watch {
@@ -98,9 +98,11 @@ impl Watch {
     }
 
     pub fn haproxy(&mut self, folder: String) {
-        self.every(Duration::from_millis(100), move |seen| {
-            if Bed::shown(&folder).is_some_and(|shown| shown.len() > 1) {
-                seen.two_shown_ns.lock().unwrap().push(now_ns());
+        self.every(Duration::from_millis(20), move |seen| {
+            let now = Bed::shown(&folder);
+            let mut shown = seen.shown.lock().unwrap();
+            if shown.last().is_none_or(|(_, last)| *last != now) {
+                shown.push((now_ns(), now));
             }
         });
     }

@@ -146,6 +146,7 @@ fn the_ca_is_renewed_lost_replaced_and_protected() {
     assert!(certs.lines().any(|line| line.contains(" old ") && line.contains(" untrusted ")), "{certs}");
     let doctor = text(&stack.script("stack/status"));
     assert!(doctor.contains("certificates in the database are of a CA that is not in ca.crt"), "{doctor}");
+    assert!(!doctor.contains("CRL of another CA"), "{doctor}");
     // The server keeps its names.
     openssl(
         &stack,

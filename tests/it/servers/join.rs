@@ -422,6 +422,12 @@ fn a_host_that_has_not_joined_makes_no_ca_beside_that_of_the_database() {
     assert_eq!(first.sql("select count(*) from certificates"), before);
     // The owner of the database is not held up.
     expect(&mut first.tool("stack/up"), 0, "");
+    let doctor = || text(&first.script("stack/status"));
+    assert!(!doctor().contains("CRL of another CA"), "{}", doctor());
+    // Both have shared it since before that was refused.
+    let mut crl = second.program("rollcall-admin");
+    expect(crl.arg("crl").env("DATABASE_URL", first.database_url()), 0, "");
+    assert!(doctor().contains("the database has the CRL of another CA too (CN=rollcall CA "), "{}", doctor());
     // The key of the other one is lost for good.
     let mut anew = second.program("rollcall-admin");
     anew.args(["ca", "init", "--forget-others"]).env("DATABASE_URL", first.database_url());
