@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{LazyLock, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use rollcall::cli::now_ns;
@@ -622,8 +622,13 @@ pub fn date(seconds: i64) -> String {
     humantime::format_rfc3339_seconds(at).to_string().replace(['-', ':', 'T'], "")
 }
 
+/// ROLLCALL_BIN: those that were built already.
 pub fn binaries() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_rollcall-server")).parent().unwrap()
+    static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| match std::env::var_os("ROLLCALL_BIN") {
+        Some(folder) => fs::canonicalize(folder).unwrap(),
+        None => Path::new(env!("CARGO_BIN_EXE_rollcall-server")).parent().unwrap().to_owned(),
+    });
+    &FOLDER
 }
 
 /// A port that nobody holds, for TCP and for UDP, below those that the kernel hands out itself. No
