@@ -150,7 +150,7 @@ fn composed(image: &str) {
     let found =
         Command::new("sh").args(["-c", "command -v dockerd && docker compose version"]).output().unwrap();
     if !found.status.success() {
-        guardian::forbidden("compose.yaml is not run as a whole: dockerd or docker compose is missing");
+        guardian::forbidden("compose.yaml is not run as a whole: dockerd or docker compose is missing here");
         return;
     }
     let Some(namespace) = Namespace::new() else { return };

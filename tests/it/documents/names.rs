@@ -10,7 +10,7 @@ use super::{PROGRAMS_OF_RECIPES, ROOT};
 use crate::stack::{binaries, text};
 
 /// The lines that no test types, and why.
-const NOT_RUN: [(&str, &str); 47] = [
+const NOT_RUN: [(&str, &str); 55] = [
     ("eval \"$(just ha env)\"", "tests/ha reads what it prints"),
     ("just ha in s1 target/release/rollcall-admin migrate", "tests/ha starts each server in this way"),
     (
@@ -99,10 +99,21 @@ const NOT_RUN: [(&str, &str); 47] = [
     ),
     ("just image", "image.rs runs stack/image"),
     ("just manual", "manuals.rs writes the same"),
+    ("docker load -i rollcall.tar", "image.rs, where there is a Docker"),
+    ("docker compose up -d", "image.rs, where there is a Docker"),
+    ("docker compose up -d --force-recreate", "image.rs, where there is a Docker"),
+    ("docker compose exec nginx rollcall-admin enrol alice@example.com", "image.rs, where there is a Docker"),
+    ("docker compose exec nginx rollcall-server doctor", "image.rs, where there is a Docker"),
+    ("docker compose logs listen", "image.rs, where there is a Docker"),
+    (
+        "docker compose cp nginx:/etc/rollcall/certs/alice@example.com.crt .",
+        "image.rs, where there is a Docker",
+    ),
     (
         "docker run --network host -v ./broadcast.pub:/key.pub:ro --entrypoint rollcall-listen localhost/rollcall --key /key.pub",
         "it needs a daemon of Docker",
     ),
+    ("install -m 0600 /dev/null stack.env", "image.rs, where there is a Docker"),
 ];
 /// These need systemd as the first process; deployment.rs has it.
 const OF_SYSTEMD: [&str; 2] = ["systemctl ", "journalctl "];
