@@ -52,15 +52,16 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 [ ! -d /run/containerd ] || mount -t tmpfs tmpfs /run/containerd
 dockerd --bridge none --iptables=false --ip6tables=false --host "$DOCKER_HOST" --pidfile "$1/pid" --data-root "$1/data" \
     --exec-root "$1/run" --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "rollcall-$$" >dockerd.log 2>&1 &
+daemon=$!
 end() {
     docker compose logs
     docker compose down --volumes
-    kill $!
+    kill $daemon
     wait
     rmdir "/sys/fs/cgroup/rollcall-$$"
 }
 trap end EXIT
-until docker info >/dev/null 2>&1; do kill -0 $! || cat dockerd.log; sleep 0.1; done
+until docker info >/dev/null 2>&1; do kill -0 $daemon || cat dockerd.log; sleep 0.1; done
 docker load -i rollcall.tar
 docker tag "$2" localhost/rollcall
 install -m 0600 /dev/null stack.env
@@ -74,7 +75,12 @@ docker compose cp nginx:/etc/rollcall/certs/alice@example.com.crt .
 beat() { # EMAIL PORT
     docker compose exec --workdir /etc/rollcall/certs nginx rollcall-client --cert "$1.crt" --key "$1.key" --ca ca.crt --url "https://localhost:$2"
 }
-until beat alice@example.com 443; do sleep 0.1; done
+# A listener as on another host.
+docker compose cp nginx:/etc/rollcall/certs/broadcast.pub .
+docker run --rm --network host -v "$PWD/broadcast.pub:/key.pub:ro" --entrypoint rollcall-listen localhost/rollcall --key /key.pub --count 1 >heard &
+listener=$!
+while kill -0 $listener; do beat alice@example.com 443 || sleep 1; done
+grep alice@example.com heard
 until docker compose logs listen | grep '"email":"alice@example.com"'; do sleep 0.1; done
 until docker compose exec nginx env ROLLCALL_STATE=/var/lib/rollcall rollcall-client who | grep '^online .* alice@example.com'; do sleep 0.1; done
 # It sees nginx's processes, to tell it.
@@ -83,7 +89,7 @@ docker compose exec nginx rollcall-admin revoke alice@example.com
 refused=0
 beat alice@example.com 443 || refused=$?
 [ $refused = 77 ]
-if docker compose logs database | grep FATAL; then exit 1; fi
+if docker compose logs database | grep 'FATAL: *role'; then exit 1; fi
 echo ROLLCALL_HTTPS_PORT=8443 >>stack.env
 docker compose up -d --force-recreate
 docker compose exec nginx rollcall-admin enrol bob@example.com

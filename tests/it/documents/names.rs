@@ -110,8 +110,8 @@ const NOT_RUN: [(&str, &str); 55] = [
         "image.rs, where there is a Docker",
     ),
     (
-        "docker run --network host -v ./broadcast.pub:/key.pub:ro --entrypoint rollcall-listen localhost/rollcall --key /key.pub",
-        "it needs a daemon of Docker",
+        "docker run --network host -v \"$PWD/broadcast.pub:/key.pub:ro\" --entrypoint rollcall-listen localhost/rollcall --key /key.pub",
+        "image.rs, where there is a Docker",
     ),
     ("install -m 0600 /dev/null stack.env", "image.rs, where there is a Docker"),
 ];
