@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -33,12 +33,6 @@ mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/
 exec systemd-nspawn --quiet --register=no --keep-unit --boot --console=pipe --resolv-conf=off --hostname="$4" \
     --directory="$2/disk" --network-namespace-path="/run/netns/$3"
 "#;
-
-/// One at a time has its stack in /var/lib/rollcall: in a chroot the processes of each machine are seen, too.
-pub fn alone() -> MutexGuard<'static, ()> {
-    static PACKAGED: Mutex<()> = Mutex::new(());
-    PACKAGED.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Made by the first test that asks.
 fn root() -> PathBuf {

@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 use crate::program::{children, has_ended, signal};
 use crate::stack::{Builder, Stack, expect, needs_root, text, wait_until};
@@ -57,6 +58,56 @@ fn up_and_down_keep_their_hands_off_a_stack_of_systemds() {
     assert_eq!(fs::read_to_string(stack.state.join("nginx/nginx.conf")).unwrap(), "# of the service");
     assert!(!stack.state.join("proxy-credential").exists());
     fs::remove_dir_all(stack.state.join("nginx")).unwrap();
+}
+
+/// As in a container that sees the processes of its host.
+#[test]
+fn parts_of_a_folder_that_has_the_same_path_elsewhere_are_not_ours() {
+    if needs_root("for a mount").is_none() {
+        return;
+    }
+    let stack = Stack::up();
+    let elsewhere = |script: &str| {
+        let there = format!(
+            "mount -t tmpfs tmpfs \"$ROLLCALL_STATE\" && exec {}/{script}",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        let mut command = stack.command("unshare");
+        command.args(["--mount", "bash", "-c", &there]);
+        command
+    };
+    expect(&mut elsewhere(STATUS), 1, "nginx        does not run");
+    expect(&mut elsewhere(DOWN), 0, "nginx        stopped");
+    expect(&mut stack.tool(STATUS), 0, "nginx        runs, pid ");
+    expect(&mut stack.client(&stack.pair("client")), 0, "Success!");
+}
+
+/// As one of a container, from a service that may not look into processes.
+#[test]
+fn a_process_of_another_namespace_whose_links_are_hidden_is_not_ours() {
+    if needs_root("for a namespace of processes").is_none() {
+        return;
+    }
+    let stack = Builder::new().with_certificates().stopped();
+    let nginx = stack.state.join("nginx");
+    fs::copy("/usr/bin/tail", &nginx).unwrap();
+    let status = || {
+        let mut command = stack.command("setpriv");
+        command.args(["--bounding-set", "-sys_ptrace"]);
+        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(STATUS));
+        command
+    };
+    let mut plain = Command::new(&nginx).arg("-f").arg(stack.certs.join("ca.crt")).spawn().unwrap();
+    expect(&mut status(), 1, &format!("nginx        HAS LOST ITS MASTER: the workers, pid {}", plain.id()));
+    signal("KILL", &[plain.id()]);
+    plain.wait().unwrap();
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--pid", "--fork", "--kill-child"]).arg(&nginx).arg("-f").arg(stack.certs.join("ca.crt"));
+    let mut unshare = unshare.spawn().unwrap();
+    wait_until("it runs", || !children(unshare.id(), "^/").is_empty());
+    expect(&mut status(), 1, "nginx        does not run");
+    signal("KILL", &[unshare.id()]);
+    unshare.wait().unwrap();
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -298,8 +299,13 @@ pub fn date(seconds: i64) -> String {
     humantime::format_rfc3339_seconds(at).to_string().replace(['-', ':', 'T'], "")
 }
 
+/// ROLLCALL_BIN: those that were built already.
 pub fn binaries() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_rollcall-server")).parent().unwrap()
+    static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| match std::env::var_os("ROLLCALL_BIN") {
+        Some(folder) => fs::canonicalize(folder).unwrap(),
+        None => Path::new(env!("CARGO_BIN_EXE_rollcall-server")).parent().unwrap().to_owned(),
+    });
+    &FOLDER
 }
 
 /// A port that nobody holds, for TCP and for UDP, below those that the kernel hands out itself. No

@@ -61,8 +61,9 @@ pub fn freeze(scene: &Scene, time: Duration) {
 pub fn fill_the_disk(scene: &Scene) {
     let disk = scene.disk.as_ref().expect("a scene with a small disk");
     disk.fill(0);
+    // More than the segments that it has in store.
     let grow =
-        "select pg_logical_emit_message(false, 'test', repeat('x', 1000000)) from generate_series(1, 100)";
+        "select pg_logical_emit_message(false, 'test', repeat('x', 1000000)) from generate_series(1, 999)";
     let _ = scene.stack.psql().args(["-c", grow]).output();
     wait_until("PostgreSQL has ended", || !scene.stack.state.join("postgres/data/postmaster.pid").exists());
     disk.clear();

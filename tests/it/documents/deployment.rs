@@ -8,7 +8,7 @@ use std::thread;
 
 use super::page::{Page, block, documented, documented_as};
 use super::{ROOT, binaries};
-use crate::machine::{self, Machine};
+use crate::machine::Machine;
 use crate::namespace::Lan;
 use crate::program::{needs, text};
 use crate::stack::Builder;
@@ -96,7 +96,6 @@ fn packages_make_servers_and_devices() {
     let packages = package(&folder.join("old"), "0.1.0-1");
     let newer = package(&folder.join("new"), "0.1.0-2");
     let [server, client, listen] = &packages;
-    let _alone = machine::alone();
     let boot = |name, namespace| Machine::boot(name, folder, namespace);
     let (host, device, second) = (boot("rollcall", one), boot("device", two), boot("second", three));
     give(&host, &[server, client]);
