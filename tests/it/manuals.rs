@@ -110,6 +110,18 @@ fn the_page_of_the_script_has_its_options() {
     assert_eq!(named, wanted);
 }
 
+/// Each would work for minutes, or install something.
+#[test]
+fn scripts_begin_nothing_for_an_option_that_they_have_not() {
+    for script in ["bench/run", "stack/image", "stack/setup"] {
+        let script = format!("{}/{script}", env!("CARGO_MANIFEST_DIR"));
+        let output = Command::new(&script).arg("--nonsense").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && output.stdout.is_empty(), "{script}: {said}");
+        assert!(said.lines().count() < 9, "{script}: {said}");
+    }
+}
+
 #[test]
 fn man_shows_each_page_without_a_warning() {
     let programs = manual::PROGRAMS.iter().map(|(program, section, ..)| (*program, *section));
