@@ -9,7 +9,7 @@ use crate::stack::ask::{self, Lacking};
 const PATIENCE: Duration = Duration::from_secs(2);
 
 pub fn check(settings: &Settings) -> Vec<Finding> {
-    let listen = &settings.server.listen;
+    let listen = &settings.listen;
     vec![match ask::lacking(listen, PATIENCE) {
         None => Finding::green(format!("the server on {listen} is ready")),
         Some(Lacking::Reason(detail)) => Finding::red(

@@ -1,6 +1,6 @@
 //! Requests that are wrong, huge, late or forged, through nginx and straight to the server.
 
-use crate::stack::{Answer, Stack, expect, wait_until};
+use crate::stack::{Answer, Stack, expect, text, wait_until};
 use std::io::{Read, Write};
 
 /// Headers that a hostile client would love the server to believe.
