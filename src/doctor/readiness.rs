@@ -3,23 +3,31 @@
 use std::time::Duration;
 
 use super::{Finding, Settings};
-use crate::stack::ask::{self, Lacking};
+use crate::cli::printable;
+use crate::stack::ask::{self, Readiness};
 
 /// Longest wait for an answer. The name of an address may take as long.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 pub fn check(settings: &Settings) -> Vec<Finding> {
-    let listen = &settings.listen;
-    vec![match ask::lacking(listen, PATIENCE) {
-        None => Finding::green(format!("the server on {listen} is ready")),
-        Some(Lacking::Reason(detail)) => Finding::red(
+    let server = format!("the server on {}", settings.listen);
+    vec![match ask::readiness(settings, PATIENCE) {
+        Ok(Readiness::Ready) => Finding::green(format!("{server} is ready")),
+        Ok(Readiness::Lacks(detail)) => Finding::red(
             // Behind the reason it names the doctor.
-            format!("the server on {listen} is not ready: {}", detail.split("; ").next().unwrap_or_default()),
+            format!("{server} is not ready: {}", printable(detail.split("; ").next().unwrap_or_default())),
             "look at the lines of the database; just logs has the server's own words",
         ),
-        Some(Lacking::Answer(error)) => Finding::red(
-            format!("the server on {listen} does not answer: {error}"),
+        Ok(Readiness::Silent(error)) => Finding::red(
+            format!("{server} does not answer: {error}"),
             "just up; if it ends again, just logs says why",
         ),
+        Ok(Readiness::Taken(holder)) => Finding::red(
+            format!("{} is taken by {holder}, which does not have this stack's credential", settings.listen),
+            "stop it, or set ROLLCALL_LISTEN to another address; then just up",
+        ),
+        Err(error) => {
+            Finding::yellow(format!("{server} was not asked: {error}"), "just up makes the credential")
+        }
     }]
 }

@@ -1,6 +1,6 @@
 //! Whose server answers where ours should, and with which settings.
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -28,8 +28,9 @@ const MOST: u64 = 1 << 14;
 
 /// The program at the address.
 enum Found {
-    Nobody,
-    /// One without our credential, or a silent one.
+    Nobody(io::Error),
+    Silent(io::Error),
+    /// One without our credential.
     Stranger,
     /// One with it, in its own words.
     Ours(String),
@@ -45,19 +46,19 @@ pub fn server(wait_for: Option<u32>) -> Result<(), Error> {
     // The program that `stack/up` starts lies beside this one.
     let own = std::env::current_exe().map_err(Error::of(Path::new("/proc/self/exe")))?;
     let ours = Proof::of(&settings, &own.with_file_name("rollcall-server"))?;
-    let lacking = || lacking(&settings.listen, PATIENCE).map(|lacking| lacking.to_string());
+    let lack = || lacking(&settings.listen, PATIENCE).unwrap_or_else(|error| Some(error.to_string()));
     let end = Instant::now() + STARTING;
     loop {
         let found = meet(&ours, |request| ask_port(&settings.listen, request, PATIENCE));
         let (is, announces, lacks) = match &found {
-            Found::Nobody => ("nobody", "", None),
-            Found::Stranger => ("stranger", "", None),
+            Found::Nobody(_) => ("nobody", "", None),
+            Found::Silent(_) | Found::Stranger => ("stranger", "", None),
             Found::Ours(statement) => {
                 let announces = statement.lines().find_map(|line| line.strip_prefix("announces "));
                 let (is, lacks) = match statement == ours.statement() {
-                    false => ("older", lacking()),
+                    false => ("older", lack()),
                     true => match meet(&ours, |request| ask_socket(&settings.socket, request)) {
-                        Found::Ours(_) => ("current", lacking()),
+                        Found::Ours(_) => ("current", lack()),
                         // Whatever has become of the socket: only a new start mends it.
                         _ => (
                             "older",
@@ -70,11 +71,7 @@ pub fn server(wait_for: Option<u32>) -> Result<(), Error> {
         };
         let waits = || wait_for.is_some_and(lives) && Instant::now() < end;
         if (is == "current" && lacks.is_none()) || !waits() {
-            let Holders { programs, pids, unseen } = proc::listeners_on(&settings.listen.to_string());
-            let mut holder = programs.join(", ");
-            if holder.is_empty() && unseen > 0 {
-                holder.push_str("a program of another user");
-            }
+            let (holder, pids) = holders(&settings.listen);
             let pids = pids.iter().fold(String::new(), |mut all, pid| {
                 let _ = write!(all, "{pid} ");
                 all
@@ -104,8 +101,8 @@ fn meet(ours: &Proof, ask: impl Fn(&str) -> io::Result<String>) -> Found {
     }
     let header = format!("{}: {}\r\n", proof::HEADER, hex::encode(challenge));
     match ask(&get("/proof", &header)) {
-        Err(error) if is_nobody(&error) => Found::Nobody,
-        Err(_) => Found::Stranger,
+        Err(error) if is_nobody(&error) => Found::Nobody(error),
+        Err(error) => Found::Silent(error),
         Ok(answer) => {
             let body = answer.strip_prefix("HTTP/1.1 200 ").and_then(|answer| answer.split_once("\r\n\r\n"));
             let statement = body.and_then(|(_, body)| ours.verify(&challenge, body));
@@ -122,34 +119,51 @@ fn is_nobody(error: &io::Error) -> bool {
     )
 }
 
-/// The lack of a server that is not ready.
-pub enum Lacking {
-    /// In its own words.
-    Reason(String),
-    Answer(io::Error),
+/// The programs that have this port, and their processes.
+fn holders(address: &Address) -> (String, Vec<u32>) {
+    let Holders { programs, pids, unseen } = proc::listeners_on(&address.to_string());
+    let mut holder = programs.join(", ");
+    if holder.is_empty() && unseen > 0 {
+        holder.push_str("a program of another user");
+    }
+    (holder, pids)
 }
 
-impl fmt::Display for Lacking {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Lacking::Reason(detail) => f.write_str(detail),
-            Lacking::Answer(error) => error.fmt(f),
-        }
-    }
+pub enum Readiness {
+    Ready,
+    /// In the server's own words.
+    Lacks(String),
+    Silent(io::Error),
+    /// Another program has its port.
+    Taken(String),
+}
+
+/// Of the server with our credential. Nobody else is believed.
+pub(crate) fn readiness(settings: &server::Settings, patience: Duration) -> Result<Readiness, server::Error> {
+    let listen = &settings.listen;
+    // Its settings do not count here.
+    let ours = Proof::of(settings, Path::new("/proc/self/exe"))?;
+    Ok(match meet(&ours, |request| ask_port(listen, request, patience)) {
+        Found::Nobody(error) | Found::Silent(error) => Readiness::Silent(error),
+        Found::Stranger => Readiness::Taken(holders(listen).0),
+        Found::Ours(_) => match lacking(listen, patience) {
+            Ok(None) => Readiness::Ready,
+            Ok(Some(detail)) => Readiness::Lacks(detail),
+            Err(error) => Readiness::Silent(error),
+        },
+    })
 }
 
 /// Why the server is not ready; `None` if it is.
-pub fn lacking(address: &Address, patience: Duration) -> Option<Lacking> {
-    match ask_port(address, &get("/readyz", ""), patience) {
-        Ok(answer) if answer.starts_with("HTTP/1.1 204 ") => None,
-        Ok(answer) => {
-            let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-            let problem: Option<serde_json::Value> = serde_json::from_str(body).ok();
-            let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str());
-            Some(Lacking::Reason(detail.unwrap_or("it does not say why").to_owned()))
-        }
-        Err(error) => Some(Lacking::Answer(error)),
+fn lacking(address: &Address, patience: Duration) -> io::Result<Option<String>> {
+    let answer = ask_port(address, &get("/readyz", ""), patience)?;
+    if answer.starts_with("HTTP/1.1 204 ") {
+        return Ok(None);
     }
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    let problem: Option<serde_json::Value> = serde_json::from_str(body).ok();
+    let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str());
+    Ok(Some(detail.unwrap_or("it does not say why").to_owned()))
 }
 
 fn get(path: &str, header: &str) -> String {

@@ -4,9 +4,11 @@ use crate::namespace::Namespace;
 use crate::program::signal;
 use crate::stack::{Builder, Running, Stack, date, expect, free_port, text, wait_until};
 use std::fs;
-use std::net::UdpSocket;
+use std::io::Write;
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::thread;
 
 const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -156,7 +158,7 @@ fn a_server_that_is_not_ready_is_red() {
         (text(&output), output.status.code())
     };
     let server = format!("the server on {}", stack.listen);
-    assert_eq!(doctor(), (format!("green   {server} is ready\n"), Some(0)));
+    wait_until("it is ready", || doctor() == (format!("green   {server} is ready\n"), Some(0)));
     stack.sql("revoke update on servers from rollcall_server");
     let lacks = format!(
         "red     {server} is not ready: the database does not take heartbeats: the server's role lacks rights of \
@@ -171,6 +173,20 @@ fn a_server_that_is_not_ready_is_red() {
         silent.0.starts_with(&format!("red     {server} does not answer: timed out; do: ")),
         "{silent:?}"
     );
+
+    let refused = "does not answer: Connection refused (os error 111); do: just up; ";
+    expect(&mut stack.tool("stack/down"), 0, "");
+    assert!(doctor().0.starts_with(&format!("red     {server} {refused}")), "{:?}", doctor());
+    // Somebody else's word does not count.
+    let listener = TcpListener::bind(&stack.listen).unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let _ = stream.unwrap().write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");
+        }
+    });
+    let taken = doctor().0;
+    let says = format!("red     {} is taken by it-", stack.listen);
+    assert!(taken.starts_with(&says) && taken.contains("does not have this stack's credential"), "{taken}");
 }
 
 #[test]
@@ -182,8 +198,7 @@ fn ended_broken_or_missing_certificates_are_red() {
         says(&lines, &format!("red     the certificate {}/{name}.crt is missing: ", stack.certs.display()));
     }
     says(&lines, "yellow  announcements are not signed: ROLLCALL_BROADCAST_KEY is not set");
-    let refused = "does not answer: Connection refused (os error 111); do: just up; ";
-    says(&lines, &format!("red     the server on {} {refused}", stack.listen));
+    says(&lines, &format!("yellow  the server on {} was not asked: ", stack.listen));
     assert_eq!(exit, 1);
 
     expect(stack.program("rollcall-admin").args(["ca", "init"]), 0, "");

@@ -273,6 +273,7 @@ fn packages_make_servers_and_devices() {
         "apt-get purge -y rollcall-server; [ ! -e /var/lib/rollcall ]; test -s /etc/rollcall/certs/server.key
         [ -z \"$(pidof rollcall-server rollcall-board rollcall-admin rollcall-client)\" ]; ! curl -sk https://localhost",
     );
+    has_lost_its_ca(&host);
     host.runs(&block("rm -r /etc/rollcall"));
     device.runs(
         "apt-get purge -y rollcall-client rollcall-listen; test -s /etc/rollcall/client/client.key
@@ -294,12 +295,11 @@ fn refuses_before_it_changes_anything(host: &Machine) {
     }
     refuses(host, "/usr/share/rollcall/stack/rotate", "run rollcall-setup first");
     refuses(host, &as_user("daemon", "rollcall-setup --dry-run"), "run this as root");
-    refuses(
-        host,
-        "getent passwd rollcall >/srv/user; sed -i /^rollcall:/d /etc/passwd; rollcall-setup --yes",
-        "dpkg-reconfigure",
-    );
-    host.runs("cat /srv/user >>/etc/passwd");
+    for user in ["rollcall", "rollcall-board"] {
+        host.runs(&format!("sed -i /^{user}:/d /etc/passwd"));
+        refuses(host, "rollcall-setup --yes", "dpkg-reconfigure rollcall-server makes it");
+        host.runs(&format!("dpkg-reconfigure rollcall-server; id {user}"));
+    }
     refuses(host, "rollcall-setup --dry-run --operator boss", "not an email address");
     refuses(host, "ROLLCALL_HTTPS_PORT=8443 rollcall-setup --yes", "set for this command alone");
     for line in ["this is no line", "ROLLCALL_RATE = 3", "export ROLLCALL_RATE=3"] {
@@ -308,6 +308,11 @@ fn refuses_before_it_changes_anything(host: &Machine) {
     refuses_with(host, "ROLLCALL_RATE=some", "ROLLCALL_RATE");
     refuses_with(host, "ROLLCALL_CA=mine", "ROLLCALL_CA");
     refuses_with(host, "ROLLCALL_BOARD_LISTEN=0.0.0.0:8001", "no loopback address");
+    host.runs(
+        "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=db -keyout /srv/board.key -out /srv/board.crt",
+    );
+    let url = "postgres://rollcall_reader@db/rollcall?sslmode=verify-full&sslrootcert=/srv/board.crt&sslcert=/srv/board.crt&sslkey=/srv/board.key";
+    refuses_with(host, &format!("ROLLCALL_BOARD_DATABASE_URL={url}"), "/srv/board.key: Permission denied");
     host.runs("systemd-run -q --unit=taken systemd-socket-activate -l 443 cat");
     host.until("ss -Htln sport = :443 | grep .");
     refuses(host, "rollcall-setup --yes", "443 is taken: stop who holds it (\"systemd-socket");
@@ -370,6 +375,13 @@ fn sees_a_part_that_ended(host: &Machine) {
     );
     assert!(upgrade.contains("the parts that run go on"), "{upgrade}");
     assert_eq!(host.runs(pids), before);
+
+    // Secrets that somebody has seen are replaced.
+    host.runs("cd /var/lib/rollcall; rm proxy-credential board/proxy-credential board/token; rollcall-setup --yes | grep 204");
+    host.runs(
+        "cd /etc/rollcall/certs; curl -fsS --cacert ca.crt --cert boss@example.com.crt --key boss@example.com.key https://localhost/api/who
+        ROLLCALL_STATE=/var/lib/rollcall rollcall-client who",
+    );
 
     let folder = "/run/systemd/system/rollcall-canary.service.d";
     host.runs(&format!(
@@ -451,6 +463,13 @@ fn gives_its_key_away(host: &Machine) {
         ROLLCALL_CA_PASSIN=file:/etc/rollcall/passphrase ROLLCALL_SIGN_KEY=/srv/ca.key /usr/share/rollcall/certs/ca crl </dev/null >crl.d/ca.pem
         rollcall-setup --yes; cmp crl.d/ca.pem /var/lib/rollcall/nginx/crl.pem; ! systemctl is-active rollcall-signer",
     );
+}
+
+/// The database has its list of the revoked.
+fn has_lost_its_ca(host: &Machine) {
+    host.runs("mv /etc/rollcall /srv; cd /srv; apt-get install -y ./rollcall-server_*.deb");
+    refuses(host, "rollcall-setup --yes", "rollcall-admin ca init --forget-others");
+    host.runs("rollcall-admin ca init --forget-others; rollcall-setup --yes | grep 204; apt-get purge -y rollcall-server");
 }
 
 /// All is prepared, and each part runs by the command that is printed. PostgreSQL has another port.
