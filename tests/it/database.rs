@@ -29,9 +29,9 @@ fn stopped_and_back() {
     assert!(answer.head.to_lowercase().contains("\r\nretry-after: 2"));
     assert!(!answer.body.contains("postgres") && !answer.body.contains(".s.PGSQL"), "{answer:?}");
     wait_until("it says why", || {
-        crate::cluster::readyz(&stack)
-            .detail()
-            .ends_with("there is no connection to it; just doctor says more")
+        let answer = crate::cluster::readyz(&stack);
+        answer.status == 503
+            && answer.detail().ends_with("there is no connection to it; just doctor says more")
     });
     let status = text(&stack.script("stack/status"));
     assert!(
