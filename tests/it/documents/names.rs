@@ -42,7 +42,7 @@ const NOT_RUN: [(&str, &str); 55] = [
     ),
     (". /etc/rollcall-db/passwords", "tests/ha/bed reads the line and runs it"),
     (
-        "cat deploy/roles.sql deploy/ha/passwords.sql | setpriv --reuid postgres --regid postgres --clear-groups psql -v ON_ERROR_STOP=1 -v owner=\"$OWNER\" -v server=\"$SERVER\" -v reader=\"$READER\"",
+        "cat deploy/roles.sql deploy/ha/passwords.sql | setpriv --reuid postgres --regid postgres --clear-groups psql -v owner=\"$OWNER\" -v server=\"$SERVER\" -v reader=\"$READER\"",
         "tests/ha/bed reads the line and runs it",
     ),
     (
