@@ -1,4 +1,5 @@
 -- The roles and the database of rollcall, for the superuser; stack/furnish runs it. Running it again changes nothing.
+\set ON_ERROR_STOP on
 -- \gexec runs the result of the query: nothing, if it is there already.
 select 'create role rollcall login' where not exists (select from pg_roles where rolname = 'rollcall') \gexec
 select 'create role rollcall_server login' where not exists (select from pg_roles where rolname = 'rollcall_server') \gexec

@@ -163,7 +163,7 @@ impl Report {
     fn summary(&self) -> String {
         let count = |level| self.said.iter().filter(|said| **said == level).count();
         let [green, yellow, red] = [Level::Green, Level::Yellow, Level::Red].map(count);
-        format!("{green} green, {yellow} yellow, {red} red; whether each part runs, just status tells")
+        format!("{green} green, {yellow} yellow, {red} red; just status tells whether each part runs")
     }
 
     fn worst(&self) -> Level {

@@ -83,7 +83,7 @@ impl Row {
             assert!(one.backends <= 8, "{}: {} backends", self.name, one.backends);
             assert!(one.acknowledged > 100 && one.looks > 5, "{}: {one:?}", self.name);
             let late = one.after_both.unwrap_or_default();
-            assert!(late < Duration::from_secs(20), "{}: {late:?} after HAProxy showed a primary", self.name);
+            assert!(late < crate::PATIENCE, "{}: {late:?} after HAProxy showed a primary", self.name);
         }
     }
 }

@@ -44,7 +44,7 @@ rollcall-setup --yes
 "#;
 
 /// A Docker of its own, in a folder and a network of its own, runs compose.yaml by the lines of container.md.
-const COMPOSED: &str = r#"
+pub const COMPOSED: &str = r#"
 cd "$1"
 export DOCKER_HOST=unix://$1/socket
 # ip-netns(8) has given it mounts of its own.
@@ -61,7 +61,7 @@ end() {
     rmdir "/sys/fs/cgroup/rollcall-$$"
 }
 trap end EXIT
-until docker info >/dev/null 2>&1; do kill -0 $daemon || cat dockerd.log; sleep 0.1; done
+until docker info >/dev/null 2>&1; do kill -0 $daemon || { cat dockerd.log; trap - EXIT; exit 1; }; sleep 0.1; done
 docker load -i rollcall.tar
 docker tag "$2" localhost/rollcall
 install -m 0600 /dev/null stack.env

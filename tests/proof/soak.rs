@@ -90,6 +90,8 @@ struct Soak {
     played: [usize; FAULTS.len()],
     /// After each.
     sizes: Vec<Sizes>,
+    /// The machine's load average, after each.
+    loads: Vec<f64>,
 }
 
 impl Soak {
@@ -103,6 +105,7 @@ impl Soak {
             account: Account::default(),
             played: [0; FAULTS.len()],
             sizes: Vec::new(),
+            loads: Vec::new(),
         };
         while began.elapsed() < time || soak.sizes.len() < 3 {
             let which = loop {
@@ -132,6 +135,7 @@ impl Soak {
                 println!("          not heard: {unheard:?}");
             }
             soak.played[which] += 1;
+            soak.loads.push(load_average());
             soak.account.add(account);
         }
         soak.took = began.elapsed();
@@ -164,12 +168,17 @@ impl Soak {
         let Account { acknowledged, refused, lost, unheard, announced, announced_only } = &self.account;
         let played = FAULTS.iter().zip(self.played);
         let played: Vec<String> = played.map(|(fault, times)| format!("{} {times}", fault.name)).collect();
+        let programs =
+            std::env::var("ROLLCALL_BIN").map_or(String::new(), |bin| format!("ROLLCALL_BIN={bin} "));
+        let cores = thread::available_parallelism().map_or(1, usize::from);
         let mut text = format!(
-            "{HEADING}\n`just prove --long {:.2} --seed {}`: {PEOPLE} people beat through nginx, a fault comes at a random time, \
+            "{HEADING}\n`{programs}just prove --long {:.2} --seed {}`: {PEOPLE} people beat through nginx, a fault comes at a random time, \
              and a listener\nhears. Each heartbeat that was answered 204 must be in the database, and must have been heard \
-             unless the\nlistener itself was down or had not read it yet when it ended. Times of each fault: {}.\n\n| | result | aim | |\n|---|---:|---|---|\n",
+             unless the\nlistener itself was down or had not read it yet when it ended. The machine's load average was {:.0} to {:.0}, on {cores} cores. Times of each fault: {}.\n\n| | result | aim | |\n|---|---:|---|---|\n",
             self.took.as_secs_f64() / 3600.0,
             self.seed,
+            self.loads.iter().copied().fold(f64::MAX, f64::min),
+            self.loads.iter().copied().fold(0.0, f64::max),
             played.join(", ")
         );
         writeln!(text, "| acknowledged | {acknowledged} |  |  |").unwrap();
@@ -193,6 +202,11 @@ impl Soak {
         }
         text
     }
+}
+
+/// Of the last minute.
+fn load_average() -> f64 {
+    fs::read_to_string("/proc/loadavg").unwrap().split(' ').next().unwrap().parse().unwrap()
 }
 
 fn pause(random: &mut fastrand::Rng, seconds: u64) {

@@ -241,6 +241,8 @@ fn packages_make_servers_and_devices() {
         "echo secret >/etc/rollcall/passphrase; export ROLLCALL_CA_PASSIN=file:/etc/rollcall/passphrase; rollcall-admin ca protect
         echo ROLLCALL_CA_PASSIN=$ROLLCALL_CA_PASSIN >>/etc/rollcall/stack.env; rm /etc/rollcall/certs/crl.pem; systemctl start rollcall-crl",
     );
+    is_read_by_prometheus(&host);
+    makes_roles(&host);
     host.runs(&block("install -d -m 0755 /etc/rollcall/hooks"));
     host.runs("echo ROLLCALL_HOOKS=/etc/rollcall/hooks >>/etc/rollcall/stack.env; rollcall-setup --yes | grep 'board.service starts anew'");
 
@@ -324,6 +326,28 @@ fn refuses_before_it_changes_anything(host: &Machine) {
     ));
     refuses(host, "rollcall-setup --yes", "no password supplied");
     host.runs(&format!("cp -a /srv/pg_hba.conf {postgresql}; systemctl restart postgresql@15-main"));
+}
+
+/// With the file that its example names.
+fn is_read_by_prometheus(host: &Machine) {
+    host.runs("install -d /etc/prometheus; id prometheus || adduser --quiet --system --group --no-create-home prometheus");
+    host.runs(&block(
+        "install -o prometheus -m 0400 /var/lib/rollcall/board/token /etc/prometheus/rollcall-board.token",
+    ));
+    let example = "/usr/share/doc/rollcall-server/examples/prometheus/prometheus.yml";
+    let read = as_user("prometheus", "cat $(sed -n 's/.*credentials_file: //p' EXAMPLE)")
+        .replace("EXAMPLE", example);
+    let counts =
+        host.runs(&format!("curl -fsS -H \"Authorization: Bearer $({read})\" http://127.0.0.1:8001/metrics"));
+    assert!(counts.contains("rollcall_people{"), "{counts}");
+}
+
+/// Again, and nothing changes. Whoever may not is told so.
+fn makes_roles(host: &Machine) {
+    let line = block("setpriv --reuid postgres --regid postgres --clear-groups psql <deploy/roles.sql");
+    host.runs(&format!("cd /usr/share/rollcall; {line}"));
+    let roles = "/usr/share/rollcall/deploy/roles.sql";
+    refuses(host, &format!("psql -U rollcall_server rollcall <{roles}"), "permission denied");
 }
 
 fn as_user(user: &str, command: &str) -> String {
