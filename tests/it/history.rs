@@ -348,7 +348,7 @@ fn a_board_is_ready_before_it_has_read_the_record() {
     lock.child.stdin.as_mut().unwrap().write_all(statement).unwrap();
     wait_until("the record is locked", || lock.out().contains("locked"));
     let port = free_port();
-    let second = second_board_on(&stack, port);
+    let _second = second_board_on(&stack, port);
     let readyz = format!("http://127.0.0.1:{port}/readyz");
     wait_until("the second board is ready", || {
         text(
