@@ -149,11 +149,11 @@ pub enum Error {
     #[error("the proxy credential {path}: {1}", path = .0.display())]
     Credential(PathBuf, CredentialError),
     #[error(
-        "cannot read the token {path}: {1}; just up starts the board, which makes it, and its user and root may read it",
+        "cannot read the token {path}: {1}; just up makes it, and the board's user and root may read it",
         path = .0.display()
     )]
     TokenFile(PathBuf, io::Error),
-    #[error("the token {path}: {1}; remove it, and the board makes another when it starts", path = .0.display())]
+    #[error("the token {path}: {1}; remove it, then just up makes another", path = .0.display())]
     Token(PathBuf, CredentialError),
     #[error("cannot listen for signals: {0}")]
     Signals(io::Error),

@@ -379,8 +379,8 @@ pub enum Error {
     #[error("ROLLCALL_BOARD_LISTEN is {0:?}, and the form is HOST:PORT")]
     BoardAddress(String),
     #[error(
-        "cannot read the token of the board, {path}: {1}; just up starts the board, which makes it, and its user and root \
-         may read it. With --cert and --key the board is asked over nginx",
+        "cannot read the token of the board, {path}: {1}; just up makes it, and the board's user and root may read it. \
+         With --cert and --key the board is asked over nginx",
         path = .0.display()
     )]
     Token(PathBuf, String),

@@ -175,10 +175,10 @@ pub enum Error {
     #[error("the user {0} is missing: just setup makes it")]
     NoUser(String),
     #[error(
-        "the users {} and {} cannot enter {path}: choose a ROLLCALL_STATE that they can",
-        users::POSTGRES, users::SERVER, path = .0.display()
+        "the user {0} cannot enter {path}: choose a ROLLCALL_STATE that the users of all parts can",
+        path = .1.display()
     )]
-    CannotEnter(PathBuf),
+    CannotEnter(String, PathBuf),
     /// systemd runs the parts in this folder.
     #[error(
         "systemd's services run the stack in {path} (deploy/README.md): use systemctl, or set ROLLCALL_STATE to \

@@ -41,7 +41,7 @@ mod tls;
 mod url;
 
 use aid::{Aid, Lent};
-pub use certificates::{CertificateRow, Noted, Revocation};
+pub use certificates::{CertificateRow, Found, Noted, Revocation};
 use connection::{Connector, Session};
 pub use connection::{Guarantee, SETTINGS};
 pub use crls::{CrlNumber, PublishedCrl};

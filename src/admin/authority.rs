@@ -63,16 +63,17 @@ pub fn init(forget_others: bool) -> Result<(), Error> {
 async fn alone(store: &Store, desk: &Desk, forget_others: bool) -> Result<(), Error> {
     let own = desk.own();
     let own: Vec<&str> = own.iter().map(|issuer| issuer.certificate.subject_text.as_str()).collect();
+    let there = store.published_numbers().await?.into_iter().map(|(name, _)| name);
+    let (ours, others): (Vec<_>, Vec<_>) = there.partition(|name| own.contains(&name.as_str()));
     if forget_others {
-        for name in store.forget_crls_but(&own).await? {
+        for name in others {
+            store.forget_crl(&name).await?;
             report(&name, "is forgotten: nobody takes its list from the database any more")?;
         }
+    } else if ours.is_empty() && !others.is_empty() {
+        return Err(Error::AnothersDatabase(others.join(", ")));
     }
-    let there: Vec<String> = store.published_numbers().await?.into_iter().map(|(name, _)| name).collect();
-    match there.is_empty() || there.iter().any(|name| own.contains(&name.as_str())) {
-        true => Ok(()),
-        false => Err(Error::AnothersDatabase(there.join(", "))),
-    }
+    Ok(())
 }
 
 /// Two CAs must not have one name (RFC 5280, section 4.1.2.4): a verifier would try the one's key on certificates that

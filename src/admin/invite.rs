@@ -106,6 +106,10 @@ impl Invited {
         })
     }
 
+    fn has_ended(&self) -> bool {
+        self.until <= seconds(SystemTime::now())
+    }
+
     fn write(&self, desk: &Desk, name: &str) -> Result<(), Error> {
         let Self { secret, until, hosts, key } = self;
         let text = json!({"secret": secret, "until": until, "hosts": hosts, "key": key}).to_string();
@@ -172,18 +176,19 @@ pub fn file(desk: &Desk, name: &str) -> PathBuf {
     desk.folder.path(INVITED).join(name)
 }
 
-/// Removes those that have ended. One that was used stays until then: the run may have failed, and is repeated with it.
-pub fn forget_ended(folder: &Folder) -> Result<(), Error> {
+/// Removes those that have ended, as far as it can. One that was used stays until then: the run may have failed, and is
+/// repeated with it.
+pub fn forget_ended(folder: &Folder) {
     // Most hosts have invited nobody.
-    let Ok(files) = fs::read_dir(folder.path(INVITED)) else { return Ok(()) };
-    let now = seconds(SystemTime::now());
+    let Ok(files) = fs::read_dir(folder.path(INVITED)) else { return };
     for path in files.flatten().map(|file| file.path()) {
         let invited = files::read_secret(&path).ok().and_then(|text| Invited::read(&text));
-        if invited.is_some_and(|invited| invited.until <= now) {
-            folder.remove(&path)?;
+        if invited.is_some_and(|invited| invited.has_ended())
+            && let Err(error) = folder.remove(&path)
+        {
+            note(format_args!("rollcall-admin: WARNING: an invitation that has ended stays: {error}"));
         }
     }
-    Ok(())
 }
 
 pub async fn invite(store: &Store, Invite { name, hosts }: &Invite) -> Result<(), Error> {
@@ -245,11 +250,13 @@ async fn answer(store: &Store, desk: &Desk, joining: &Joining) -> Result<(), Err
     let not = |why: &str| Error::Join(why.to_owned());
     check(&joining.name)?;
     let file = file(desk, &joining.name);
-    // The desk was opened just now, without those that have ended.
-    let text = files::read_secret(&file)
-        .map_err(|_| not("it is not invited here, or its invitation has ended: just invite NAME"))?;
+    let ended = || not("it is not invited here, or its invitation has ended: just invite NAME");
+    let text = files::read_secret(&file).map_err(|_| ended())?;
     let damaged = || not("its invitation is damaged: just invite NAME");
     let mut invited = Invited::read(&text).ok_or_else(damaged)?;
+    if invited.has_ended() {
+        return Err(ended());
+    }
     let secret = Secret::read(&invited.secret).ok_or_else(damaged)?;
     let asked = secret.open(REQUEST, &joining.request);
     let asked: Asked =

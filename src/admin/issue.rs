@@ -19,7 +19,7 @@ use crate::http::identity::Identity;
 use crate::keyfile::{self, ItemKind};
 use crate::protocol::status::Email;
 use crate::store::sighting::{Certificate as Known, Serial};
-use crate::store::{CertificateRow, Noted, Store};
+use crate::store::{CertificateRow, Found, Noted, Store};
 use crate::x509::{self, Certificate, NewKey, Request};
 
 /// ub-common-name of RFC 5280.
@@ -198,9 +198,9 @@ async fn issue(
     let staged = desk.folder.stage(name, key.as_deref(), &pem(&chain))?;
     let authority = verify(&chain, &desk.trusted).map_err(Error::Unverified)?;
     let noted = noted(email, &chain[0], authority, Some(name.to_owned()))?;
-    let (is_new, _) = store.note(&noted, enrol).await?;
+    let found = store.note(&noted, enrol).await?;
     desk.folder.place(&staged)?;
-    if enrol { report(email, if is_new { "enrolled" } else { "was enrolled already" }) } else { Ok(()) }
+    if enrol { enrolled(email, &found) } else { Ok(()) }
 }
 
 /// The file is there already: it stays, if it is the person's, and the database knows it.
@@ -246,15 +246,16 @@ async fn note(
     authority: &Certificate,
     device: Option<String>,
 ) -> Result<bool, Error> {
-    // A server that met it first has noted neither CA nor device.
-    let is_whole = |row: &CertificateRow| row.issuer.is_some() && (row.device.is_some() || device.is_none());
-    let is_known = store.certificates_with(&certificate.fingerprint).await?.iter().any(is_whole);
-    let (is_new, is_revoked) = store.note(&noted(email, certificate, authority, device)?, true).await?;
-    if !is_revoked {
-        report(email, if is_new { "enrolled" } else { "was enrolled already" })?;
-        report(&certificate.serial, if is_known { "was noted already" } else { "noted" })?;
+    let found = store.note(&noted(email, certificate, authority, device)?, true).await?;
+    if !found.is_revoked {
+        enrolled(email, &found)?;
+        report(&certificate.serial, if found.was_noted { "was noted already" } else { "noted" })?;
     }
-    Ok(is_revoked)
+    Ok(found.is_revoked)
+}
+
+fn enrolled(email: &Email, found: &Found) -> Result<(), Error> {
+    report(email, if found.is_new_person { "enrolled" } else { "was enrolled already" })
 }
 
 /// The authority is the CA in ca.crt that stands behind it.

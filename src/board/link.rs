@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const MOST: u64 = 1 << 14;
 
 pub fn print(settings: &Settings) -> Result<(), Error> {
-    let token = settings.present_token()?;
+    let token = settings.token()?;
     let listen = settings.listen;
     let request = format!(
         "POST /code HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",

@@ -95,10 +95,14 @@ impl Readers {
         }
     }
 
-    /// Did nginx send it, or a holder of the token? Asks nobody.
-    pub fn knows(&self, forwarded: &Forwarded<'_>, headers: Option<&Headers>) -> bool {
+    /// Did nginx send it?
+    pub fn knows(&self, forwarded: &Forwarded<'_>) -> bool {
         self.credential.admit(forwarded).is_ok()
-            || headers.is_some_and(|headers| self.has_token(headers) || self.has_cookie(headers))
+    }
+
+    /// Did a holder of the token send it, or of a cookie that was made from it?
+    pub fn is_host(&self, headers: &impl AsRef<Headers>) -> bool {
+        self.has_token(headers) || self.has_cookie(headers)
     }
 
     /// Is the request from this host, and not from nginx?
@@ -122,7 +126,7 @@ impl Readers {
             return Ok(Reader::Person { email, certificate });
         }
         self.must_be_here(headers)?;
-        if self.has_token(headers) || self.has_cookie(headers) {
+        if self.is_host(headers) {
             return Ok(Reader::Host);
         }
         Err(Problem::new(

@@ -46,8 +46,12 @@ impl State {
 impl Program for Arc<State> {
     const NAME: &'static str = "rollcall-board";
 
-    fn knows(&self, forwarded: &Forwarded<'_>, headers: Option<&Headers>) -> bool {
-        self.readers.knows(forwarded, headers)
+    fn knows(&self, forwarded: &Forwarded<'_>) -> bool {
+        self.readers.knows(forwarded)
+    }
+
+    fn knows_reader(&self, headers: &Headers) -> bool {
+        self.readers.is_host(headers)
     }
 }
 

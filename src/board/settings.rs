@@ -1,11 +1,9 @@
 //! The settings of the board, from flags and environment, and the files that they name.
 
-use std::fs;
-use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::{Error, random};
+use super::Error;
 use crate::cli::{ArgsInfo, FromArgs, logging, setting};
 use crate::files;
 use crate::http::identity::{Canary, Credential, Identity};
@@ -116,32 +114,10 @@ impl Settings {
         self.privacy_key.as_deref().map(keyfile::pseudonym_key).transpose().map_err(Error::PrivacyKey)
     }
 
-    fn token_file(&self) -> PathBuf {
-        self.folder.join("token")
-    }
-
-    /// The secret of the readers on this host; a new one if there is none.
+    /// The secret of the readers on this host.
     pub fn token(&self) -> Result<Credential, Error> {
-        let path = self.token_file();
-        let make = || {
-            fs::create_dir_all(&self.folder)?;
-            let token = random::<32>().map_err(io::Error::other)?;
-            files::replace_with_mode(&path, (hex::encode(token) + "\n").as_bytes(), 0o600)
-        };
-        if !path.exists() {
-            make().map_err(|error| Error::TokenFile(path.clone(), error))?;
-        }
-        Self::read_token(&path)
-    }
-
-    /// That of the board that runs.
-    pub fn present_token(&self) -> Result<Credential, Error> {
-        Self::read_token(&self.token_file())
-    }
-
-    fn read_token(path: &Path) -> Result<Credential, Error> {
-        let text = files::read_secret(path).map_err(|error| Error::TokenFile(path.to_owned(), error))?;
-        let token = Credential::new(&String::from_utf8_lossy(&text));
-        token.map_err(|error| Error::Token(path.to_owned(), error))
+        let path = self.folder.join("token");
+        let text = files::read_secret(&path).map_err(|error| Error::TokenFile(path.clone(), error))?;
+        Credential::new(&String::from_utf8_lossy(&text)).map_err(|error| Error::Token(path, error))
     }
 }

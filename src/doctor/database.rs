@@ -206,11 +206,12 @@ fn of_another(published: &[(String, CrlNumber)], trusted: &[String]) -> Option<F
     (!trusted.is_empty() && !others.is_empty()).then(|| {
         Finding::yellow(
             format!(
-                "the database has the CRL of another CA too ({}): each host refuses the devices of the other",
+                "the database has the CRL of another CA too ({}), of a host that shares it (each refuses the devices of \
+                 the other) or of a CA that was replaced",
                 others.join(", ")
             ),
             "give the other host a database of its own, or make it one more server of this one (just invite NAME here, \
-             just join there); if that CA is no more, just ca init --forget-others",
+             just join there); if that CA is no more, just ca init --forget-others on the host with the key of ours",
         )
     })
 }

@@ -168,7 +168,7 @@ async fn converse<S: Stream, T: Program + Clone + Send + Sync + 'static>(
         };
         let usual = T::USUAL
             .and_then(|line| usual::read(line, &head))
-            .filter(|forwarded| newcomer.is_none() || app.state().knows(forwarded, None));
+            .filter(|forwarded| newcomer.is_none() || app.state().knows(forwarded));
         let is_kept = match usual {
             Some(forwarded) => {
                 newcomer = None;
@@ -211,7 +211,10 @@ async fn answer_other<S: Stream, T: Program + Clone + Send + Sync + 'static>(
         Ok(None) => return false,
         Ok(Some((request, _body))) => {
             let method = request.method();
-            if newcomer.is_some() && app.state().knows(&Forwarded::of(&request), Some(request.as_ref())) {
+            let program = app.state();
+            if newcomer.is_some()
+                && (program.knows(&Forwarded::of(&request)) || program.knows_reader(request.as_ref()))
+            {
                 *newcomer = None;
             }
             // Only a renewal reads its body. The rest of one would look like the next request.

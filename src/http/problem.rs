@@ -21,9 +21,13 @@ pub trait Program: Sync {
     /// router would.
     const USUAL: Option<&'static str> = None;
 
-    /// Did nginx send this request, or another whose connection is kept, and not anybody on this host? The usual one has
-    /// no headers beside those that nginx forwards.
-    fn knows(&self, forwarded: &Forwarded<'_>, headers: Option<&Headers>) -> bool;
+    /// Did nginx send this request, and not anybody on this host?
+    fn knows(&self, forwarded: &Forwarded<'_>) -> bool;
+
+    /// Did somebody on this host send it who is known by a secret of the program?
+    fn knows_reader(&self, _: &Headers) -> bool {
+        false
+    }
 
     /// The answer to the usual request, which has no body. `None` is a 204 and nothing else.
     fn answer_usual(&self, _: &Forwarded<'_>) -> impl Future<Output = Option<Response>> + Send {

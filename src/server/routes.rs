@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hex::FromHex;
-use tide::http::{Headers, Method};
+use tide::http::Method;
 use tide::{Request, Response, StatusCode};
 
 use super::broadcast::Broadcaster;
@@ -43,7 +43,7 @@ impl Program for Arc<State> {
     const NAME: &'static str = "rollcall-server";
     const USUAL: Option<&'static str> = Some("PATCH /api/client HTTP/1.1");
 
-    fn knows(&self, forwarded: &Forwarded<'_>, _: Option<&Headers>) -> bool {
+    fn knows(&self, forwarded: &Forwarded<'_>) -> bool {
         self.credential.admit(forwarded).is_ok()
     }
 

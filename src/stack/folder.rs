@@ -38,14 +38,11 @@ pub fn make(or_link: bool) -> Result<(), Error> {
 fn usable(state: &Path, or_link: bool) -> Result<PathBuf, Error> {
     let users = Users::find()?;
     make_open(state).map_err(Error::of(state))?;
-    let folder = match users.can_enter(state) {
-        true => state.to_owned(),
-        false if or_link => elsewhere(state)?,
-        false => return Err(Error::CannotEnter(state.to_owned())),
+    let folder = match users.must_enter(state) {
+        Err(_) if or_link => elsewhere(state)?,
+        entered => entered.map(|()| state.to_owned())?,
     };
-    if !users.can_enter(&folder) {
-        return Err(Error::CannotEnter(folder));
-    }
+    users.must_enter(&folder)?;
     if folder.as_os_str().len() > LONGEST {
         return Err(Error::TooLong(folder));
     }

@@ -11,8 +11,8 @@ use nix::unistd::{Group, User, geteuid};
 use super::Error;
 use crate::cli::setting;
 
-pub const POSTGRES: &str = "postgres";
-pub const SERVER: &str = "rollcall";
+const POSTGRES: &str = "postgres";
+const SERVER: &str = "rollcall";
 const NGINX: &str = "www-data";
 
 /// `None` unless root asks.
@@ -93,13 +93,18 @@ impl Users {
         self.0.as_ref().map_or_else(|| Command::new(program), |ids| as_user(ids.of(part), program))
     }
 
-    /// May PostgreSQL and the server enter the folder?
-    pub fn can_enter(&self, folder: &Path) -> bool {
-        self.0.iter().flat_map(|ids| ids.postgres.iter().chain([&ids.server])).all(|user| {
+    /// May each of them enter the folder?
+    pub fn must_enter(&self, folder: &Path) -> Result<(), Error> {
+        let can_enter = |user: &User| {
             let mut test = as_user(user, "test");
             test.arg("-x").arg(folder).current_dir("/");
             test.status().is_ok_and(|status| status.success())
-        })
+        };
+        let mut all = self.0.iter().flat_map(|ids| ids.postgres.iter().chain([&ids.server, &ids.board]));
+        match all.find(|user| !can_enter(user)) {
+            Some(user) => Err(Error::CannotEnter(user.name.clone(), folder.to_owned())),
+            None => Ok(()),
+        }
     }
 }
 

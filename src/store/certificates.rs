@@ -34,6 +34,15 @@ pub struct Noted {
     pub revoked_at: Option<u64>,
 }
 
+/// The rows as [`Store::note`] found them.
+pub struct Found {
+    pub is_new_person: bool,
+    /// With all that is noted of it. A server that met the certificate first has noted neither CA nor device.
+    pub was_noted: bool,
+    /// Only its number may have been known.
+    pub is_revoked: bool,
+}
+
 /// An entry of a CRL.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Revocation {
@@ -70,16 +79,15 @@ impl CertificateRow {
 }
 
 impl Store {
-    /// Notes the certificate, and enrols its holder if `enrol` says so, in one transaction. Returns whether the person is
-    /// new, and whether the certificate is revoked: only its number may have been known.
-    pub async fn note(&self, noted: &Noted, enrol: bool) -> Result<(bool, bool), Error> {
+    /// Notes the certificate, and enrols its holder if `enrol` says so, in one transaction.
+    pub async fn note(&self, noted: &Noted, enrol: bool) -> Result<Found, Error> {
         self.transaction(async |connection| {
-            let is_new = enrol && super::people::insert(connection, &noted.email).await?;
-            let (holder, is_revoked) = note(connection, noted).await?;
+            let is_new_person = enrol && super::people::insert(connection, &noted.email).await?;
+            let (holder, was_noted, is_revoked) = note(connection, noted).await?;
             if holder != noted.email.as_str() {
                 return Err(Error::SomebodyElses(noted.certificate.serial.clone(), holder));
             }
-            Ok((is_new, is_revoked))
+            Ok(Found { is_new_person, was_noted, is_revoked })
         })
         .await
     }
@@ -241,9 +249,12 @@ pub(super) async fn query_rows(
     query.fetch_all(connection).await?.iter().map(CertificateRow::from_row).collect()
 }
 
-/// A certificate that was noted at its first use gets its issuer and its device. Returns the holder that the row has, and
-/// whether it is revoked.
-pub(super) async fn note(connection: &mut PgConnection, noted: &Noted) -> Result<(String, bool), Error> {
+/// A certificate that was noted at its first use gets its issuer and its device. Returns the holder that the row has,
+/// whether all was noted before, and whether it is revoked.
+pub(super) async fn note(
+    connection: &mut PgConnection,
+    noted: &Noted,
+) -> Result<(String, bool, bool), Error> {
     super::people::must_be_enrolled(connection, &noted.email).await?;
     let Certificate { serial, fingerprint, not_after } = &noted.certificate;
     let row = sqlx::query(
@@ -255,7 +266,12 @@ pub(super) async fn note(connection: &mut PgConnection, noted: &Noted) -> Result
             set issuer = excluded.issuer, device = coalesce(certificates.device, excluded.device),
                 revoked_at = coalesce(certificates.revoked_at, excluded.revoked_at)
           where certificates.email = excluded.email
-      returning email, revoked_at is not null",
+      returning email,
+                -- It sees the row as it was.
+                exists (select from certificates as before
+                         where fingerprint = $3 and serial_number = $1
+                           and issuer is not null and (device is not null or $6 is null)),
+                revoked_at is not null",
     )
     .bind(serial.as_str())
     .bind(noted.email.as_str())
@@ -267,12 +283,12 @@ pub(super) async fn note(connection: &mut PgConnection, noted: &Noted) -> Result
     .fetch_optional(&mut *connection)
     .await?;
     match row {
-        Some(row) => Ok((row.try_get(0)?, row.try_get(1)?)),
+        Some(row) => Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)),
         None => {
             let holder = sqlx::query_scalar(
                 "select email from certificates where fingerprint = $1 and serial_number = $2",
             );
-            Ok((holder.bind(fingerprint).bind(serial.as_str()).fetch_one(connection).await?, false))
+            Ok((holder.bind(fingerprint).bind(serial.as_str()).fetch_one(connection).await?, false, false))
         }
     }
 }

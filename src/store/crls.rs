@@ -56,15 +56,6 @@ impl Store {
         .await
     }
 
-    /// Forgets the lists of all CAs but these. Returns whose they were.
-    pub async fn forget_crls_but(&self, issuers: &[&str]) -> Result<Vec<String>, Error> {
-        self.run(async |connection| {
-            let forgotten = sqlx::query_scalar("delete from crls where issuer <> all($1) returning issuer");
-            Ok(forgotten.bind(issuers).fetch_all(connection).await?)
-        })
-        .await
-    }
-
     /// The numbers alone, for somebody who looks again and again.
     pub async fn published_numbers(&self) -> Result<Vec<(String, CrlNumber)>, Error> {
         self.run(async |connection| {

@@ -318,18 +318,23 @@ fn a_row_is_written_for_a_transition_and_none_for_a_restart() {
 
 /// A board beside that of the stack.
 fn second_board(stack: &Stack) -> Running {
+    second_board_on(stack, free_port())
+}
+
+fn second_board_on(stack: &Stack, port: u16) -> Running {
     let state = stack.state.join("second");
     fs::create_dir_all(state.join("board")).unwrap();
     let copied = stack
         .command("cp")
         .arg("-a")
-        .args([stack.state.join("board/proxy-credential"), state.join("board")])
+        .args(["proxy-credential", "token"].map(|file| stack.state.join("board").join(file)))
+        .arg(state.join("board"))
         .status();
     assert!(copied.unwrap().success());
     let mut second = stack.program("rollcall-board");
     second
         .env("ROLLCALL_STATE", &state)
-        .env("ROLLCALL_BOARD_LISTEN", format!("127.0.0.1:{}", free_port()))
+        .env("ROLLCALL_BOARD_LISTEN", format!("127.0.0.1:{port}"))
         .env("DATABASE_URL", stack.database_url());
     Running::start(stack, second)
 }
@@ -342,8 +347,18 @@ fn a_board_is_ready_before_it_has_read_the_record() {
     let statement = b"begin; lock table events in access exclusive mode; select 'locked';\n";
     lock.child.stdin.as_mut().unwrap().write_all(statement).unwrap();
     wait_until("the record is locked", || lock.out().contains("locked"));
-    let second = second_board(&stack);
-    wait_until("it knows everybody", || second.err().contains(" people, read in "));
+    let port = free_port();
+    let _second = second_board_on(&stack, port);
+    let readyz = format!("http://127.0.0.1:{port}/readyz");
+    wait_until("the second board is ready", || {
+        text(
+            &stack
+                .command("curl")
+                .args(["-qsS", "--noproxy", "*", "-w", "%{http_code}", &readyz])
+                .output()
+                .unwrap(),
+        ) == "204"
+    });
 }
 
 #[test]

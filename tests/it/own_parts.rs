@@ -335,6 +335,16 @@ fn the_folder_is_one_that_all_users_of_the_parts_can_enter_or_none_is_made() {
     let refused = folder(&closed.join(".run"), "");
     assert!(text(&refused).contains("cannot enter"), "{}", text(&refused));
     assert!(!closed.join(".run").exists(), "nothing is left of a try that failed");
+    // Those of PostgreSQL and of the server can, and that of the board cannot.
+    let halved = stack.state.join("halved");
+    fs::create_dir(&halved).unwrap();
+    fs::set_permissions(&halved, PermissionsExt::from_mode(0o710)).unwrap();
+    expect(stack.command("chown").arg("postgres:rollcall").arg(&halved), 0, "");
+    assert!(folder(&halved.join("server"), "").status.success());
+    let mut board = stack.command(crate::stack::binaries().join("rollcall-admin"));
+    board.args(["stack", "folder"]).env("ROLLCALL_STATE", halved.join("board"));
+    let refused = format!("the user nobody cannot enter {}", halved.join("board").display());
+    expect(board.env("ROLLCALL_BOARD_USER", "nobody"), 1, &refused);
     let linked = folder(&closed.join(".run"), "--or-link");
     let target = fs::read_link(closed.join(".run")).unwrap();
     let entered = can_enter(&target);

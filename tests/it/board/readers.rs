@@ -79,6 +79,14 @@ fn the_token_of_this_host() {
     restart_board(&stack);
     assert_ne!(self::token(&stack), token);
     assert_eq!(direct(&stack, &["-H", &bearer], "/api/counts").status, 401);
+    // The board only reads it.
+    let elsewhere = stack.state.join("elsewhere");
+    fs::create_dir_all(elsewhere.join("board")).unwrap();
+    let credential = "board/proxy-credential";
+    fs::copy(stack.state.join(credential), elsewhere.join(credential)).unwrap();
+    let mut board = stack.program("rollcall-board");
+    board.env("ROLLCALL_STATE", &elsewhere).env("DATABASE_URL", stack.database_url());
+    expect(&mut board, 78, "board/token: No such file or directory (os error 2); just up makes it");
 }
 
 #[test]

@@ -251,7 +251,7 @@ END
     assert_eq!(stack.curl(Some(&stack.pair("client")), &[]).status, 204);
     // The CA in ca.crt stands behind it.
     let file = pair.cert.display().to_string();
-    admin(&stack, &["enrol", "a@example.com", "--cert", &file, "--name", "branch"], 0, " noted");
+    admin(&stack, &["enrol", "a@example.com", "--cert", &file, "--name", "branch"], 0, " noted\n");
     admin(&stack, &["enrol", "a@example.com", "--cert", &file], 0, "was noted already");
     let certs = text(&stack.admin(&["certs"]));
     assert!(certs.lines().any(|line| line.contains(" branch ") && line.contains(" valid ")), "{certs}");

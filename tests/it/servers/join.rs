@@ -11,7 +11,7 @@ use rollcall::store::{self, NewRole, Store};
 use crate::board::{host, json};
 use crate::cluster::{self, Cluster};
 use crate::program::{Running, signal};
-use crate::stack::{Builder, PATIENCE, Stack, expect, free_port, text, wait_until};
+use crate::stack::{Builder, PATIENCE, Stack, binaries, expect, free_port, needs_root, text, wait_until};
 
 const VALID: &str = "valid_user@qt-test.com";
 const THERE: &str = "do that on the host with the key of the CA";
@@ -397,6 +397,39 @@ fn a_join_that_failed_half_way_is_repeated_with_the_same_invitation() {
     forget_roles(&first, &name);
 }
 
+/// A mount in its place keeps it there.
+#[test]
+fn an_ended_invitation_that_cannot_be_removed_holds_up_nobody_and_lets_nobody_in() {
+    let Some(()) = needs_root("for a mount") else { return };
+    let first = Builder::new().set("ROLLCALL_NAME", "one").up();
+    // It would remove it.
+    signal("KILL", &[first.pid("signer.pid")]);
+    invite(&first, "two", &[]);
+    expect(&mut first.administer(&["enrol", VALID, "--name", "phone"]), 0, "phone.crt made");
+    let file = first.certs.join("invited/two");
+    let mut ended: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    ended["until"] = 0.into();
+    fs::write(&file, ended.to_string()).unwrap();
+    let administer = |arguments: &[&str]| {
+        let mut command = first.command("unshare");
+        command.args(["--mount", "bash", "-c", "mount --bind \"$0\" \"$0\" && exec \"$@\""]);
+        command.arg(&file).arg(binaries().join("rollcall-admin")).args(arguments);
+        command.env("DATABASE_URL", first.database_url()).output().unwrap()
+    };
+    let said = text(&administer(&["revoke", "phone"]));
+    assert!(
+        said.contains("WARNING: an invitation that has ended stays") && said.contains("revoked"),
+        "{said}"
+    );
+    assert_eq!(first.curl(Some(&first.pair("phone")), &[]).status, 400);
+    let store = Store::open(&first.database_url(), PATIENCE).unwrap();
+    let joining = block_on(store.ask_to_join("two", "nonsense".to_owned())).unwrap();
+    let said = text(&administer(&["sign"]));
+    assert!(said.contains("two cannot join: it is not invited here, or its invitation has ended"), "{said}");
+    assert_eq!(block_on(store.answer_to(&joining)).unwrap(), None);
+    assert!(file.exists());
+}
+
 #[test]
 fn a_host_that_has_not_joined_makes_no_ca_beside_that_of_the_database() {
     let first = Builder::new().set("ROLLCALL_NAME", "one").up();
@@ -428,6 +461,16 @@ fn a_host_that_has_not_joined_makes_no_ca_beside_that_of_the_database() {
     let mut crl = second.program("rollcall-admin");
     expect(crl.arg("crl").env("DATABASE_URL", first.database_url()), 0, "");
     assert!(doctor().contains("the database has the CRL of another CA too (CN=rollcall CA "), "{}", doctor());
+    // Nor does that of a CA that was replaced go by itself.
+    assert!(doctor().contains("or of a CA that was replaced"), "{}", doctor());
+    let forget = || {
+        let mut forget = first.tool("stack/run");
+        forget.args(["rollcall-admin", "ca", "init", "--forget-others"]);
+        forget
+    };
+    expect(&mut forget(), 0, "is forgotten: nobody takes its list from the database any more");
+    assert_eq!(first.sql("select issuer from crls"), theirs);
+    assert!(!doctor().contains("CRL of another CA"), "{}", doctor());
     // The key of the other one is lost for good.
     let mut anew = second.program("rollcall-admin");
     anew.args(["ca", "init", "--forget-others"]).env("DATABASE_URL", first.database_url());
