@@ -22,7 +22,11 @@ use crate::keyfile;
 use crate::server::{self, Privacy};
 
 /// The folder is the part's, which may have put anything there: so the part's user writes.
-const TAKE: &str = r#"rm -rf -- "$1.new" && cat >"$1.new" && mv -fT -- "$1.new" "$1""#;
+/// A copy that was the same keeps its time, by which rollcall-setup starts a part anew.
+const TAKE: &str = r#"[ ! -d "$1" ] || rm -rf -- "$1"
+    rm -rf -- "$1.new" && cat >"$1.new" || exit
+    ! cmp -s -- "$1" "$1.new" || touch -r "$1" -- "$1.new"
+    mv -fT -- "$1.new" "$1""#;
 
 /// nginx shows the first to the server and the second to the board, a reader on this host shows the third to the board.
 const CREDENTIALS: [(Part, &str); 3] = [

@@ -1,6 +1,7 @@
 //! The users of the parts. PostgreSQL refuses to run as root, and the server has no need to: as root each gets a user of
 //! its own. Of another user everything is that user's.
 
+use std::env;
 use std::io;
 use std::os::unix::fs::chown;
 use std::path::Path;
@@ -109,9 +110,10 @@ impl Users {
 }
 
 /// In a session of its own before it is that user's, who could otherwise trace it and type into root's terminal
-/// (ioctl_tty(2), TIOCSTI).
+/// (ioctl_tty(2), TIOCSTI). That user also reads its environment, and root's has passwords.
 fn as_user(user: &User, program: &str) -> Command {
     let mut command = Command::new("setsid");
+    command.env_clear().envs(env::var_os("PATH").map(|path| ("PATH", path)));
     command
         .args(["--wait", "setpriv", "--reuid"])
         .arg(user.uid.to_string())
@@ -139,5 +141,8 @@ mod tests {
         let ids = format!("Uid:\t{0}\t{0}\t{0}\t{0}\n", user.uid);
         assert!(said.contains(&ids) && said.contains("Groups:\t \n"), "{said}");
         assert_eq!(as_user(&user, "false").status().unwrap().code(), Some(1));
+        let output = as_user(&user, "env").output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(said.lines().all(|line| line.starts_with("PATH=")), "{said}");
     }
 }

@@ -196,7 +196,7 @@ fn packages_make_servers_and_devices() {
     host.runs(&format!(
         "{boss}; curl -fsS --cacert ca.crt $pair https://localhost/api/who | grep -q alice@example.com"
     ));
-    types(&host, "ROLLCALL_STATE=/var/lib/rollcall rollcall-client who");
+    types(&host, "ROLLCALL_STATE=/var/lib/rollcall /usr/libexec/rollcall/rollcall-client who");
     types_as(
         &device,
         "ROLLCALL_CERTS=/etc/rollcall/client rollcall-client who NAME --url https://rollcall.example.com",
@@ -307,6 +307,7 @@ fn refuses_before_it_changes_anything(host: &Machine) {
     for line in ["this is no line", "ROLLCALL_RATE = 3", "export ROLLCALL_RATE=3"] {
         refuses_with(host, line, "of /etc/rollcall/stack.env is no setting");
     }
+    refuses_with(host, "ROLLCALL_RATE=30\nROLLCALL_RATE=40", "sets ROLLCALL_RATE again");
     refuses_with(host, "ROLLCALL_RATE=some", "ROLLCALL_RATE");
     refuses_with(host, "ROLLCALL_CA=mine", "ROLLCALL_CA");
     refuses_with(host, "ROLLCALL_BOARD_LISTEN=0.0.0.0:8001", "no loopback address");
@@ -366,13 +367,16 @@ fn is_not_started_by_hand(host: &Machine) {
 fn board_is_no_server(host: &Machine) {
     host.runs("[ $(stat -c %U /proc/$(systemctl show -P MainPID rollcall-board)) = rollcall-board ]");
     let (server, board) = (("rollcall", "rollcall_server"), ("rollcall-board", "rollcall_reader"));
-    let enters = |user: &str, role: &str| {
-        let url = format!("postgres://{role}@localhost/rollcall?host=/var/run/postgresql");
+    let enters_database = |user: &str, role: &str, database: &str| {
+        let url = format!("postgres://{role}@localhost/{database}?host=/var/run/postgresql");
         as_user(user, &format!("psql -qXAt -c 'select 1' '{url}'"))
     };
+    let enters = |user: &str, role: &str| enters_database(user, role, "rollcall");
     for (user, role) in [server, board] {
         host.runs(&enters(user, role));
     }
+    // There the role of its own name would set itself a password.
+    refuses(host, &enters_database(server.0, "rollcall", "postgres"), "Peer authentication failed");
     for (user, role) in
         [(board.0, server.1), (board.0, "rollcall"), (server.0, board.1), (server.0, "rollcall")]
     {
@@ -404,8 +408,13 @@ fn sees_a_part_that_ended(host: &Machine) {
     host.runs("cd /var/lib/rollcall; rm proxy-credential board/proxy-credential board/token; rollcall-setup --yes | grep 204");
     host.runs(
         "cd /etc/rollcall/certs; curl -fsS --cacert ca.crt --cert boss@example.com.crt --key boss@example.com.key https://localhost/api/who
-        ROLLCALL_STATE=/var/lib/rollcall rollcall-client who",
+        ROLLCALL_STATE=/var/lib/rollcall /usr/libexec/rollcall/rollcall-client who",
     );
+
+    // An interrupted rollcall-setup has left a start to the next.
+    for owed in ["touch server/own/broadcast.key", "rm clerk/socket"] {
+        host.runs(&format!("sleep 1; cd /var/lib/rollcall; {owed}; rollcall-setup --yes | grep 'server.service starts anew'; test -S clerk/socket"));
+    }
 
     let folder = "/run/systemd/system/rollcall-canary.service.d";
     host.runs(&format!(
