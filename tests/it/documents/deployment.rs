@@ -196,7 +196,7 @@ fn packages_make_servers_and_devices() {
     host.runs(&format!(
         "{boss}; curl -fsS --cacert ca.crt $pair https://localhost/api/who | grep -q alice@example.com"
     ));
-    types(&host, "ROLLCALL_STATE=/var/lib/rollcall /usr/libexec/rollcall/rollcall-client who");
+    types(&host, "ROLLCALL_STATE=/var/lib/rollcall rollcall-client who");
     types_as(
         &device,
         "ROLLCALL_CERTS=/etc/rollcall/client rollcall-client who NAME --url https://rollcall.example.com",
