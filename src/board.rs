@@ -110,6 +110,7 @@ pub fn run(options: Options) -> Result<(), Error> {
         // What waits is written, if the database takes it at once.
         drop(running);
         let _ = timeout(DEADLINE, keeper).await;
+        hooks::end();
         Ok(())
     })
 }

@@ -3,14 +3,14 @@
 //! The database says up to which event each was served, and an event counts as served when the hook exits with 0: so each
 //! gets it at least once, also over a crash. One hook gets the events one after the other.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -309,6 +309,19 @@ fn is_ours(path: &Path) -> Result<(), String> {
     }
 }
 
+/// The process groups of the hooks that run.
+fn running() -> MutexGuard<'static, BTreeSet<i32>> {
+    static RUNNING: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends them with the board, which tells them of their event again when it is back.
+pub fn end() {
+    for group in running().iter() {
+        let _ = killpg(Pid::from_raw(*group), Signal::SIGKILL);
+    }
+}
+
 /// Runs it to its end. Returns its output as the log may have it, or why it failed.
 fn execute(file: &Path, input: &str) -> Result<String, String> {
     let failed = |error: io::Error| error.to_string();
@@ -332,9 +345,12 @@ fn execute(file: &Path, input: &str) -> Result<String, String> {
         let _ = stdin.write_all(input.as_bytes());
     }
     let mut output = Output { reader, kept: Vec::new(), dropped: 0 };
+    let group = child.id().cast_signed();
+    running().insert(group);
     let status = wait(&mut child, &mut output);
     // What it has left behind in its group goes with it.
-    let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
+    let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+    running().remove(&group);
     output.read();
     let said = output.text();
     match status {

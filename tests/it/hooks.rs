@@ -161,6 +161,12 @@ fn a_hostile_hook_keeps_nobody_waiting() {
     wait_until("it is written", || stack.sql("select count(*) from events where kind = 'offline'") == "1");
     fs::set_permissions(stack.state.join("hooks"), PermissionsExt::from_mode(0o755)).unwrap();
     wait_until("the good one is told", || kinds(&good) == ["online", "offline"]);
+
+    expect(&mut stack.tool("stack/down"), 0, "");
+    let all = fs::read_to_string(&pids).unwrap();
+    wait_until("none outlives the board", || {
+        all.lines().all(|pid| crate::program::has_ended(pid.parse().unwrap()))
+    });
 }
 
 #[test]
