@@ -4,7 +4,7 @@ use crate::namespace::Namespace;
 use crate::program::signal;
 use crate::stack::{Builder, Running, Stack, date, expect, free_port, text, wait_until};
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -181,7 +181,9 @@ fn a_server_that_is_not_ready_is_red() {
     let listener = TcpListener::bind(&stack.listen).unwrap();
     thread::spawn(move || {
         for stream in listener.incoming() {
-            let _ = stream.unwrap().write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");
         }
     });
     let taken = doctor().0;
