@@ -25,7 +25,7 @@ use crate::server::{self, Privacy};
 /// A copy that was the same keeps its time, by which rollcall-setup starts a part anew.
 const TAKE: &str = r#"[ ! -d "$1" ] || rm -rf -- "$1"
     rm -rf -- "$1.new" && cat >"$1.new" || exit
-    ! cmp -s -- "$1" "$1.new" || touch -r "$1" -- "$1.new"
+    if [ -f "$1" ] && cmp -s -- "$1" "$1.new"; then touch -r "$1" -- "$1.new"; fi
     mv -fT -- "$1.new" "$1""#;
 
 /// nginx shows the first to the server and the second to the board, a reader on this host shows the third to the board.
