@@ -157,6 +157,8 @@ impl Cluster {
 
     /// The standby stands still: commits of the primary wait for it.
     pub fn freeze_standby(&self) {
+        // Its postmaster first, which then starts no other and buries none that ends.
+        signal("STOP", self.processes("standby").last_chunk::<1>().unwrap());
         signal("STOP", &self.processes("standby"));
     }
 

@@ -68,6 +68,8 @@ fn frozen_and_back() {
     let ear = stack.ear();
 
     let postmaster = stack.pid("postgres/data/postmaster.pid");
+    // It starts no other then, and buries none that ends.
+    signal("STOP", &[postmaster]);
     let frozen = [vec![postmaster], children(postmaster, "")].concat();
     signal("STOP", &frozen);
     let start = Instant::now();
