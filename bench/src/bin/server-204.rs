@@ -12,7 +12,6 @@ use async_std::task;
 use rollcall::http::connection;
 use rollcall::http::identity::Forwarded;
 use rollcall::http::problem::Program;
-use tide::http::Headers;
 use tide::{Response, StatusCode};
 
 /// As in rollcall-server, the usual request does not reach the router.
@@ -24,7 +23,7 @@ impl Program for Server204 {
     const USUAL: Option<&'static str> = Some("PATCH /api/client HTTP/1.1");
 
     /// Everybody who asks is nginx.
-    fn knows(&self, _: &Forwarded<'_>, _: Option<&Headers>) -> bool {
+    fn knows(&self, _: &Forwarded<'_>) -> bool {
         true
     }
 }
